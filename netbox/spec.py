@@ -1,0 +1,180 @@
+"""What was asked for: frozen values, checked, free of effects and of facts about the host.
+
+A ``SandboxSpec`` holds the request after parsing and before planning; it is stored with the sandbox and printed by ``inspect``.
+Sizes are bytes, times are seconds, ``None`` means "not asked for".
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+
+class PortSpec(NamedTuple):
+    """One published port or range of ports: ``-p [ip:][hostport[-range]]:port[-range][/tcp|udp]``.
+
+    ``host_port`` 0 means: choose a free one. ``count`` ports are published, ``host_port + i`` to ``port + i``.
+    """
+
+    port: int
+    host_port: int = 0
+    count: int = 1
+    protocol: str = "tcp"
+    host_ip: str = "0.0.0.0"
+
+
+class BindMount(NamedTuple):
+    """A directory or file of the host inside the sandbox: ``-v SOURCE:TARGET[:ro]``, ``--mount type=bind,…``."""
+
+    source: str
+    target: str
+    read_only: bool = False
+    propagation: str = "rprivate"
+    recursive: bool = True
+    create_source: bool = False
+
+
+class TmpfsMount(NamedTuple):
+    """A tmpfs inside the sandbox: ``--tmpfs TARGET[:options]``, ``--mount type=tmpfs,…``. ``size`` in bytes, ``mode`` as octal number."""
+
+    target: str
+    size: int | None = None
+    mode: int = 0o1777
+    options: tuple[str, ...] = ("nosuid", "nodev", "noexec")
+
+
+class Ulimit(NamedTuple):
+    """A resource limit: the name without ``RLIMIT_`` in lower case, soft and hard values, -1 for unlimited."""
+
+    name: str
+    soft: int
+    hard: int
+
+
+class DeviceRule(NamedTuple):
+    """An entry of the device allow list: ``--device-cgroup-rule 'c 1:3 rwm'``; -1 stands for ``*``."""
+
+    kind: str
+    major: int
+    minor: int
+    access: str = "rwm"
+
+
+class Device(NamedTuple):
+    """A device node of the host inside the sandbox: ``--device SOURCE[:TARGET[:rwm]]``."""
+
+    source: str
+    target: str
+    access: str = "rwm"
+
+
+@dataclass(frozen=True)
+class Resources:
+    """Limits. ``memory_swap`` counts memory plus swap, -1 for unlimited; ``cpus`` is a number of processors; ``blkio_weight`` is 10 to 1000."""
+
+    memory: int | None = None
+    memory_swap: int | None = None
+    cpus: float | None = None
+    cpu_shares: int | None = None
+    cpuset_cpus: str | None = None
+    pids_limit: int | None = None
+    blkio_weight: int | None = None
+
+
+@dataclass(frozen=True)
+class NetworkSpec:
+    """What was asked of the network. ``mode`` is ``bridge``, ``host``, ``none`` or ``container:NAME``."""
+
+    mode: str = "bridge"
+    ip: str | None = None
+    mac_address: str | None = None
+    ports: tuple[PortSpec, ...] = ()
+    dns: tuple[str, ...] = ()
+    dns_search: tuple[str, ...] = ()
+    dns_options: tuple[str, ...] = ()
+    extra_hosts: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class SecuritySpec:
+    """Privileges. ``seccomp`` is ``default``, ``unconfined`` or the path of a profile; ``cap_add`` and ``cap_drop`` hold ``NET_ADMIN`` or ``ALL``."""
+
+    privileged: bool = False
+    cap_add: tuple[str, ...] = ()
+    cap_drop: tuple[str, ...] = ()
+    no_new_privileges: bool = True
+    seccomp: str = "default"
+    userns: str = "host"
+
+
+@dataclass(frozen=True)
+class SandboxSpec:
+    """Everything that ``run`` and ``create`` ask for.
+
+    ``image`` is the name of an image; ``rootfs`` a directory of the host used instead of one (then ``image`` is empty).
+    ``command`` empty means the image's default. ``stop_signal`` is a number.
+    """
+
+    image: str = ""
+    command: tuple[str, ...] = ()
+    name: str | None = None
+    rootfs: str | None = None
+    hostname: str | None = None
+    user: str | None = None
+    working_dir: str | None = None
+    environment: tuple[tuple[str, str], ...] = ()
+    labels: tuple[tuple[str, str], ...] = ()
+    tty: bool = False
+    open_stdin: bool = False
+    remove: bool = False
+    init: bool = False
+    read_only: bool = False
+    time_namespace: bool = False
+    stop_signal: int = 15
+    stop_timeout: int = 10
+    log_max_size: int = 10 * 1024 * 1024
+    log_max_files: int = 3
+    shm_size: int = 64 * 1024 * 1024
+    storage_size: int | None = None
+    binds: tuple[BindMount, ...] = ()
+    tmpfs: tuple[TmpfsMount, ...] = ()
+    devices: tuple[Device, ...] = ()
+    device_rules: tuple[DeviceRule, ...] = ()
+    ulimits: tuple[Ulimit, ...] = ()
+    sysctls: tuple[tuple[str, str], ...] = ()
+    resources: Resources = field(default_factory=Resources)
+    network: NetworkSpec = field(default_factory=NetworkSpec)
+    security: SecuritySpec = field(default_factory=SecuritySpec)
+
+    def to_json(self) -> dict[str, Any]:
+        """The spec as plain JSON values; ``from_json`` reverses it."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> SandboxSpec:
+        """A spec out of what ``to_json`` gave, after a trip through JSON."""
+        values = dict(data)
+        values["resources"] = Resources(**data["resources"])
+        network = dict(data["network"])
+        network["ports"] = tuple(PortSpec(*port) for port in network["ports"])
+        for key in ("dns", "dns_search", "dns_options"):
+            network[key] = tuple(network[key])
+        network["extra_hosts"] = _pairs(network["extra_hosts"])
+        values["network"] = NetworkSpec(**network)
+        security = dict(data["security"])
+        security["cap_add"], security["cap_drop"] = tuple(security["cap_add"]), tuple(security["cap_drop"])
+        values["security"] = SecuritySpec(**security)
+        values["command"] = tuple(data["command"])
+        for key in ("environment", "labels", "sysctls"):
+            values[key] = _pairs(data[key])
+        values["binds"] = tuple(BindMount(*bind) for bind in data["binds"])
+        values["tmpfs"] = tuple(TmpfsMount(*mount[:3], tuple(mount[3])) for mount in data["tmpfs"])
+        values["devices"] = tuple(Device(*device) for device in data["devices"])
+        values["device_rules"] = tuple(DeviceRule(*rule) for rule in data["device_rules"])
+        values["ulimits"] = tuple(Ulimit(*limit) for limit in data["ulimits"])
+        return cls(**values)
+
+
+def _pairs(rows: Any) -> tuple[tuple[str, str], ...]:
+    return tuple((str(key), str(value)) for key, value in rows)

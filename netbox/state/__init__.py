@@ -1,0 +1,1 @@
+"""What netbox remembers: sandboxes, networks, leases, ports, the journal and events, in one sqlite database."""
