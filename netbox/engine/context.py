@@ -1,0 +1,60 @@
+"""What every verb of the engine works with: settings, store, cgroups, network, images. Each is made on first use."""
+
+from __future__ import annotations
+
+import os
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from netbox.errors import NoPermission
+from netbox.settings import Settings
+from netbox.state.store import Store
+
+if TYPE_CHECKING:
+    from netbox.image.store import ImageStore
+    from netbox.kernel.cgroups import Cgroups
+    from netbox.network.manager import NetworkManager
+    from netbox.network.undo import UndoContext
+    from netbox.runtime.spawner import Spawner
+
+
+class Context:
+    """Shared by an ``Engine`` and its sandboxes. ``spawner`` is set while an engine keeps a warm one."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.store = Store(settings)
+        self.spawner: Spawner | None = None
+
+    @cached_property
+    def cgroups(self) -> Cgroups:
+        """The cgroup hierarchies of this host."""
+        from netbox.kernel import cgroups
+
+        return cgroups.detect()
+
+    @cached_property
+    def network(self) -> NetworkManager:
+        """The network layer."""
+        from netbox.network.manager import NetworkManager
+
+        return NetworkManager(self.settings, self.store)
+
+    @cached_property
+    def images(self) -> ImageStore:
+        """The images."""
+        from netbox.image.store import ImageStore
+
+        return ImageStore(self.settings)
+
+    @cached_property
+    def network_undo(self) -> UndoContext:
+        """What the network layer's undo handlers need."""
+        return self.network.undo_context()
+
+    def require_root(self, operation: str) -> None:
+        """Raises:
+        NoPermission: the caller is not root.
+        """
+        if os.geteuid() != 0:
+            raise NoPermission(f"cannot {operation}: netbox needs root for namespaces, mounts and firewall rules", "run it with sudo")

@@ -1,0 +1,150 @@
+"""Making a sandbox: every check of the request against this host, then the record. Nothing is touched before all checks have passed."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING
+
+from netbox import names
+from netbox.engine.locks import SandboxLock, acquire_or_conflict
+from netbox.engine.transaction import Transaction
+from netbox.errors import NotFound, Unsupported, UsageError
+from netbox.kernel import capabilities, sysctl
+from netbox.kernel.cgroups import Limits
+from netbox.spec import SandboxSpec
+from netbox.state.journal import SANDBOX
+from netbox.state.rows import SandboxRow
+
+if TYPE_CHECKING:
+    from netbox.engine.context import Context
+    from netbox.image.store import Image
+
+BUILT_IN_MODES = ("bridge", "host", "none")
+TINI = "/usr/bin/tini-static"
+
+
+def create(context: Context, spec: SandboxSpec, state: str = "created") -> tuple[SandboxRow, SandboxLock]:
+    """Checks the request, remembers the sandbox and makes its directories. The caller gets the sandbox locked.
+
+    Raises:
+        NetboxError: what is wrong with the request, or what the host refused; nothing is left then.
+    """
+    context.require_root("create a sandbox")
+    check(context, spec)
+    sandbox_id = names.new_id()
+    lock = acquire_or_conflict(context.settings.sandbox_run(sandbox_id), names.short_id(sandbox_id))
+    try:
+        with context.images.reading():
+            row = sandbox_row(context, spec, sandbox_id, state)
+            _remember(context, row)
+        context.store.add_event("create", row.id, row.name, image=spec.image or spec.rootfs)
+    except BaseException:
+        # The lock file is inside the run directory: what the undo left of it is removed by the next collection once the lock is free.
+        lock.release()
+        _remove_empty_run_directory(context.settings.sandbox_run(sandbox_id))
+        raise
+    return row, lock
+
+
+def check(context: Context, spec: SandboxSpec) -> None:
+    """Everything that needs this host to be checked, without any effect.
+
+    Raises:
+        NetboxError: the first thing that is wrong.
+    """
+    _check_network(context, spec)
+    capabilities.resolve(spec.security.cap_add, spec.security.cap_drop, spec.security.privileged)
+    for name, value in spec.sysctls:
+        sysctl.check(name, host_network=spec.network.mode == "host")
+        sysctl.check_value(name, value)
+    context.cgroups.check(limits(spec))
+    _check_paths(spec)
+    if spec.init and not os.access(TINI, os.X_OK):
+        raise Unsupported(f"cannot use --init: {TINI} is not there", "apt install tini")
+
+
+def limits(spec: SandboxSpec) -> Limits:
+    """The limits of a request as the cgroup layer takes them."""
+
+    asked = spec.resources
+    return Limits(
+        memory=asked.memory,
+        memory_swap=asked.memory_swap,
+        cpus=asked.cpus,
+        cpu_shares=asked.cpu_shares,
+        cpuset_cpus=asked.cpuset_cpus,
+        pids_limit=asked.pids_limit,
+        blkio_weight=asked.blkio_weight,
+    )
+
+
+def _check_network(context: Context, spec: SandboxSpec) -> None:
+    mode = spec.network.mode
+    if mode in BUILT_IN_MODES:
+        return
+    if mode.startswith("container:"):
+        context.store.find_sandbox(mode.partition(":")[2])
+        return
+    raise NotFound(f"no such network: {mode}", f"there are {', '.join(BUILT_IN_MODES)} and container:NAME")
+
+
+def _check_paths(spec: SandboxSpec) -> None:
+    for bind in spec.binds:
+        if not bind.create_source and not os.path.lexists(bind.source):
+            raise UsageError(f"cannot bind {bind.source}: it does not exist", "make it first, or use -v, which makes a directory")
+    for device in spec.devices:
+        if not os.path.exists(device.source):
+            raise UsageError(f"cannot give device {device.source}: it does not exist", "'ls /dev' lists what this machine has")
+    if spec.rootfs is not None and not os.path.isdir(spec.rootfs):
+        raise UsageError(f"cannot use {spec.rootfs} as root file system: it is not a directory", "give a directory with a root file system")
+    profile = spec.security.seccomp
+    if profile not in ("default", "unconfined") and not os.path.isfile(profile):
+        raise UsageError(f"no seccomp profile at {profile}", "give the path of a profile in the OCI JSON format, or 'unconfined'")
+
+
+def sandbox_row(context: Context, spec: SandboxSpec, sandbox_id: str, state: str) -> SandboxRow:
+    """The record of a new sandbox; makes the image busybox when it is asked for and not there."""
+    image = _image(context, spec)
+    if not spec.command and not image["command"]:
+        raise UsageError(f"no command given, and {spec.image or spec.rootfs} has none of its own", "name a command behind the image")
+    return SandboxRow(
+        id=sandbox_id,
+        name=spec.name or names.generated_name(sandbox_id),
+        spec=spec.to_json(),
+        image=image,
+        state=state,
+        created_at=time.time(),
+    )
+
+
+def _image(context: Context, spec: SandboxSpec) -> dict[str, object]:
+    if spec.rootfs is not None:
+        return {"name": "", "id": "", "layers": [], "host": False, "command": [], "environment": [], "working_dir": "", "user": ""}
+    image: Image = context.images.get(spec.image)
+    if spec.storage_size is not None and not image.host:
+        raise UsageError(
+            f"--storage-opt size applies to the image host, not to {image.name}", "leave it out: the writable layer is on disk"
+        )
+    return image._asdict()
+
+
+def _remember(context: Context, row: SandboxRow) -> None:
+    settings = context.settings
+    journal = context.store.journal(names.sandbox_owner(row.id), SANDBOX)
+    with Transaction(journal, context) as transaction:
+        # One sqlite transaction: a crash leaves either nothing or a sandbox with its journal.
+        with context.store.database.transaction():
+            transaction.record("sandbox", sandbox_id=row.id)
+            transaction.record("directory", path=settings.sandbox_run(row.id))
+            transaction.record("directory", path=settings.sandbox_root(row.id))
+            context.store.insert_sandbox(row)
+        os.makedirs(settings.sandbox_root(row.id), mode=0o711)
+
+
+def _remove_empty_run_directory(path: str) -> None:
+    try:
+        os.unlink(f"{path}/lock")
+        os.rmdir(path)
+    except OSError:
+        pass  # not empty or gone: the next collection looks at it

@@ -1,0 +1,34 @@
+"""``run --dry-run``: the plan as the commands that a person would type, in the order of the start."""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING
+
+from netbox import names
+from netbox.engine import creation, runtime_plan, starting
+from netbox.spec import SandboxSpec
+
+if TYPE_CHECKING:
+    from netbox.engine.context import Context
+
+
+def sections(context: Context, spec: SandboxSpec) -> list[tuple[str, list[str]]]:
+    """(title, commands) of each part. Every check of a real start is made; nothing is changed.
+
+    Raises:
+        NetboxError: what a real start would refuse.
+    """
+    creation.check(context, spec)
+    row = creation.sandbox_row(context, spec, names.new_id(), "created")
+    target = starting.join_target(context, spec)
+    network = context.network.preview(row.id, spec.hostname, spec.network, target)
+    base = starting.ID_RANGE_BASES[0] if spec.security.userns == "auto" else None
+    runtime = starting.plan_runtime(context, row, spec, network, starting.Options(), userns_base=base, dry_run=True)
+    limits = creation.limits(spec)
+    return [
+        ("cgroup", context.cgroups.describe(context.settings.cgroup(row.id), limits)),
+        ("network", context.network.describe(network)),
+        ("namespaces and root file system", runtime_plan.describe(runtime)),
+        ("command", [shlex.join(runtime["argv"])]),
+    ]

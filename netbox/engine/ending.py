@@ -1,0 +1,283 @@
+"""The end of a sandbox: signals, the final record, the replay of its journal, and recovery of what died without one.
+
+Whoever holds the sandbox's lock may settle it: the monitor is dead then, or never was. Settling twice is harmless.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import shutil
+import signal
+import time
+from typing import TYPE_CHECKING
+
+from netbox import names
+from netbox.engine import locks
+from netbox.engine.locks import SandboxLock
+from netbox.engine.undo import replay
+from netbox.errors import Conflict, NotFound, WrongState
+from netbox.runtime import protocol
+from netbox.runtime.client import connect
+from netbox.runtime.status import read_status
+from netbox.state.journal import RUN, SANDBOX
+from netbox.state.rows import SandboxRow
+
+if TYPE_CHECKING:
+    from netbox.engine.context import Context
+
+CREATING = "creating"  # by ``run``: until it runs, its failure leaves no record
+ACTIVE = (CREATING, "starting", "running")  # states in which a sandbox whose lock is free is a dead one
+LOCK_TIMEOUT = 10.0  # seconds that a verb waits for another process to finish with the sandbox
+KILLED = 128 + signal.SIGKILL
+
+
+def is_alive(context: Context, row: SandboxRow) -> bool:
+    """Whether a monitor, or an engine that starts it, holds the sandbox."""
+    return not locks.is_free(context.settings.sandbox_run(row.id))
+
+
+def settle(context: Context, sandbox_id: str, timeout: float = LOCK_TIMEOUT) -> None:
+    """Waits until nobody holds the sandbox, then records its end and undoes its run; removes it if it was started with ``--rm``.
+
+    Raises:
+        Conflict: somebody held it for ``timeout`` seconds.
+        CleanupError: some undo steps failed.
+    """
+    directory = context.settings.sandbox_run(sandbox_id)
+    if context.store.sandbox(sandbox_id) is None:
+        return
+    lock = SandboxLock.acquire(directory, timeout)
+    if lock is None:
+        raise Conflict(f"sandbox {names.short_id(sandbox_id)} has ended but is still held", "run 'netbox gc' in a moment")
+    with lock:
+        settle_locked(context, sandbox_id)
+        discard_run_directory(context, sandbox_id)
+
+
+def settle_locked(context: Context, sandbox_id: str) -> None:
+    """``settle`` for a caller that holds the lock.
+
+    Raises:
+        CleanupError: some undo steps failed.
+    """
+    row = context.store.sandbox(sandbox_id)
+    if row is None or row.state not in ACTIVE:
+        return
+    journal = context.store.journal(names.sandbox_owner(sandbox_id), RUN)
+    if row.state == "running":
+        _record_end(context, row)
+    try:
+        replay(journal, context)
+    finally:
+        if row.spec["remove"] or row.state == CREATING:
+            remove_locked(context, sandbox_id)
+        elif row.state == "starting":
+            context.store.update_sandbox(sandbox_id, state="created" if row.started_at is None else "exited", pid=None)
+
+
+def remove_locked(context: Context, sandbox_id: str) -> None:
+    """Replays what the sandbox keeps until it is removed, the record last.
+
+    Raises:
+        CleanupError: some undo steps failed.
+    """
+    row = context.store.sandbox(sandbox_id)
+    replay(context.store.journal(names.sandbox_owner(sandbox_id), RUN), context)
+    replay(context.store.journal(names.sandbox_owner(sandbox_id), SANDBOX), context)
+    if row is not None:
+        context.store.add_event("destroy", row.id, row.name)
+
+
+def remove(context: Context, row: SandboxRow, force: bool = False) -> None:
+    """Removes a sandbox and everything that it kept.
+
+    Raises:
+        WrongState: it runs and ``force`` is not given.
+        CleanupError: some undo steps failed.
+    """
+    directory = context.settings.sandbox_run(row.id)
+    lock = SandboxLock.acquire(directory)
+    if lock is None:
+        if not force:
+            raise WrongState(f"cannot remove {row.name}: it runs", f"stop it first, or use 'netbox rm -f {row.name}'")
+        send_signal(context, row, signal.SIGKILL, missing_is_fine=True)
+        wait(context, row)
+        lock = locks.acquire_or_conflict(directory, row.name, LOCK_TIMEOUT)
+    with lock:
+        settle_locked(context, row.id)
+        if context.store.sandbox(row.id) is not None:
+            remove_locked(context, row.id)
+        discard_run_directory(context, row.id)
+
+
+def stop(context: Context, row: SandboxRow, timeout: float | None = None) -> None:
+    """Sends the stop signal, then SIGKILL after ``timeout`` seconds (None: the sandbox's own), and settles. A stopped sandbox is fine."""
+    if not _is_running(context, row):
+        return
+    patience = float(row.spec["stop_timeout"] if timeout is None else timeout)
+    manager, path = context.cgroups, context.settings.cgroup(row.id)
+    send_signal(context, row, row.spec["stop_signal"], missing_is_fine=True)
+    if manager.exists(path) and manager.is_frozen(path):
+        manager.thaw(path)  # a frozen process takes no signal
+    if wait(context, row, None if patience < 0 else patience) is None:
+        send_signal(context, row, signal.SIGKILL, missing_is_fine=True)
+        wait(context, row)
+    settle(context, row.id)
+    context.store.add_event("stop", row.id, row.name)
+
+
+def send_signal(context: Context, row: SandboxRow, number: int, missing_is_fine: bool = False) -> None:
+    """Sends a signal to the sandbox's pid 1. SIGKILL also reaches a frozen one.
+
+    Raises:
+        WrongState: it does not run.
+    """
+    try:
+        pidfd = open_pidfd(context, row)
+    except WrongState:
+        if missing_is_fine:
+            return
+        raise
+    try:
+        signal.pidfd_send_signal(pidfd, number)
+    except ProcessLookupError:
+        pass  # it ended between the two calls: what was asked for is so
+    finally:
+        os.close(pidfd)
+    manager, path = context.cgroups, context.settings.cgroup(row.id)
+    if number == signal.SIGKILL and manager.exists(path) and manager.is_frozen(path):
+        manager.thaw(path)
+
+
+def open_pidfd(context: Context, row: SandboxRow) -> int:
+    """A pidfd of the sandbox's pid 1.
+
+    The monitor writes its status before it reaps: a status that still says "running" after the open proves that the pid was not reused.
+
+    Raises:
+        WrongState: it does not run.
+    """
+    directory = context.settings.sandbox_run(row.id)
+    not_running = WrongState(f"{row.name} does not run", f"start it first (netbox start {row.name})")
+    status = read_status(directory)
+    if status is None or status.state != "running" or status.pid is None or locks.is_free(directory):
+        raise not_running
+    try:
+        pidfd = os.pidfd_open(status.pid)
+    except ProcessLookupError as error:
+        raise not_running from error
+    again = read_status(directory)
+    if again is None or again.state != "running" or locks.is_free(directory):
+        os.close(pidfd)
+        raise not_running
+    return pidfd
+
+
+def open_namespace(context: Context, row: SandboxRow, kind: str) -> int:
+    """A file descriptor of a namespace (``net``, ``mnt``, …) of a running sandbox.
+
+    Raises:
+        WrongState: it does not run.
+    """
+    pidfd = open_pidfd(context, row)
+    try:
+        status = read_status(context.settings.sandbox_run(row.id))
+        if status is None or status.pid is None:
+            raise WrongState(f"{row.name} does not run")
+        namespace = os.open(f"/proc/{status.pid}/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC)
+        # Still our process after the open? Signal 0 through the pidfd says so.
+        signal.pidfd_send_signal(pidfd, 0)
+    except (FileNotFoundError, ProcessLookupError) as error:
+        raise WrongState(f"{row.name} does not run", f"start it first (netbox start {row.name})") from error
+    finally:
+        os.close(pidfd)
+    return namespace
+
+
+def wait(context: Context, row: SandboxRow, timeout: float | None = None) -> int | None:
+    """Waits for the end of the sandbox; its exit code, or ``None`` after ``timeout`` seconds.
+
+    Raises:
+        NotFound: it was removed meanwhile and its exit code is lost.
+    """
+    deadline = None if timeout is None else time.monotonic() + timeout
+    try:
+        attachment = connect(context.settings.sandbox_run(row.id))
+    except WrongState:
+        return _final_code(context, row)
+    with attachment:
+        while True:
+            remaining = None if deadline is None else max(0.0, deadline - time.monotonic())
+            if not attachment.pending() and not select.select([attachment], [], [], remaining)[0]:
+                return None
+            frame = attachment.read_frame()
+            if frame is None:
+                return _final_code(context, row)
+            if frame[0] == protocol.EXIT:
+                return int(json.loads(frame[1])["exit_code"])
+
+
+def recover(context: Context) -> list[str]:
+    """Settles every sandbox whose monitor died without a clean-up. Cheap: one lock test per sandbox that is said to run. Returns what was done."""
+    done = []
+    for row in context.store.sandboxes():
+        if row.state not in ACTIVE or is_alive(context, row):
+            continue
+        try:
+            settle(context, row.id, timeout=0.0)
+        except Conflict:
+            continue  # another process collects it
+        done.append(f"sandbox {row.name} ({names.short_id(row.id)})")
+    return done
+
+
+def discard_run_directory(context: Context, sandbox_id: str) -> None:
+    """Removes the run directory of a sandbox that is gone: asking for its lock made it again. The caller holds that lock."""
+    if context.store.sandbox(sandbox_id) is None:
+        remove_run_directory(context.settings.sandbox_run(sandbox_id))
+
+
+def remove_run_directory(path: str) -> None:
+    """Removes a run directory, gone or not. The caller holds the lock in it."""
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def _record_end(context: Context, row: SandboxRow) -> None:
+    status = read_status(context.settings.sandbox_run(row.id))
+    code, finished = KILLED, time.time()
+    error = "its monitor was killed"
+    if status is not None and status.state == "exited" and status.exit_code is not None:
+        code, finished, error = status.exit_code, status.finished_at or finished, ""
+    oom = _oom_killed(context, row)
+    details = {**row.details, "oom_killed": oom}
+    with context.store.database.transaction():
+        context.store.update_sandbox(
+            row.id, state="exited", exit_code=code, finished_at=finished, pid=None, error=error or None, details=details
+        )
+        context.store.add_event("die", row.id, row.name, exit_code=code, **({"oom_killed": True} if oom else {}))
+
+
+def _oom_killed(context: Context, row: SandboxRow) -> bool:
+    path = context.settings.cgroup(row.id)
+    try:
+        return context.cgroups.exists(path) and context.cgroups.oom_killed(path)
+    except OSError:
+        return False  # the cgroup went away between the two looks
+
+
+def _final_code(context: Context, row: SandboxRow) -> int:
+    status = read_status(context.settings.sandbox_run(row.id))
+    if status is not None and status.state == "exited" and status.exit_code is not None:
+        return status.exit_code
+    fresh = context.store.sandbox(row.id)
+    if fresh is None:
+        raise NotFound(f"{row.name} was removed before its exit code could be read")
+    if fresh.state == "running":
+        return KILLED  # the monitor is dead and left no status: it was killed, and its sandbox with it
+    return fresh.exit_code or 0
+
+
+def _is_running(context: Context, row: SandboxRow) -> bool:
+    return row.state in ACTIVE and is_alive(context, row)

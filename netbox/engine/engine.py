@@ -1,0 +1,220 @@
+"""The engine: makes, finds and collects sandboxes. The entry to netbox for programs."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, NamedTuple
+
+from netbox import names
+from netbox.engine import creation, ending, recovery
+from netbox.engine.context import Context
+from netbox.engine.sandbox import Sandbox
+from netbox.errors import Conflict, NotFound
+from netbox.parse import RunOptions, build_spec
+from netbox.settings import Settings
+from netbox.spec import SandboxSpec
+from netbox.state.rows import Event
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from netbox.image.store import Image, ImageStore
+    from netbox.runtime.launcher import Launcher
+
+EVENT_POLL_INTERVAL = 0.1  # seconds
+
+
+class PlanSection(NamedTuple):
+    """A part of a plan, printed: a title and the commands that a person would type."""
+
+    title: str
+    commands: list[str]
+
+
+class Engine:
+    """Runs sandboxes below the directories of ``settings`` (default: what the environment says).
+
+    ``warm`` keeps a small process ready from which monitors are forked: a start then costs a few milliseconds. As a context manager it ends that
+    process and takes down networks that no sandbox uses. Safe to use from several threads.
+    """
+
+    def __init__(self, settings: Settings | None = None, *, warm: bool = True, prespawned: Launcher | None = None) -> None:
+        self._context = Context(settings or Settings.from_environment())
+        self._warm = warm
+        self._prespawned = prespawned
+
+    @property
+    def settings(self) -> Settings:
+        """Where this engine keeps what."""
+        return self._context.settings
+
+    @property
+    def images(self) -> ImageStore:
+        """The images."""
+        return self._context.images
+
+    # -- making and finding --------------------------------------------------------------------------------------------------------
+
+    def create(self, image: SandboxSpec | str = "", *command: str, **options: Unpack[RunOptions]) -> Sandbox:
+        """Makes a sandbox without starting it. Takes a spec, or an image with a command and the options of ``netbox.parse.build_spec``.
+
+        Raises:
+            NetboxError: what is wrong with the request; nothing is left then.
+        """
+        row, lock = creation.create(self._context, _spec(image, command, options))
+        lock.release()
+        return Sandbox(self._context, row)
+
+    def run(self, image: SandboxSpec | str = "", *command: str, **options: Unpack[RunOptions]) -> Sandbox:
+        """Makes and starts a sandbox: ``engine.run("busybox", "httpd", "-f", ports=["8080:80"])``.
+
+        Raises:
+            CommandNotFound, CommandNotExecutable: the command cannot be executed.
+            NetboxError: what is wrong with the request or the host; a sandbox that was made stays for ``inspect`` unless ``remove`` is set.
+        """
+        sandbox = self.prepare_run(_spec(image, command, options))
+        sandbox.start(launcher=self._launcher())
+        return sandbox
+
+    def prepare_run(self, spec: SandboxSpec) -> Sandbox:
+        """The first half of ``run``: the caller starts the sandbox itself (attached, say) and at once: it is locked until then."""
+        self._recover()
+        if self._warm and self._context.spawner is None:
+            from netbox.runtime.spawner import Spawner
+
+            self._context.spawner = Spawner()
+        row, lock = creation.create(self._context, spec, state=ending.CREATING)
+        return Sandbox(self._context, row, lock)
+
+    def get(self, reference: str) -> Sandbox:
+        """The sandbox that a name, an id or an unambiguous prefix of an id addresses.
+
+        Raises:
+            NotFound: there is none.
+            Conflict: the prefix is ambiguous.
+        """
+        return Sandbox(self._context, self._context.store.find_sandbox(reference)).refresh()
+
+    def list(self, all: bool = False, filters: Sequence[tuple[str, str]] = ()) -> list[Sandbox]:
+        """The running sandboxes, newest first; with ``all`` every one. ``filters`` are (key, value) of name, id, state, label, image, network.
+
+        Values of one key are alternatives, keys must all match.
+        """
+        if os.geteuid() == 0:
+            self._recover()
+        found = [Sandbox(self._context, row) for row in self._context.store.sandboxes()]
+        if not all and not any(key == "state" for key, _ in filters):
+            found = [sandbox for sandbox in found if sandbox.state in ("running", "paused")]
+        return [sandbox for sandbox in found if _matches(sandbox, filters)]
+
+    def plan(self, spec: SandboxSpec) -> list[PlanSection]:
+        """What ``run`` would do, as the commands that a person would type. Changes nothing."""
+        from netbox.engine.dry_run import sections
+
+        return [PlanSection(title, commands) for title, commands in sections(self._context, spec)]
+
+    # -- housekeeping ----------------------------------------------------------------------------------------------------------------
+
+    def gc(self) -> list[str]:
+        """Collects whatever was left behind; returns a line for each thing.
+
+        Raises:
+            CleanupError: something could not be removed.
+        """
+        self._context.require_root("collect what was left behind")
+        return recovery.collect(self._context)
+
+    def remove_image(self, name: str, force: bool = False) -> Image:
+        """Removes an image.
+
+        Raises:
+            NotFound: there is none.
+            Conflict: sandboxes use it and ``force`` is not given.
+        """
+        self._context.require_root("remove an image")
+        with self.images.changing():
+            image = next((found for found in self.images.list() if name in (found.name, found.id)), None)
+            if image is None:
+                raise NotFound(f"no such image: {name}", "'netbox image ls' lists them all")
+            users = [row.name for row in self._context.store.sandboxes() if row.image["id"] == image.id]
+            if users and not force:
+                raise Conflict(f"image {name} is used by {', '.join(sorted(users))}", "remove these sandboxes first, or use -f")
+            return self.images.remove(image.name, recovery.layers_in_use(self._context))
+
+    def events(
+        self,
+        since: float | None = None,
+        until: float | None = None,
+        follow: bool = True,
+        filters: Sequence[tuple[str, str]] = (),
+        stop: Callable[[], bool] | None = None,
+    ) -> Iterator[Event]:
+        """What happened and, with ``follow``, what happens. Without ``since`` only new events are followed. Times are seconds since the epoch."""
+        store = self._context.store
+        past = store.events()
+        last = past[-1].seq if past else 0
+        if since is not None or not follow:
+            yield from (event for event in past if _event_wanted(event, since, until, filters))
+        while follow and not (until is not None and time.time() > until) and not (stop is not None and stop()):
+            for event in store.events(after=last):
+                last = event.seq
+                if _event_wanted(event, since, until, filters):
+                    yield event
+            time.sleep(EVENT_POLL_INTERVAL)
+
+    def close(self) -> None:
+        """Ends the warm process and takes down networks that no sandbox uses."""
+        spawner, self._context.spawner = self._context.spawner, None
+        if spawner is not None:
+            spawner.close()
+        if os.geteuid() == 0 and os.path.exists(self.settings.database):
+            recovery.release_networks(self._context)
+        self._context.store.close()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _launcher(self) -> Launcher | None:
+        launcher, self._prespawned = self._prespawned, None
+        return launcher
+
+    def _recover(self) -> None:
+        ending.recover(self._context)
+
+
+def _spec(image: SandboxSpec | str, command: Sequence[str], options: RunOptions) -> SandboxSpec:
+    return image if isinstance(image, SandboxSpec) else build_spec(image, command, **options)
+
+
+def _matches(sandbox: Sandbox, filters: Sequence[tuple[str, str]]) -> bool:
+    return all(any(_has(sandbox, key, value) for other, value in filters if other == key) for key in {key for key, _ in filters})
+
+
+def _has(sandbox: Sandbox, key: str, value: str) -> bool:
+    if key == "label":
+        name, separator, wanted = value.partition("=")
+        return name in sandbox.labels and (not separator or sandbox.labels[name] == wanted)
+    if key == "name":
+        return value in sandbox.name
+    if key == "id":
+        return sandbox.id.startswith(value)
+    if key in ("state", "status"):
+        return sandbox.state == value
+    if key == "image":
+        return sandbox.image == value
+    if key == "network":
+        return sandbox.spec.network.mode == value
+    return False
+
+
+def _event_wanted(event: Event, since: float | None, until: float | None, filters: Sequence[tuple[str, str]]) -> bool:
+    if (since is not None and event.time < since) or (until is not None and event.time > until):
+        return False
+    fields = {"event": {event.action}, "sandbox": {event.sandbox_id, names.short_id(event.sandbox_id), event.name}}
+    return all(any(value in fields.get(key, set()) for other, value in filters if other == key) for key in {key for key, _ in filters})

@@ -1,0 +1,107 @@
+"""The lock of a sandbox: whoever works on it, or runs it, holds it.
+
+Liveness is this lock, not a pid: pids are reused, locks are not. The engine takes it and hands the same open file description to the monitor, so there is
+no gap between the two; the kernel lets go of it when the last holder is dead (flock(2)).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+
+from netbox.errors import Conflict, host_error
+
+LOCK_FILE = "lock"
+POLL_INTERVAL = 0.002  # seconds
+
+
+class SandboxLock:
+    """An exclusive lock on a sandbox, held until ``release`` and by every process that was given ``fd``."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    @classmethod
+    def acquire(cls, run_directory: str, timeout: float = 0.0) -> SandboxLock | None:
+        """Takes the lock, making the run directory when it is not there; ``None`` when another process held it for ``timeout`` seconds.
+
+        Raises:
+            HostError: the directory cannot be made.
+        """
+        deadline = time.monotonic() + timeout
+        path = f"{run_directory}/{LOCK_FILE}"
+        while True:
+            fd = _open(run_directory, path)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(fd)
+                if time.monotonic() >= deadline:
+                    return None
+                time.sleep(POLL_INTERVAL)
+                continue
+            # Between open and flock a clean-up may have removed the directory: then the lock is on a file that nobody else will find.
+            if _is_same_file(fd, path):
+                return cls(fd)
+            os.close(fd)
+
+    def release(self) -> None:
+        """Lets go of this process's hold."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def __enter__(self) -> SandboxLock:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+def acquire_or_conflict(run_directory: str, name: str, timeout: float = 0.0) -> SandboxLock:
+    """Takes the lock.
+
+    Raises:
+        Conflict: another process works on the sandbox.
+    """
+    lock = SandboxLock.acquire(run_directory, timeout)
+    if lock is None:
+        raise Conflict(f"another netbox command is working on {name}", "try again in a moment")
+    return lock
+
+
+def is_free(run_directory: str) -> bool:
+    """Whether nobody holds the lock (also when there is no lock file)."""
+    try:
+        fd = os.open(f"{run_directory}/{LOCK_FILE}", os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return True
+    try:
+        # A shared attempt, so that two onlookers do not see each other.
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return True
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(fd)
+
+
+def _open(run_directory: str, path: str) -> int:
+    try:
+        while True:
+            os.makedirs(run_directory, mode=0o711, exist_ok=True)
+            try:
+                return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            except FileNotFoundError:
+                continue  # a clean-up removed the directory in between
+    except OSError as error:
+        raise host_error("make", path, error) from error
+
+
+def _is_same_file(fd: int, path: str) -> bool:
+    try:
+        here, there = os.fstat(fd), os.stat(path)
+    except FileNotFoundError:
+        return False
+    return (here.st_dev, here.st_ino) == (there.st_dev, there.st_ino)

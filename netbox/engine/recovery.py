@@ -1,0 +1,97 @@
+"""Collecting what was left behind: dead sandboxes, orphaned journals and directories, idle networks, unused image layers."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from netbox import names
+from netbox.engine import ending
+from netbox.engine.locks import SandboxLock
+from netbox.engine.undo import replay
+from netbox.state.journal import NETWORK
+
+if TYPE_CHECKING:
+    from netbox.engine.context import Context
+
+
+def collect(context: Context) -> list[str]:
+    """Everything that ``netbox gc`` does, in order; returns a line for each thing collected.
+
+    Raises:
+        CleanupError: something could not be removed.
+    """
+    done = ending.recover(context)
+    done += _orphaned_journals(context)
+    done += _orphaned_directories(context)
+    with context.images.changing():
+        done += context.images.gc(layers_in_use(context))
+    done += [f"network {name}" for name in release_networks(context)]
+    return done
+
+
+def release_networks(context: Context) -> list[str]:
+    """Takes down the networks that no sandbox uses; their names."""
+    return context.network.release_idle(lambda journal: replay(journal, context))
+
+
+def layers_in_use(context: Context) -> set[str]:
+    """The layer directories of every sandbox, running or not."""
+    return {layer for row in context.store.sandboxes() for layer in row.image["layers"]}
+
+
+def _orphaned_journals(context: Context) -> list[str]:
+    """Rows whose sandbox is gone: an undo failed after the record went, or was killed just then."""
+    store = context.store
+    known = {names.sandbox_owner(row.id): row for row in store.sandboxes()}
+    done = []
+    for owner, scope in store.journal_owners():
+        if scope == NETWORK:
+            continue  # release_networks sees to them, under the network's lock
+        row = known.get(owner)
+        if row is None:
+            replay(store.journal(owner, scope), context)
+            done.append(f"journal of {owner}")
+        elif scope == "run" and row.state not in ending.ACTIVE:
+            with _locked(context, row.id) as free:
+                if free:
+                    replay(store.journal(owner, scope), context)
+                    done.append(f"what an earlier clean-up of {row.name} could not remove")
+    return done
+
+
+def _orphaned_directories(context: Context) -> list[str]:
+    """Run directories without a sandbox: a start was killed between its first mkdir and its first record."""
+    parent = f"{context.settings.run}/sandboxes"
+    if not os.path.isdir(parent):
+        return []
+    known = {os.path.basename(context.settings.sandbox_run(row.id)): row for row in context.store.sandboxes()}
+    done = []
+    for name in sorted(os.listdir(parent)):
+        if name in known:
+            continue
+        lock = SandboxLock.acquire(f"{parent}/{name}")
+        if lock is None:
+            continue  # a start is under way
+        with lock:
+            # Under the lock: the start that made the directory may have recorded its sandbox in between.
+            if not any(os.path.basename(context.settings.sandbox_run(row.id)) == name for row in context.store.sandboxes()):
+                ending.remove_run_directory(f"{parent}/{name}")
+                done.append(f"run directory {name}")
+    return done
+
+
+class _locked:
+    """``with _locked(context, id) as free:`` holds the sandbox's lock inside if it was free."""
+
+    def __init__(self, context: Context, sandbox_id: str) -> None:
+        self._directory = context.settings.sandbox_run(sandbox_id)
+        self._lock: SandboxLock | None = None
+
+    def __enter__(self) -> bool:
+        self._lock = SandboxLock.acquire(self._directory)
+        return self._lock is not None
+
+    def __exit__(self, *_: object) -> None:
+        if self._lock is not None:
+            self._lock.release()

@@ -1,0 +1,413 @@
+"""A sandbox, as the Python API and the command line see it: its record and the verbs on it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from netbox import names
+from netbox.engine import ending, observing, starting
+from netbox.errors import UsageError, WrongState
+from netbox.spec import PortSpec, Resources, SandboxSpec
+from netbox.state.rows import SandboxRow
+
+if TYPE_CHECKING:
+    from netbox.engine.context import Context
+    from netbox.engine.locks import SandboxLock
+    from netbox.engine.observing import Stats
+    from netbox.kernel.processes import ProcessRow
+    from netbox.runtime.client import Attachment
+    from netbox.runtime.launcher import Launcher
+    from netbox.runtime.log_reader import LogLine
+
+
+class ExecResult(NamedTuple):
+    """What a command in a sandbox gave back."""
+
+    exit_code: int
+    stdout: bytes
+    stderr: bytes
+
+
+class Sandbox:
+    """A sandbox. The attributes are those of the last look; ``refresh`` looks again, every verb does.
+
+    As a context manager it is removed at the end, whatever happened.
+    """
+
+    def __init__(self, context: Context, row: SandboxRow, lock: SandboxLock | None = None) -> None:
+        self._context = context
+        self._row = row
+        self._lock = lock
+
+    # -- attributes --------------------------------------------------------------------------------------------------------------------
+
+    @property
+    def id(self) -> str:
+        """The full id, 64 hexadecimal digits."""
+        return self._row.id
+
+    @property
+    def short_id(self) -> str:
+        """The first twelve digits of the id."""
+        return names.short_id(self._row.id)
+
+    @property
+    def name(self) -> str:
+        """The name."""
+        return self._row.name
+
+    @property
+    def spec(self) -> SandboxSpec:
+        """What was asked for."""
+        return SandboxSpec.from_json(self._row.spec)
+
+    @property
+    def image(self) -> str:
+        """The image's name, or the directory used as root file system."""
+        return str(self._row.spec["image"] or self._row.spec["rootfs"])
+
+    @property
+    def command(self) -> tuple[str, ...]:
+        """The command with its arguments."""
+        return tuple(self._row.spec["command"]) or tuple(self._row.image["command"])
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """The labels."""
+        return {key: value for key, value in self._row.spec["labels"]}
+
+    @property
+    def state(self) -> str:
+        """created, starting, running, paused or exited, at this moment."""
+        return observing.state_of(self._context, self._row)
+
+    @property
+    def exit_code(self) -> int | None:
+        """The exit code of the last run; 128 + n after signal n."""
+        return self._row.exit_code
+
+    @property
+    def error(self) -> str | None:
+        """Why the last start failed, or what else went wrong."""
+        return self._row.error
+
+    @property
+    def pid(self) -> int | None:
+        """The host's pid of the sandbox's pid 1."""
+        return self._row.pid
+
+    @property
+    def created_at(self) -> float:
+        """Seconds since the epoch."""
+        return self._row.created_at
+
+    @property
+    def started_at(self) -> float | None:
+        """Seconds since the epoch."""
+        return self._row.started_at
+
+    @property
+    def finished_at(self) -> float | None:
+        """Seconds since the epoch."""
+        return self._row.finished_at
+
+    @property
+    def network_plan(self) -> dict[str, Any]:
+        """The network of the last start, as JSON values; empty before the first."""
+        return dict(self._row.details.get("network") or {})
+
+    @property
+    def ip_address(self) -> str | None:
+        """The IPv4 address of a running sandbox of mode bridge."""
+        endpoints = self.network_plan.get("endpoints") or []
+        return str(endpoints[0]["address"]) if endpoints and self._row.state == "running" else None
+
+    @property
+    def ports(self) -> tuple[PortSpec, ...]:
+        """The published ports; those of a running sandbox with the host ports that were chosen."""
+        if self._row.state == "running":
+            return tuple(PortSpec(*port) for port in self.network_plan.get("ports") or [])
+        return tuple(PortSpec(*port) for port in self._row.spec["network"]["ports"])
+
+    def refresh(self) -> Sandbox:
+        """Reads the record again, and settles the sandbox if its monitor died.
+
+        Raises:
+            NotFound: it was removed.
+        """
+        if self._row.state in ending.ACTIVE and not ending.is_alive(self._context, self._row):
+            ending.settle(self._context, self._row.id)
+        self._row = self._context.store.find_sandbox(self._row.id)
+        return self
+
+    # -- verbs -------------------------------------------------------------------------------------------------------------------------
+
+    def start(
+        self,
+        attach: bool = False,
+        claim: bool = False,
+        console_size: tuple[int, int] | None = None,
+        launcher: Launcher | None = None,
+    ) -> Attachment | None:
+        """Starts it; with ``attach`` returns the attachment, connected before the command ran, so that no output is missed.
+
+        ``claim`` says that this process settles the sandbox at its end (``settle``); otherwise the monitor sees to it. ``console_size`` is
+        (rows, columns) of the terminal.
+
+        Raises:
+            WrongState: it runs already.
+            CommandNotFound, CommandNotExecutable: the command cannot be executed.
+        """
+        lock, self._lock = self._lock, None
+        attachment = starting.start(self._context, self._row, lock, starting.Options(attach, claim, console_size), launcher)
+        self._row = self._context.store.sandbox(self._row.id) or self._row
+        return attachment
+
+    def stop(self, timeout: float | None = None) -> None:
+        """Sends the stop signal, then SIGKILL after ``timeout`` seconds (default: the sandbox's own)."""
+        ending.stop(self._context, self.refresh()._row, timeout)
+        self._reread()
+
+    def kill(self, signal: int | str = 9) -> None:
+        """Sends a signal to pid 1.
+
+        Raises:
+            WrongState: it does not run.
+        """
+        from netbox.parse import parse_signal
+
+        number = parse_signal(signal)
+        ending.send_signal(self._context, self.refresh()._row, number)
+        self._event("kill", signal=number)
+
+    def restart(self, timeout: float | None = None) -> None:
+        """Stops it if it runs, and starts it."""
+        self.stop(timeout)
+        self.start()
+        self._event("restart")
+
+    def pause(self) -> None:
+        """Freezes every process of it.
+
+        Raises:
+            WrongState: it does not run, or is paused.
+        """
+        self._expect("running", "pause")
+        self._context.cgroups.freeze(self._context.settings.cgroup(self.id))
+        self._event("pause")
+
+    def unpause(self) -> None:
+        """Lets its processes go on.
+
+        Raises:
+            WrongState: it is not paused.
+        """
+        self._expect("paused", "unpause")
+        self._context.cgroups.thaw(self._context.settings.cgroup(self.id))
+        self._event("unpause")
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Waits until it has ended and is cleaned up; its exit code.
+
+        Raises:
+            TimeoutError: it runs on after ``timeout`` seconds.
+        """
+        code = ending.wait(self._context, self._row, timeout)
+        if code is None:
+            raise TimeoutError(f"{self.name} still runs after {timeout} s")
+        self.settle()
+        return code
+
+    def settle(self) -> None:
+        """Records the end and undoes the run, when it has ended and nobody else did so."""
+        ending.settle(self._context, self.id)
+        self._reread()
+
+    def rename(self, name: str) -> None:
+        """Gives it another name.
+
+        Raises:
+            UsageError: not a name.
+            Conflict: another sandbox has it.
+        """
+        from netbox.parse import parse_name
+
+        new = parse_name(name, "sandbox")
+        old = self.refresh().name
+        self._context.store.update_sandbox(self.id, name=new)
+        self._reread()
+        self._event("rename", old_name=old)
+
+    def remove(self, force: bool = False) -> None:
+        """Removes it with everything that it kept.
+
+        Raises:
+            WrongState: it runs and ``force`` is not given.
+        """
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+        ending.remove(self._context, self._row, force)
+
+    def attach(self) -> Attachment:
+        """Connects to its standard streams.
+
+        Raises:
+            WrongState: it does not run, or is paused.
+        """
+        from netbox.runtime.client import connect
+
+        self._expect("running", "attach to")
+        return connect(self._context.settings.sandbox_run(self.id))
+
+    def logs(
+        self, follow: bool = False, since: float | None = None, until: float | None = None, tail: int | None = None
+    ) -> Iterator[LogLine]:
+        """Its output so far; ``follow`` goes on until it ends. ``since`` and ``until`` are seconds since the epoch, ``tail`` a number of lines."""
+        from netbox.runtime.log_reader import read_logs
+
+        row = self.refresh()._row
+        directory = f"{self._context.settings.sandbox_root(row.id)}/logs"
+        return read_logs(directory, follow, since, until, tail, alive=lambda: ending.is_alive(self._context, row))
+
+    def exec(
+        self,
+        *command: str,
+        stdin: bytes | None = None,
+        user: str | None = None,
+        working_dir: str | None = None,
+        environment: Mapping[str, str] | Iterable[str] = (),
+        privileged: bool = False,
+    ) -> ExecResult:
+        """Runs a command inside and returns its exit code and output. ``stdin`` is fed to it.
+
+        Raises:
+            WrongState: the sandbox does not run, or is paused.
+            CommandNotFound, CommandNotExecutable: the command cannot be executed.
+        """
+        from netbox.runtime.client import communicate
+
+        attachment = self.open_exec(
+            *command, user=user, working_dir=working_dir, environment=environment, stdin=stdin is not None, privileged=privileged
+        )
+        assert attachment is not None  # only a detached exec has none
+        with attachment:
+            return ExecResult(*communicate(attachment, stdin))
+
+    def open_exec(
+        self,
+        *command: str,
+        user: str | None = None,
+        working_dir: str | None = None,
+        environment: Mapping[str, str] | Iterable[str] = (),
+        tty: bool = False,
+        stdin: bool = False,
+        detach: bool = False,
+        privileged: bool = False,
+        console_size: tuple[int, int] | None = None,
+    ) -> Attachment | None:
+        """Starts a command inside and returns its attachment (``None`` with ``detach``).
+
+        Raises:
+            as ``exec``.
+        """
+        from netbox.runtime import execute
+        from netbox.runtime.status import read_status
+
+        if not command:
+            raise UsageError("no command given", "name a command behind the sandbox")
+        self._expect("running", "run a command in")
+        status = read_status(self._context.settings.sandbox_run(self.id))
+        if status is None or status.pid is None or status.pid_start is None:
+            raise WrongState(f"{self.name} does not run", f"start it first (netbox start {self.name})")
+        variables = [f"{key}={value}" for key, value in environment.items()] if isinstance(environment, Mapping) else list(environment)
+        return execute.start(
+            self._row.details["runtime"],
+            status.pid,
+            status.pid_start,
+            command,
+            user=user,
+            working_dir=working_dir,
+            environment=variables,
+            tty=tty,
+            stdin=stdin,
+            detach=detach,
+            privileged=privileged,
+            console_size=console_size,
+            spawner=self._context.spawner,
+        )
+
+    def stats(self, previous: Stats | None = None) -> Stats:
+        """Measures it; with the previous measurement ``cpu_percent`` is the load since then.
+
+        Raises:
+            WrongState: it does not run.
+        """
+        return observing.stats(self._context, self.refresh()._row, previous)
+
+    def top(self) -> list[ProcessRow]:
+        """Its processes.
+
+        Raises:
+            WrongState: it does not run.
+        """
+        from netbox.kernel.processes import process_rows
+
+        if self.refresh().state not in ("running", "paused"):
+            raise WrongState(f"{self.name} does not run", f"start it first (netbox start {self.name})")
+        return process_rows(self._context.cgroups.processes(self._context.settings.cgroup(self.id)))
+
+    def update(self, resources: Resources) -> None:
+        """Changes limits, at once when it runs. ``None`` leaves a limit alone.
+
+        Raises:
+            Unsupported: this host cannot enforce a limit; nothing is changed then.
+        """
+        from netbox.engine.creation import limits
+        from netbox.parse import check_resources
+
+        spec = self.refresh().spec
+        changed = {key: value for key, value in dataclasses.asdict(resources).items() if value is not None}
+        merged = dataclasses.replace(spec, resources=dataclasses.replace(spec.resources, **changed))
+        check_resources(merged.resources)
+        wanted = limits(merged)
+        self._context.cgroups.check(wanted)
+        if self.state in ("running", "paused"):
+            self._context.cgroups.apply(self._context.settings.cgroup(self.id), wanted)
+        self._context.store.update_sandbox(self.id, spec=merged.to_json())
+        self._reread()
+        self._event("update")
+
+    def inspect(self) -> dict[str, Any]:
+        """Everything known about it as a JSON-able document."""
+        return observing.inspect(self._context, self.refresh()._row)
+
+    # -- helpers -----------------------------------------------------------------------------------------------------------------------
+
+    def __enter__(self) -> Sandbox:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._context.store.sandbox(self.id) is not None:
+            self.remove(force=True)
+
+    def __repr__(self) -> str:
+        return f"<Sandbox {self.name} {self.short_id}>"
+
+    def _reread(self) -> None:
+        self._row = self._context.store.sandbox(self._row.id) or self._row
+
+    def _event(self, action: str, **attributes: Any) -> None:
+        self._context.store.add_event(action, self.id, self.name, **attributes)
+
+    def _expect(self, state: str, operation: str) -> None:
+        found = self.refresh().state
+        if found == state:
+            return
+        hint = f"unpause it first (netbox unpause {self.name})" if found == "paused" else f"'netbox ps -a' shows the state of {self.name}"
+        if found in ("created", "exited"):
+            hint = f"start it first (netbox start {self.name})"
+        raise WrongState(f"cannot {operation} {self.name}: it is {found}", hint)
