@@ -15,16 +15,36 @@ if TYPE_CHECKING:
     from netbox.kernel.cgroups import Cgroups
     from netbox.network.manager import NetworkManager
     from netbox.network.undo import UndoContext
+    from netbox.runtime.launcher import Launcher
     from netbox.runtime.spawner import Spawner
 
 
 class Context:
     """Shared by an ``Engine`` and its sandboxes. ``spawner`` is set while an engine keeps a warm one."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, prespawned: Launcher | None = None) -> None:
         self.settings = settings
         self.store = Store(settings)
         self.spawner: Spawner | None = None
+        self._prespawned = prespawned
+
+    def launcher(self) -> Launcher:
+        """The monitor that was started ahead, or a new one."""
+        from netbox.runtime.launcher import Launcher
+
+        launcher, self._prespawned = self._prespawned, None
+        return launcher or Launcher.prespawn(self.spawner)
+
+    def close(self) -> None:
+        """Ends the warm process and the unused monitor, closes the database."""
+        spawner, self.spawner = self.spawner, None
+        if spawner is not None:
+            spawner.close()
+        if self._prespawned is not None:
+            self._prespawned.abort()
+            self._prespawned.close()
+            self._prespawned = None
+        self.store.close()
 
     @cached_property
     def cgroups(self) -> Cgroups:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import time
 from typing import TYPE_CHECKING
 
@@ -10,15 +11,15 @@ from netbox import names
 from netbox.engine.locks import SandboxLock, acquire_or_conflict
 from netbox.engine.transaction import Transaction
 from netbox.errors import NotFound, Unsupported, UsageError
+from netbox.image.model import Image
 from netbox.kernel import capabilities, sysctl
-from netbox.kernel.cgroups import Limits
-from netbox.spec import SandboxSpec
+from netbox.kernel.cgroups import ALLOW_ALL, DEFAULT_DEVICES, DeviceRule, Limits
+from netbox.spec import Device, SandboxSpec
 from netbox.state.journal import SANDBOX
 from netbox.state.rows import SandboxRow
 
 if TYPE_CHECKING:
     from netbox.engine.context import Context
-    from netbox.image.store import Image
 
 BUILT_IN_MODES = ("bridge", "host", "none")
 TINI = "/usr/bin/tini-static"
@@ -79,6 +80,19 @@ def limits(spec: SandboxSpec) -> Limits:
     )
 
 
+def device_rules(spec: SandboxSpec) -> list[DeviceRule]:
+    """The devices that the sandbox may use: every one with ``--privileged``, else Docker's default list and those asked for."""
+    if spec.security.privileged:
+        return list(ALLOW_ALL)
+    asked = [DeviceRule(*rule) for rule in spec.device_rules]
+    return [*DEFAULT_DEVICES, *asked, *(_rule_of(device) for device in spec.devices)]
+
+
+def _rule_of(device: Device) -> DeviceRule:
+    status = os.stat(device.source)
+    return DeviceRule("b" if stat.S_ISBLK(status.st_mode) else "c", os.major(status.st_rdev), os.minor(status.st_rdev), device.access)
+
+
 def _check_network(context: Context, spec: SandboxSpec) -> None:
     mode = spec.network.mode
     if mode in BUILT_IN_MODES:
@@ -94,13 +108,21 @@ def _check_paths(spec: SandboxSpec) -> None:
         if not bind.create_source and not os.path.lexists(bind.source):
             raise UsageError(f"cannot bind {bind.source}: it does not exist", "make it first, or use -v, which makes a directory")
     for device in spec.devices:
-        if not os.path.exists(device.source):
-            raise UsageError(f"cannot give device {device.source}: it does not exist", "'ls /dev' lists what this machine has")
+        if not _is_device(device.source):
+            raise UsageError(f"cannot give device {device.source}: there is no such device", "'ls /dev' lists what this machine has")
     if spec.rootfs is not None and not os.path.isdir(spec.rootfs):
         raise UsageError(f"cannot use {spec.rootfs} as root file system: it is not a directory", "give a directory with a root file system")
     profile = spec.security.seccomp
     if profile not in ("default", "unconfined") and not os.path.isfile(profile):
         raise UsageError(f"no seccomp profile at {profile}", "give the path of a profile in the OCI JSON format, or 'unconfined'")
+
+
+def _is_device(path: str) -> bool:
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return False
+    return stat.S_ISCHR(mode) or stat.S_ISBLK(mode)
 
 
 def sandbox_row(context: Context, spec: SandboxSpec, sandbox_id: str, state: str) -> SandboxRow:
@@ -120,8 +142,8 @@ def sandbox_row(context: Context, spec: SandboxSpec, sandbox_id: str, state: str
 
 def _image(context: Context, spec: SandboxSpec) -> dict[str, object]:
     if spec.rootfs is not None:
-        return {"name": "", "id": "", "layers": [], "host": False, "command": [], "environment": [], "working_dir": "", "user": ""}
-    image: Image = context.images.get(spec.image)
+        return Image(name="", id="", created_at=0.0, size=0, source=spec.rootfs, layers=())._asdict()
+    image = context.images.get(spec.image)
     if spec.storage_size is not None and not image.host:
         raise UsageError(
             f"--storage-opt size applies to the image host, not to {image.name}", "leave it out: the writable layer is on disk"

@@ -27,7 +27,7 @@ def sections(context: Context, spec: SandboxSpec) -> list[tuple[str, list[str]]]
     runtime = starting.plan_runtime(context, row, spec, network, starting.Options(), userns_base=base, dry_run=True)
     limits = creation.limits(spec)
     return [
-        ("cgroup", context.cgroups.describe(context.settings.cgroup(row.id), limits)),
+        ("cgroup", context.cgroups.describe(context.settings.cgroup(row.id), limits, creation.device_rules(spec))),
         ("network", context.network.describe(network)),
         ("namespaces and root file system", runtime_plan.describe(runtime)),
         ("command", [shlex.join(runtime["argv"])]),

@@ -6,10 +6,10 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from netbox import names
-from netbox.engine import creation, ending, recovery
+from netbox import __version__, names
+from netbox.engine import creation, ending, observing, recovery
 from netbox.engine.context import Context
 from netbox.engine.sandbox import Sandbox
 from netbox.errors import Conflict, NotFound
@@ -42,9 +42,8 @@ class Engine:
     """
 
     def __init__(self, settings: Settings | None = None, *, warm: bool = True, prespawned: Launcher | None = None) -> None:
-        self._context = Context(settings or Settings.from_environment())
-        self._warm = warm
-        self._prespawned = prespawned
+        self._context = Context(settings or Settings.from_environment(), prespawned)
+        self._warm = warm and prespawned is None
 
     @property
     def settings(self) -> Settings:
@@ -76,7 +75,7 @@ class Engine:
             NetboxError: what is wrong with the request or the host; a sandbox that was made stays for ``inspect`` unless ``remove`` is set.
         """
         sandbox = self.prepare_run(_spec(image, command, options))
-        sandbox.start(launcher=self._launcher())
+        sandbox.start()
         return sandbox
 
     def prepare_run(self, spec: SandboxSpec) -> Sandbox:
@@ -99,14 +98,14 @@ class Engine:
         return Sandbox(self._context, self._context.store.find_sandbox(reference)).refresh()
 
     def list(self, all: bool = False, filters: Sequence[tuple[str, str]] = ()) -> list[Sandbox]:
-        """The running sandboxes, newest first; with ``all`` every one. ``filters`` are (key, value) of name, id, state, label, image, network.
+        """The running sandboxes, newest first; with ``all`` every one. ``filters`` are (key, value) of name, id, status, label, image, network, exited.
 
         Values of one key are alternatives, keys must all match.
         """
         if os.geteuid() == 0:
             self._recover()
         found = [Sandbox(self._context, row) for row in self._context.store.sandboxes()]
-        if not all and not any(key == "state" for key, _ in filters):
+        if not all and not any(key in ("state", "status", "exited") for key, _ in filters):
             found = [sandbox for sandbox in found if sandbox.state in ("running", "paused")]
         return [sandbox for sandbox in found if _matches(sandbox, filters)]
 
@@ -165,24 +164,34 @@ class Engine:
                     yield event
             time.sleep(EVENT_POLL_INTERVAL)
 
+    def info(self) -> dict[str, Any]:
+        """This host and what netbox keeps on it, as JSON-able values."""
+        states = [sandbox.state for sandbox in self.list(all=True)]
+        return {
+            "version": __version__,
+            "kernel": os.uname().release,
+            "architecture": os.uname().machine,
+            "processors": os.cpu_count(),
+            "memory": observing.machine_memory(),
+            "cgroup_version": self._context.cgroups.version,
+            "root": self.settings.root,
+            "run": self.settings.run,
+            "sandboxes": {state: states.count(state) for state in ("running", "paused", "exited", "created")},
+            "images": len(self.images.list()),
+            "networks": [row.name for row in self._context.store.networks()],
+        }
+
     def close(self) -> None:
         """Ends the warm process and takes down networks that no sandbox uses."""
-        spawner, self._context.spawner = self._context.spawner, None
-        if spawner is not None:
-            spawner.close()
         if os.geteuid() == 0 and os.path.exists(self.settings.database):
             recovery.release_networks(self._context)
-        self._context.store.close()
+        self._context.close()
 
     def __enter__(self) -> Engine:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
-
-    def _launcher(self) -> Launcher | None:
-        launcher, self._prespawned = self._prespawned, None
-        return launcher
 
     def _recover(self) -> None:
         ending.recover(self._context)
@@ -204,6 +213,8 @@ def _has(sandbox: Sandbox, key: str, value: str) -> bool:
         return value in sandbox.name
     if key == "id":
         return sandbox.id.startswith(value)
+    if key == "exited":
+        return sandbox.state == "exited" and str(sandbox.exit_code) == value
     if key in ("state", "status"):
         return sandbox.state == value
     if key == "image":
@@ -216,5 +227,5 @@ def _has(sandbox: Sandbox, key: str, value: str) -> bool:
 def _event_wanted(event: Event, since: float | None, until: float | None, filters: Sequence[tuple[str, str]]) -> bool:
     if (since is not None and event.time < since) or (until is not None and event.time > until):
         return False
-    fields = {"event": {event.action}, "sandbox": {event.sandbox_id, names.short_id(event.sandbox_id), event.name}}
+    fields = {"event": {event.action}, "container": {event.sandbox_id, names.short_id(event.sandbox_id), event.name}}
     return all(any(value in fields.get(key, set()) for other, value in filters if other == key) for key in {key for key, _ in filters})

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from netbox.engine.observing import Stats
     from netbox.kernel.processes import ProcessRow
     from netbox.runtime.client import Attachment
-    from netbox.runtime.launcher import Launcher
     from netbox.runtime.log_reader import LogLine
 
 
@@ -145,25 +144,19 @@ class Sandbox:
 
     # -- verbs -------------------------------------------------------------------------------------------------------------------------
 
-    def start(
-        self,
-        attach: bool = False,
-        claim: bool = False,
-        console_size: tuple[int, int] | None = None,
-        launcher: Launcher | None = None,
-    ) -> Attachment | None:
+    def start(self, attach: bool = False, console_size: tuple[int, int] | None = None) -> Attachment | None:
         """Starts it; with ``attach`` returns the attachment, connected before the command ran, so that no output is missed.
 
-        ``claim`` says that this process settles the sandbox at its end (``settle``); otherwise the monitor sees to it. ``console_size`` is
-        (rows, columns) of the terminal.
+        Who is attached from the start settles the sandbox at its end (``wait`` does); once the attachment is closed, or not asked for, its
+        monitor sees to that. ``console_size`` is (rows, columns) of the terminal.
 
         Raises:
             WrongState: it runs already.
             CommandNotFound, CommandNotExecutable: the command cannot be executed.
         """
         lock, self._lock = self._lock, None
-        attachment = starting.start(self._context, self._row, lock, starting.Options(attach, claim, console_size), launcher)
-        self._row = self._context.store.sandbox(self._row.id) or self._row
+        attachment = starting.start(self._context, self._row, lock, starting.Options(attach, console_size))
+        self._reread()
         return attachment
 
     def stop(self, timeout: float | None = None) -> None:

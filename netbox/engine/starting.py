@@ -24,20 +24,21 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from netbox import names, policies
 from netbox.engine import ending, runtime_plan
-from netbox.engine.creation import TINI, limits
+from netbox.engine.creation import TINI, device_rules, limits
 from netbox.engine.locks import SandboxLock, acquire_or_conflict
 from netbox.engine.transaction import Transaction
 from netbox.errors import NetboxError, WrongState
 from netbox.kernel import capabilities, seccomp
-from netbox.runtime.launcher import Launcher
 from netbox.spec import SandboxSpec
 from netbox.state.journal import RUN, SANDBOX
 from netbox.state.rows import SandboxRow
 
 if TYPE_CHECKING:
     from netbox.engine.context import Context
+    from netbox.image.model import Image
     from netbox.network.plan import JoinTarget, NetworkPlan
     from netbox.runtime.client import Attachment
+    from netbox.runtime.launcher import Launcher
 
 # Above what useradd, subuid(5) and systemd-nspawn give out (https://systemd.io/UIDS-GIDS/).
 ID_RANGE_BASES = range(0x70000000, 0x7FFE0000, 0x10000)
@@ -46,10 +47,9 @@ FILES = ("hosts", "hostname", "resolv.conf")
 
 
 class Options(NamedTuple):
-    """How a start is attached: ``claim`` means that the caller does the clean-up, ``console_size`` is (rows, columns)."""
+    """How a start is attached; who is attached from the start also sees to the clean-up. ``console_size`` is (rows, columns)."""
 
     attach: bool = False
-    claim: bool = False
     console_size: tuple[int, int] | None = None
 
 
@@ -72,8 +72,7 @@ def start(
         NetboxError: what the host refused.
     """
     context.require_root("start a sandbox")
-    launcher = launcher or Launcher.prespawn(context.spawner)
-    with launcher:
+    with context.launcher() as launcher:
         if lock is None:
             row, lock = _lock(context, row)
         with lock:
@@ -110,7 +109,7 @@ def plan_runtime(
         spec,
         row.id,
         row.name,
-        _root_source(row),
+        _image(row),
         settings,
         facts._replace(init_binary=TINI if os.access(TINI, os.X_OK) else None),
         capabilities=mask,
@@ -120,7 +119,7 @@ def plan_runtime(
         hostname=network.hostname,
         userns_base=userns_base,
         attach=options.attach,
-        claim=options.claim,
+        claim=options.attach,
         console_size=options.console_size,
         collect=[sys.executable, "-m", "netbox.engine.collector", row.id],
     )
@@ -211,18 +210,15 @@ def _handshake(context: Context, row: SandboxRow, plan: Plan, launcher: Launcher
     return launcher.go()
 
 
-def _root_source(row: SandboxRow) -> runtime_plan.RootSource | None:
-    image = row.image
-    if not image["layers"]:
+def _image(row: SandboxRow) -> Image | None:
+    """The image as it was when the sandbox was made: an import under the same name since then does not matter."""
+    from netbox.image.model import Image
+
+    values = row.image
+    if not values["layers"]:
         return None
-    return runtime_plan.RootSource(
-        layers=tuple(image["layers"]),
-        command=tuple(image["command"]),
-        environment=tuple((key, value) for key, value in image["environment"]),
-        working_dir=image["working_dir"],
-        user=image["user"],
-        host=image["host"],
-    )
+    environment = tuple((key, value) for key, value in values["environment"])
+    return Image(**{**values, "layers": tuple(values["layers"]), "command": tuple(values["command"]), "environment": environment})
 
 
 def _seccomp_program(spec: SandboxSpec, mask: int, root: str, dry_run: bool) -> str | None:
@@ -264,16 +260,7 @@ def _make_cgroup(context: Context, spec: SandboxSpec, path: str, transaction: Tr
     transaction.record("cgroup", path=path)
     manager.create(path)
     manager.apply(path, limits(spec))
-    if not spec.security.privileged:
-        rules = [tuple(rule) for rule in spec.device_rules]
-        rules += [_device_rule(device.source, device.access) for device in spec.devices]
-        manager.allow_devices(path, rules)
-
-
-def _device_rule(path: str, access: str) -> tuple[str, int, int, str]:
-    status = os.stat(path)
-    kind = "b" if (status.st_mode & 0o170000) == 0o060000 else "c"
-    return kind, os.major(status.st_rdev), os.minor(status.st_rdev), access
+    manager.allow_devices(path, device_rules(spec))
 
 
 def _target_netns(context: Context, target: JoinTarget | None) -> int | None:

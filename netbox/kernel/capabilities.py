@@ -2,13 +2,13 @@
 
 A mask is an integer with bit n set for capability number n. A process that is about to become a sandbox's command calls, in this order::
 
-    limit_bounding(mask)              while it still has CAP_SETPCAP: what no later exec can get back
-    setgroups(…); setgid(…); setuid(…)    while it still has CAP_SETGID and CAP_SETUID; leaving uid 0 empties the effective and permitted sets
-    apply(mask, uid)                  the rest: gives up only, so it needs no capability itself
+    limit_bounding(mask)                while it still has CAP_SETPCAP: what no later exec can get back
+    setgroups(…); setgid(…); setuid(…)  while it still has CAP_SETGID and CAP_SETUID
+    apply(mask, uid)                    the rest: gives up only, so it needs no capability itself
 
-The result is that of dockerd. Root gets ``mask`` as bounding, permitted and effective set. Any other user gets it as the bounding set alone: a
-set-uid or file-capability program may still gain it, unless no_new_privs is set. The inheritable and ambient sets are empty for both, because a
-non-empty inheritable set lets file capabilities of an image grant what was not asked for (CVE-2022-24769).
+The result is that of dockerd. Root gets ``mask`` as bounding, permitted and effective set. Any other user gets it as the bounding set
+alone: a set-uid or file-capability program may still gain it, unless no_new_privs is set. The inheritable and ambient sets are empty for
+both, because a non-empty inheritable set lets file capabilities of an image grant what was not asked for (CVE-2022-24769).
 """
 
 from __future__ import annotations
@@ -50,15 +50,15 @@ def mask_of(names: Iterable[str]) -> int:
 
 
 DEFAULT_NAMES = (
-    "CHOWN", "DAC_OVERRIDE", "FSETID", "FOWNER", "MKNOD", "NET_RAW", "SETGID", "SETUID", "SETFCAP", "SETPCAP", "NET_BIND_SERVICE", "SYS_CHROOT",
-    "KILL", "AUDIT_WRITE",
+    "CHOWN", "DAC_OVERRIDE", "FSETID", "FOWNER", "MKNOD", "NET_RAW", "SETGID", "SETUID", "SETFCAP", "SETPCAP", "NET_BIND_SERVICE",
+    "SYS_CHROOT", "KILL", "AUDIT_WRITE",
 )  # fmt: skip
 DEFAULT = mask_of(DEFAULT_NAMES)
 """The fourteen that Docker grants."""
 
 
 def canonical(name: str) -> str:
-    """``NET_ADMIN`` for ``net_admin``, ``CAP_NET_ADMIN`` and the like; ``ALL`` stays. Raises UsageError for a name that the kernel does not know."""
+    """``NET_ADMIN`` for ``net_admin``, ``CAP_NET_ADMIN`` and the like; ``ALL`` stays. Raises UsageError for an unknown name."""
     upper = name.strip().upper()
     short = upper.removeprefix("CAP_")
     if upper == "ALL" or short in _NUMBERS:
@@ -73,8 +73,8 @@ def canonical(name: str) -> str:
 def resolve(add: Iterable[str] = (), drop: Iterable[str] = (), privileged: bool = False) -> int:
     """The mask that ``--cap-add``, ``--cap-drop`` and ``--privileged`` ask for. Pure.
 
-    As docker-run(1) has it: privileged is everything; ``--cap-add ALL`` is everything less what is dropped; ``--cap-drop ALL`` is only what is added;
-    else the default set less what is dropped, plus what is added. Raises UsageError for an unknown name.
+    As docker-run(1) has it: privileged is everything; ``--cap-add ALL`` is everything less what is dropped; ``--cap-drop ALL`` is only what
+    is added; else the default set less what is dropped, plus what is added. Raises UsageError for an unknown name.
     """
     added = {canonical(name) for name in add}
     dropped = {canonical(name) for name in drop}
@@ -103,11 +103,13 @@ def available() -> int:
 
 
 def check_grantable(add: Iterable[str]) -> None:
-    """Raises Unsupported when a capability asked for by name is one that this process lacks itself. ``ALL`` means all that there are, and passes."""
+    """Raises Unsupported for a capability, asked for by name, that this process lacks itself. ``ALL`` means what there is."""
     missing = mask_of({canonical(name) for name in add} - {"ALL"}) & ~available()
     if missing:
         names = ", ".join(names_of(missing))
-        raise Unsupported(f"cannot grant {names}: netbox itself runs without it", "leave it out of --cap-add, or start netbox with full root")
+        raise Unsupported(
+            f"cannot grant {names}: netbox itself runs without it", "leave it out of --cap-add, or start netbox with full root"
+        )
 
 
 def limit_bounding(mask: int) -> None:
@@ -122,16 +124,14 @@ def limit_bounding(mask: int) -> None:
 
 
 def apply(mask: int, uid: int) -> None:
-    """Reduces this process to ``mask`` for root, to nothing for another ``uid``. The second step, after setuid; gives up only, so it cannot grant.
+    """Reduces this thread to ``mask`` for root, to nothing for another ``uid``. The second step, after setuid; gives up only.
 
-    The permitted set is cut before exec, not left to it: under no_new_privs exec keeps what permitted holds, and until then ptrace and /proc checks
-    look at it. Effects the calling thread. Raises OSError.
+    The permitted set is cut before exec, not left to it: under no_new_privs exec keeps what permitted holds, and until then ptrace and
+    /proc checks look at it. Raises OSError.
     """
     if uid == 0:
         permitted = syscalls.capget()[1] & mask
     else:
         permitted = 0  # also where SECBIT_NO_SETUID_FIXUP or PR_SET_KEEPCAPS kept something across setuid
-    try:
-        syscalls.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
-    finally:
-        syscalls.capset(permitted, permitted, 0)
+    syscalls.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
+    syscalls.capset(permitted, permitted, 0)

@@ -1,0 +1,428 @@
+"""From what was asked for to the configuration that the runtime executes. Pure, except ``host_facts``.
+
+The configuration holds plain JSON values. Its mounts are ordered operations, each a list with its kind first, which ``netbox.runtime.filesystem``
+executes inside the new root and ``describe`` prints as commands.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from netbox.errors import Unsupported, UsageError
+from netbox.kernel.mounts import MountEntry, read_mountinfo
+from netbox.names import short_id
+
+if TYPE_CHECKING:
+    from netbox.settings import Settings
+    from netbox.spec import BindMount, SandboxSpec, TmpfsMount
+
+TINI = "/usr/bin/tini-static"
+INIT_TARGET = "/dev/netbox-init"
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+DEFAULT_STORAGE = 512 * 1024 * 1024
+_DEV_SIZE = 64 * 1024
+_TTY_GROUP = 5
+_BOUNDED = ["nosuid", "nodev", "noexec"]
+_CONTAINED = "container:"
+
+# The lists of dockerd (moby, oci/defaults.go).
+MASKED_PATHS = (
+    "/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/sched_debug", "/proc/scsi",
+    "/proc/timer_list", "/proc/timer_stats", "/sys/devices/virtual/powercap", "/sys/firmware",
+)  # fmt: skip
+READ_ONLY_PATHS = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
+DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
+_LINKS = {"fd": "/proc/self/fd", "stdin": "/proc/self/fd/0", "stdout": "/proc/self/fd/1", "stderr": "/proc/self/fd/2", "ptmx": "pts/ptmx"}
+
+# File systems of the kernel's own, and what lies in memory: not part of the machine's root as an image.
+_NOT_STORED = frozenset(
+    "autofs binfmt_misc bpf cgroup cgroup2 configfs debugfs devpts devtmpfs efivarfs fusectl hugetlbfs mqueue nsfs proc pstore ramfs rpc_pipefs "
+    "securityfs selinuxfs sysfs tmpfs tracefs".split()
+)
+_OWN_IN_SANDBOX = ("/proc", "/sys", "/dev", "/run")
+
+
+class RuntimeFacts(NamedTuple):
+    """What the plan needs to know about the host. ``cgroup_hierarchies`` are the mount options of v1 hierarchies; ``init_binary`` is None when absent."""
+
+    cgroup_version: int
+    cgroup_hierarchies: tuple[str, ...]
+    mounts: tuple[MountEntry, ...]
+    init_binary: str | None
+    hostname: str
+
+
+class RootSource(Protocol):
+    """What the plan needs of an image: layers top first, and defaults for the command."""
+
+    @property
+    def layers(self) -> Sequence[str]:
+        """Directories, the uppermost first."""
+
+    @property
+    def command(self) -> Sequence[str]:
+        """The default command."""
+
+    @property
+    def environment(self) -> Sequence[Any]:
+        """``K=V`` strings or pairs."""
+
+    @property
+    def working_dir(self) -> str:
+        """The default working directory; empty means ``/``."""
+
+    @property
+    def host(self) -> bool:
+        """Whether it is this machine's root."""
+
+
+class NetworkFiles(NamedTuple):
+    """The files of the host that appear as /etc/hosts, /etc/hostname and /etc/resolv.conf; None leaves the image's."""
+
+    hosts: str | None = None
+    hostname: str | None = None
+    resolv_conf: str | None = None
+
+
+def host_facts(cgroup_version: int) -> RuntimeFacts:
+    """Reads the facts from this host. Raises OSError."""
+    mounts = tuple(read_mountinfo())
+    return RuntimeFacts(
+        cgroup_version,
+        v1_hierarchies(mounts) if cgroup_version == 1 else (),
+        mounts,
+        TINI if os.access(TINI, os.X_OK) else None,
+        os.uname().nodename,
+    )
+
+
+def v1_hierarchies(mounts: Sequence[MountEntry]) -> tuple[str, ...]:
+    """The cgroup v1 hierarchies as mount options (``memory``, ``cpu,cpuacct``, ``name=systemd``), each once. Pure."""
+    found = {}
+    for entry in mounts:
+        if entry.fstype == "cgroup":
+            options = [option for option in entry.super_options if option not in ("rw", "ro", "xattr", "clone_children") and "release_agent" not in option]
+            found[",".join(options)] = None
+    return tuple(option for option in found if option)
+
+
+def runtime_config(
+    spec: SandboxSpec,
+    sandbox_id: str,
+    name: str,
+    image: RootSource | None,
+    settings: Settings,
+    facts: RuntimeFacts,
+    *,
+    capabilities: int,
+    seccomp: str | None = None,
+    cgroup_join: Sequence[str] = (),
+    network_files: NetworkFiles = NetworkFiles(),  # noqa: B008  (frozen)
+    hostname: str | None = None,
+    userns_base: int | None = None,
+    userns_size: int = 65536,
+    attach: bool = False,
+    claim: bool = False,
+    console_size: tuple[int, int] | None = None,
+    collect: Sequence[str] | None = None,
+) -> dict[str, Any]:
+    """The configuration of one start. ``image`` None means ``spec.rootfs``; ``capabilities`` is a mask, ``seccomp`` the path of a compiled filter.
+
+    ``userns_base`` is the first of the host's ids for ``--userns=auto``. Raises UsageError (no command, a mount that cannot be) and Unsupported.
+    """
+    check_targets(spec)
+    if spec.security.userns == "auto" and userns_base is None:
+        raise UsageError("--userns=auto needs a range of ids", "none was allocated")
+    argv = list(spec.command or (image.command if image else ()))
+    if not argv:
+        raise UsageError("no command: the image has no default one" if image else "no command", "name one after the image")
+    root = settings.sandbox_root(sandbox_id)
+    rootfs = _rootfs(spec, image, settings, facts, f"{root}/storage")
+    own_hostname = hostname or spec.hostname or (None if spec.network.mode == "host" else short_id(sandbox_id))
+    storage = [f"{root}/storage"] if rootfs["upper"] else []
+    return {
+        "id": sandbox_id,
+        "name": name,
+        "argv": argv,
+        "env": _environment(spec, image, own_hostname or facts.hostname),
+        "cwd": posixpath.join("/", spec.working_dir or (image.working_dir if image else "") or "/"),
+        "user": spec.user or getattr(image, "user", "") or "",
+        "tty": spec.tty,
+        "console_size": list(console_size) if console_size else None,
+        "open_stdin": spec.open_stdin,
+        "hostname": own_hostname,
+        "namespaces": _namespaces(spec),
+        "join_netns": spec.network.mode.startswith(_CONTAINED),
+        "userns": {"base": userns_base, "size": userns_size} if spec.security.userns == "auto" else None,
+        "rootfs": rootfs,
+        "mounts": _mounts(spec, image, settings, facts, network_files),
+        "sysctls": [list(pair) for pair in spec.sysctls],
+        "cgroup": {"version": facts.cgroup_version, "join": list(cgroup_join)},
+        "rlimits": [list(limit) for limit in spec.ulimits],
+        "capabilities": capabilities,
+        "no_new_privileges": spec.security.no_new_privileges and not spec.security.privileged,
+        "seccomp": seccomp,
+        "init_binary": INIT_TARGET if spec.init else None,
+        "log": {"directory": f"{root}/logs", "max_size": spec.log_max_size, "max_files": spec.log_max_files},
+        "run_dir": settings.sandbox_run(sandbox_id),
+        "create_directories": storage + [bind.source for bind in spec.binds if bind.create_source],
+        "attach": attach,
+        "claim": claim,
+        "collect": list(collect) if collect else None,
+        "collect_env": {
+            "PATH": DEFAULT_PATH,
+            "NETBOX_ROOT": settings.root,
+            "NETBOX_RUN": settings.run,
+            "NETBOX_CGROUP": settings.cgroup_parent,
+        },
+    }
+
+
+def check_targets(spec: SandboxSpec) -> None:
+    """Raises UsageError for a mount over the root itself or inside /proc, which would undo the masks, and for one without an absolute target."""
+    targets = [mount.target for mount in (*spec.binds, *spec.tmpfs)] + [device.target for device in spec.devices]
+    for target in targets:
+        normal = posixpath.normpath(target)
+        if not target.startswith("/"):
+            raise UsageError(f"the mount target {target!r} is not absolute", "give a path that begins with /")
+        if normal.strip("/") == "" or (normal + "/").startswith("/proc/"):
+            raise UsageError(f"nothing can be mounted at {target!r} in a sandbox", "choose a directory below / and outside of /proc")
+
+
+def _namespaces(spec: SandboxSpec) -> list[str]:
+    kinds = ["mnt", "pid", "uts", "ipc", "cgroup"]
+    if spec.network.mode != "host" and not spec.network.mode.startswith(_CONTAINED):
+        kinds.append("net")
+    if spec.security.userns == "auto":
+        kinds.append("user")
+    if spec.time_namespace:
+        kinds.append("time")
+    return kinds
+
+
+def _environment(spec: SandboxSpec, image: RootSource | None, hostname: str) -> list[str]:
+    """Docker's order: PATH and HOSTNAME, TERM with a terminal, the image's, the user's. HOME is the user's, so only init knows it."""
+    values = {"PATH": DEFAULT_PATH, "HOSTNAME": hostname}
+    if spec.tty:
+        values["TERM"] = "xterm"
+    for item in image.environment if image else ():
+        key, _, value = item.partition("=") if isinstance(item, str) else (item[0], "", item[1])
+        values[key] = value
+    values.update(spec.environment)
+    return [f"{key}={value}" for key, value in values.items()]
+
+
+def _rootfs(spec: SandboxSpec, image: RootSource | None, settings: Settings, facts: RuntimeFacts, storage: str) -> dict[str, Any]:
+    rootfs: dict[str, Any] = {
+        "lower": [],
+        "upper": None,
+        "work": None,
+        "tmpfs_size": None,
+        "directory": None,
+        "stacked": [],
+        "read_only": spec.read_only,
+        "volatile": False,
+    }
+    if image is None:
+        rootfs["directory"] = spec.rootfs
+    elif image.host:
+        rootfs["lower"] = list(image.layers)
+        rootfs["stacked"] = host_submounts(facts.mounts, _hidden(settings))
+        rootfs["tmpfs_size"] = spec.storage_size or DEFAULT_STORAGE
+    else:
+        rootfs["lower"] = list(image.layers)
+        rootfs["upper"], rootfs["work"] = f"{storage}/upper", f"{storage}/work"
+        rootfs["volatile"] = spec.remove  # nothing outlives it, so unmounting need not write everything to the disk first
+    return rootfs
+
+
+def _hidden(settings: Settings) -> tuple[str, ...]:
+    return (settings.root, settings.run)
+
+
+def host_submounts(mounts: Sequence[MountEntry], hidden: Sequence[str] = ()) -> list[str]:
+    """The mount points below / that hold stored files and so belong to the machine's root as an image, parents first. Pure.
+
+    Left out: what has a fresh file system in a sandbox (/proc, /sys, /dev, /run), what is in ``hidden``, and what a later mount covers.
+    """
+    covers = (*_OWN_IN_SANDBOX, *hidden)
+    found: dict[str, None] = {}
+    for entry in mounts:
+        for path in [path for path in found if _is_below(path, entry.mount_point)]:
+            del found[path]  # covered by this later mount
+        stored = entry.fstype not in _NOT_STORED and not any(_is_below(entry.mount_point, cover) for cover in covers)
+        if stored and entry.mount_point != "/" and not _covered_by_memory(entry, mounts):
+            found[entry.mount_point] = None
+    return sorted(found, key=lambda path: path.split("/"))
+
+
+def _covered_by_memory(entry: MountEntry, mounts: Sequence[MountEntry]) -> bool:
+    """Whether it lies on a tmpfs or the like: its mount point does not exist in the image then."""
+    parents = {other.mount_id: other for other in mounts}
+    parent = parents.get(entry.parent_id)
+    return parent is not None and parent.mount_point != "/" and parent.fstype in _NOT_STORED
+
+
+def _is_below(path: str, directory: str) -> bool:
+    return path == directory or path.startswith(directory.rstrip("/") + "/")
+
+
+def _mounts(
+    spec: SandboxSpec, image: RootSource | None, settings: Settings, facts: RuntimeFacts, network_files: NetworkFiles
+) -> list[list[Any]]:
+    operations: list[list[Any]] = [["mount", "proc", "/proc", "proc", _BOUNDED, ""]]
+    if spec.sysctls:
+        operations.append(["sysctls"])
+    operations += _dev(spec)
+    operations += _sys(spec, facts)
+    if image is not None and image.host:
+        operations.append(["mount", "tmpfs", "/run", "tmpfs", ["nosuid", "nodev"], "mode=0755,size=64m"])
+        operations += [["mask", path] for path in _hidden(settings)]
+    operations += _user_mounts(spec)
+    for source, target in zip(network_files, ("/etc/hosts", "/etc/hostname", "/etc/resolv.conf"), strict=True):
+        if source:
+            operations.append(["bind", source, target, False, False, "rprivate"])
+    if spec.init:
+        if facts.init_binary is None:
+            raise Unsupported(f"cannot use --init: {TINI} is not installed", "apt install tini")
+        operations.append(["bind", facts.init_binary, INIT_TARGET, True, False, "rprivate"])
+    if not spec.security.privileged:
+        operations += [["mask", path] for path in MASKED_PATHS]
+        operations += [["readonly", path] for path in READ_ONLY_PATHS]
+    return operations
+
+
+def _dev(spec: SandboxSpec) -> list[list[Any]]:
+    shm = ["mount", "shm", "/dev/shm", "tmpfs", _BOUNDED, f"mode=1777,size={spec.shm_size}"]
+    return [
+        ["mount", "tmpfs", "/dev", "tmpfs", ["nosuid", "strictatime"], f"mode=755,size={_DEV_SIZE}k"],
+        ["mount", "devpts", "/dev/pts", "devpts", ["nosuid", "noexec"], f"newinstance,ptmxmode=0666,mode=0620,gid={_TTY_GROUP}"],
+        shm,
+        ["mount", "mqueue", "/dev/mqueue", "mqueue", _BOUNDED, ""],
+        *(["device", f"/dev/{name}", f"/dev/{name}"] for name in DEVICES),
+        *(["symlink", value, f"/dev/{name}"] for name, value in _LINKS.items()),
+        *([["host_devices"]] if spec.security.privileged else []),
+        *(["device", device.source, device.target] for device in spec.devices),
+    ]
+
+
+def _sys(spec: SandboxSpec, facts: RuntimeFacts) -> list[list[Any]]:
+    privileged = spec.security.privileged
+    if spec.security.userns == "auto" and "net" not in _namespaces(spec):
+        # A fresh sysfs shows a network namespace, which then has to belong to the user namespace.
+        return [["bind", "/sys", "/sys", True, True, "rprivate"]]
+    flags = _BOUNDED + ([] if privileged else ["ro"])
+    operations: list[list[Any]] = [["mount", "sysfs", "/sys", "sysfs", flags, ""]]
+    if facts.cgroup_version == 2:
+        return [*operations, ["mount", "cgroup", "/sys/fs/cgroup", "cgroup2", flags, ""]]
+    operations.append(["mount", "tmpfs", "/sys/fs/cgroup", "tmpfs", _BOUNDED, "mode=755,size=64k"])
+    for options in facts.cgroup_hierarchies:
+        directory = options.removeprefix("name=")
+        data = f"none,{options}" if options.startswith("name=") else options
+        operations.append(["mount", "cgroup", f"/sys/fs/cgroup/{directory}", "cgroup", flags, data])
+    return operations if privileged else [*operations, ["seal", "/sys/fs/cgroup"]]
+
+
+def _user_mounts(spec: SandboxSpec) -> list[list[Any]]:
+    """Parents before what lies inside them, whatever the order on the command line."""
+    mounts: list[BindMount | TmpfsMount] = [*spec.tmpfs, *spec.binds]
+    operations: list[list[Any]] = []
+    for mount in sorted(mounts, key=lambda mount: posixpath.normpath(mount.target).count("/")):
+        target = posixpath.normpath(mount.target)
+        if hasattr(mount, "propagation"):
+            operations.append(["bind", mount.source, target, mount.read_only, mount.recursive, mount.propagation])
+        else:
+            size = "" if mount.size is None else f",size={mount.size}"
+            operations.append(["mount", "tmpfs", target, "tmpfs", list(mount.options), f"mode={mount.mode:o}{size}"])
+    return operations
+
+
+def describe(config: Mapping[str, Any]) -> list[str]:
+    """The configuration as the commands that a person would type."""
+    root = f"{config['run_dir']}/rootfs"
+    lines = [*_describe_unshare(config), *_describe_root(config, root)]
+    for operation in config["mounts"]:
+        lines += _describe_operation(operation, root)
+    if config["rootfs"]["read_only"]:
+        lines.append(f"mount -o remount,bind,ro {_quote(root)}")
+    lines.append(f"cd {_quote(root)} && pivot_root . . && umount -l .")
+    lines += [f"sysctl -w {_quote(f'{name}={value}')}" for name, value in config["sysctls"]]
+    lines += [f"ulimit {name} {soft}:{hard}" for name, soft, hard in config["rlimits"]]
+    argv = [config["init_binary"], "--", *config["argv"]] if config["init_binary"] else config["argv"]
+    lines.append(f"{_describe_privileges(config)} {shlex.join(argv)}")
+    return lines
+
+
+def _quote(path: str) -> str:
+    return shlex.quote(path)
+
+
+def _describe_unshare(config: Mapping[str, Any]) -> list[str]:
+    names = {"mnt": "mount"}
+    options = [f"--{names.get(kind, kind)}" for kind in config["namespaces"]]
+    if config["userns"]:
+        options.append(f"--map-users=0:{config['userns']['base']}:{config['userns']['size']}")
+    lines = [f"unshare --fork {' '.join(options)}"]
+    lines += [f"echo 0 > {_quote(path)}" for path in config["cgroup"]["join"]]
+    if config["hostname"]:
+        lines.append(f"hostname {_quote(config['hostname'])}")
+    return lines
+
+
+def _describe_root(config: Mapping[str, Any], root: str) -> list[str]:
+    rootfs = config["rootfs"]
+    lines = [f"mkdir -p {_quote(root)}"]
+    if rootfs["directory"]:
+        return [*lines, f"mount --rbind {_quote(rootfs['directory'])} {_quote(root)}"]
+    storage = f"{config['run_dir']}/storage" if rootfs["upper"] is None else posixpath.dirname(rootfs["upper"])
+    if rootfs["tmpfs_size"] is not None:
+        lines += [f"mkdir -p {_quote(storage)}", f"mount -t tmpfs -o mode=0755,size={rootfs['tmpfs_size']} tmpfs {_quote(storage)}"]
+    options = ",volatile" if rootfs["volatile"] else ""
+    for index, path in enumerate(["", *rootfs["stacked"]]):
+        suffix = f"-{index}" if index else ""
+        lower = path or ":".join(rootfs["lower"])
+        lines.append(f"mkdir -p {_quote(f'{storage}/upper{suffix}')} {_quote(f'{storage}/work{suffix}')}")
+        data = f"lowerdir={lower},upperdir={storage}/upper{suffix},workdir={storage}/work{suffix}{options}"
+        lines.append(f"mount -t overlay -o {_quote(data)} overlay {_quote(root + path)}")
+    return lines
+
+
+def _describe_operation(operation: Sequence[Any], root: str) -> list[str]:
+    kind, *arguments = operation
+    if kind == "mount":
+        source, target, fstype, flags, data = arguments
+        options = ",".join([*flags, *([data] if data else [])])
+        return [f"mount -t {fstype}{f' -o {_quote(options)}' if options else ''} {_quote(source)} {_quote(root + target)}"]
+    if kind == "bind":
+        source, target, read_only, recursive, propagation = arguments
+        option = "--rbind" if recursive else "--bind"
+        return [f"mount {option}{' -o ro' if read_only else ''} --make-{propagation} {_quote(source)} {_quote(root + target)}"]
+    if kind == "device":
+        return [f"cp -a {_quote(arguments[0])} {_quote(root + arguments[1])}"]
+    if kind == "host_devices":
+        return [f"cp -a /dev/. {_quote(root + '/dev')}"]
+    if kind == "symlink":
+        return [f"ln -s {_quote(arguments[0])} {_quote(root + arguments[1])}"]
+    if kind == "mask":
+        return [f"mount --bind /dev/null {_quote(root + arguments[0])}"]
+    if kind == "readonly":
+        return [f"mount --rbind -o ro {_quote(root + arguments[0])} {_quote(root + arguments[0])}"]
+    if kind == "seal":
+        return [f"mount -o remount,bind,ro {_quote(root + arguments[0])}"]
+    return []  # "sysctls": where /proc/sys can still be written
+
+
+def _describe_privileges(config: Mapping[str, Any]) -> str:
+    words = ["setpriv", f"--bounding-set=0x{config['capabilities']:x}"]
+    user, _, group = config["user"].partition(":")
+    if user:
+        words.append(f"--reuid={user}")
+    if group:
+        words.append(f"--regid={group}")
+    if config["no_new_privileges"]:
+        words.append("--no-new-privs")
+    return " ".join(words)

@@ -1,0 +1,444 @@
+"""The legacy iptables tables, through python-iptables: the only importer of ``iptc``.
+
+``editing("nat")`` opens one table: what is done inside the block becomes ONE commit, under the lock of the ``iptables`` command.
+
+What python-iptables 1.2.0 does to a program, and how this module stays clear of it:
+
+- Its import starts 27 child processes (``gcc``, ``ld``, ``ldconfig``, ``modprobe``) that look for libraries. While it is imported, a
+  stand-in for its module ``iptc.util`` opens the libraries by their sonames and ``XTABLES_LIBDIR`` is set; both are put back afterwards.
+- ``autocommit=True`` swallows the kernel's errors: it is off, and ``commit`` is called.
+- ``Table`` objects are cached per process and hold a socket of the namespace where they were opened: every edit opens a fresh handle in
+  the calling thread's namespace and closes it at the end, so that no namespace is kept alive.
+- It never takes ``/run/xtables.lock``: ``editing`` does, with a bounded wait.
+- It is not safe for threads: one lock of this module is held around every use.
+- A wrong parameter jumps out of C over Python's frames (``longjmp``): ``validate`` looks at every value before iptc sees it.
+- ``Rule.final_check`` and every read of a parameter redirect file descriptor 1 of the whole process into a pipe: other threads' output
+  would vanish. Neither is called: an extension's own check is called directly, right after its parameters (which it shares with all rules
+  of the process) were set, and installed rules are read from the kernel's structures, which is also a hundred times faster.
+- A rule with a jump to a chain opens all five tables to see whether the chain is there, and so creates them in the kernel: ``tables`` is
+  overridden.
+- ``udata`` of an extension is freed too early: none of the extensions used here has any (``_refuse_udata`` makes sure).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import re
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from netbox.errors import FirewallError, NoPermission, Unsupported, host_error
+
+LOCK_FILE = "/run/xtables.lock"  # XT_LOCK_NAME of iptables
+LOCK_TIMEOUT = 10.0  # seconds
+_POLL_INTERVAL = 0.002
+_PACKAGE_HINT = "install it: apt install iptables"
+_LIBRARIES = {
+    "ip4tc": ("libip4tc.so.2", "libip4tc.so.0"),
+    "ip6tc": ("libip6tc.so.2", "libip6tc.so.0"),
+    "xtables": ("libxtables.so.12", "libxtables.so.11", "libxtables.so.10"),
+}
+
+_TABLES = ("filter", "nat", "raw", "mangle")
+_CHAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,27}")
+_INTERFACE = re.compile(r"[A-Za-z0-9_.-]{1,15}\+?")
+_COMMENT = re.compile(r"[A-Za-z0-9_.:/ -]{1,255}")
+_STATES = frozenset({"NEW", "ESTABLISHED", "RELATED", "INVALID", "UNTRACKED", "SNAT", "DNAT"})
+_TARGET_NAMES = frozenset({"ACCEPT", "DROP", "RETURN", "MASQUERADE", "DNAT"})
+_PROTOCOLS = frozenset({"tcp", "udp"})
+
+_thread_lock = threading.RLock()
+_iptc: Any = None
+
+
+class Entry(NamedTuple):
+    """A rule in the terms of iptables(8). An empty string means "any"; a leading ``!`` in an address or interface negates it.
+
+    ``ports`` are the first and last destination port; ``states`` are those of ``--ctstate``; ``target`` is a verdict or one of our chains,
+    ``to_destination`` the address of a DNAT; ``local`` asks for ``addrtype --dst-type LOCAL``.
+    """
+
+    chain: str
+    target: str
+    in_interface: str = ""
+    out_interface: str = ""
+    source: str = ""
+    destination: str = ""
+    protocol: str = ""
+    ports: tuple[int, int] | None = None
+    states: tuple[str, ...] = ()
+    local: bool = False
+    to_destination: str = ""
+    comment: str = ""
+
+
+class Installed(NamedTuple):
+    """A rule as the kernel has it: its place (``number`` counts from 1), the chain or verdict that it goes to, and its comment."""
+
+    table: str
+    chain: str
+    number: int
+    target: str
+    comment: str
+
+
+def arguments(entry: Entry) -> list[str]:
+    """The entry as the arguments that a person gives to ``iptables`` behind ``-A CHAIN``."""
+    words: list[str] = []
+    for option, value in (
+        ("-s", entry.source),
+        ("-d", entry.destination),
+        ("-i", entry.in_interface),
+        ("-o", entry.out_interface),
+        ("-p", entry.protocol),
+    ):
+        if value:
+            words += ["!", option, value[1:]] if value.startswith("!") else [option, value]
+    for match, parameters in _matches(entry):
+        words += ["-m", match]
+        for name, value in parameters:
+            words += [f"--{name}", value]
+    words += ["-j", entry.target]
+    if entry.to_destination:
+        words += ["--to-destination", entry.to_destination]
+    return words
+
+
+def validate(entry: Entry) -> None:
+    """Raises ``ValueError`` for a value that the C code behind python-iptables must never see."""
+    if not _CHAIN.fullmatch(entry.chain) or not (entry.target in _TARGET_NAMES or _CHAIN.fullmatch(entry.target)):
+        raise ValueError(f"bad chain or target: {entry.chain} {entry.target}")
+    for interface in (entry.in_interface, entry.out_interface):
+        if interface and not _INTERFACE.fullmatch(interface.removeprefix("!")):
+            raise ValueError(f"bad interface name: {interface}")
+    for address in (entry.source, entry.destination):
+        if address:
+            _check_network(address.removeprefix("!"))
+    if entry.protocol and entry.protocol not in _PROTOCOLS:
+        raise ValueError(f"bad protocol: {entry.protocol}")
+    if entry.ports is not None and not (entry.protocol and 0 < entry.ports[0] <= entry.ports[1] <= 65535):
+        raise ValueError(f"bad ports: {entry.ports}")
+    if not _STATES.issuperset(entry.states):
+        raise ValueError(f"bad connection states: {entry.states}")
+    if entry.comment and not _COMMENT.fullmatch(entry.comment):
+        raise ValueError(f"bad comment: {entry.comment}")
+    if (entry.target == "DNAT") != bool(entry.to_destination):
+        raise ValueError("a destination is for DNAT, and DNAT needs one")
+    if entry.to_destination:
+        _check_destination(entry.to_destination)
+
+
+def _check_network(value: str) -> None:
+    address, _, length = value.partition("/")
+    socket.inet_pton(socket.AF_INET, address)  # OSError is turned by the caller's test only; values come from our own pure functions
+    if length and not (length.isdigit() and int(length) <= 32):
+        raise ValueError(f"bad network: {value}")
+
+
+def _check_destination(value: str) -> None:
+    address, _, ports = value.partition(":")
+    socket.inet_pton(socket.AF_INET, address)
+    numbers = re.fullmatch(r"(\d{1,5})(?:-(\d{1,5})(?:/(\d{1,5}))?)?", ports) if ports else None
+    if ports and (numbers is None or not all(0 < int(number) <= 65535 for number in numbers.groups() if number)):
+        raise ValueError(f"bad destination: {value}")
+
+
+def _matches(entry: Entry) -> list[tuple[str, list[tuple[str, str]]]]:
+    found: list[tuple[str, list[tuple[str, str]]]] = []
+    if entry.ports is not None:
+        first, last = entry.ports
+        found.append((entry.protocol, [("dport", str(first) if first == last else f"{first}:{last}")]))
+    if entry.local:
+        found.append(("addrtype", [("dst-type", "LOCAL")]))
+    if entry.states:
+        found.append(("conntrack", [("ctstate", ",".join(entry.states))]))
+    if entry.comment:
+        found.append(("comment", [("comment", entry.comment)]))
+    return found
+
+
+class TableEditor:
+    """One table, as it is in the calling thread's network namespace. Changes are kept until the end of the ``editing`` block."""
+
+    def __init__(self, iptc: Any, name: str, table: Any) -> None:
+        self._iptc = iptc
+        self._table = table
+        self.name = name
+        self.changed = False
+
+    def chains(self) -> list[str]:
+        """The names of all chains."""
+        return [chain.name for chain in self._table.chains]
+
+    def has_chain(self, chain: str) -> bool:
+        """Whether the chain is there."""
+        return bool(self._table.is_chain(chain))
+
+    def create_chain(self, chain: str) -> None:
+        """A new, empty chain."""
+        self._table.create_chain(chain)
+        self.changed = True
+
+    def delete_chain(self, chain: str) -> None:
+        """Empties a chain and deletes it; nothing may jump to it any more."""
+        self._table.flush_entries(chain)
+        self._table.delete_chain(chain)
+        self.changed = True
+
+    def append(self, entry: Entry) -> None:
+        """Adds a rule at the end of its chain."""
+        self._table.append_entry(entry.chain, self._blob(entry))
+        self.changed = True
+
+    def insert(self, entry: Entry, position: int = 0) -> None:
+        """Adds a rule at a place in its chain, 0 is the first."""
+        self._table.insert_entry(entry.chain, self._blob(entry), position)
+        self.changed = True
+
+    def delete(self, chain: str, number: int) -> None:
+        """Deletes the ``number``-th rule of a chain, counted from 1. Delete the last ones first: the others move up."""
+        library = self._iptc.ip4tc.iptc
+        # Table wraps deletion by value only, which would have to rebuild the rule byte by byte.
+        if library.iptc_delete_num_entry(chain.encode(), number - 1, self._table._handle) != 1:
+            raise self._iptc.IPTCError(f"can't delete rule {number} of {chain}: {self._table.strerror()}")
+        self.changed = True
+
+    def rules(self, chain: str) -> list[Installed]:
+        """The rules of a chain, in order."""
+        found: list[Installed] = []
+        raw = self._table.first_rule(chain)
+        while raw:
+            found.append(Installed(self.name, chain, len(found) + 1, (self._table.get_target(raw) or b"").decode(), _comment(raw)))
+            raw = self._table.next_rule(raw)
+        return found
+
+    def _blob(self, entry: Entry) -> Any:
+        validate(entry)
+        rule = _rule_class(self._iptc)(self._table)
+        for attribute, value in (
+            ("src", entry.source),
+            ("dst", entry.destination),
+            ("in_interface", entry.in_interface),
+            ("out_interface", entry.out_interface),
+            ("protocol", entry.protocol),
+        ):
+            if value:
+                setattr(rule, attribute, value)
+        for name, parameters in _matches(entry):
+            match = rule.create_match(name)
+            _refuse_udata(match)
+            for parameter, value in parameters:
+                match.set_parameter(parameter, value)
+            match._final_check()
+        target = rule.create_target(entry.target)
+        _refuse_udata(target)
+        if entry.to_destination:
+            target.set_parameter("to-destination", entry.to_destination)
+        target._final_check()  # fills in what MASQUERADE needs
+        return rule.rule
+
+
+def _refuse_udata(extension: Any) -> None:
+    if getattr(extension._module, "udata_size", 0):
+        raise Unsupported(f"the xtables extension {extension.name} keeps private data, which python-iptables frees too early")
+
+
+_rule_classes: dict[Any, Any] = {}
+
+
+def _rule_class(iptc: Any) -> Any:
+    if iptc not in _rule_classes:
+
+        class OwnRule(iptc.Rule):  # type: ignore[misc]
+            """A rule that looks for a jump's chain in its own table only."""
+
+            def __init__(self, table: Any) -> None:
+                self.own_table = table
+                super().__init__()
+
+            @property
+            def tables(self) -> list[Any]:
+                return [self.own_table]
+
+        _rule_classes[iptc] = OwnRule
+    return _rule_classes[iptc]
+
+
+def _comment(raw: Any) -> str:
+    """The comment of a rule in the kernel's layout: struct ipt_entry, then matches, each a struct xt_entry_match
+    (<linux/netfilter/x_tables.h>).
+    """
+    data = ctypes.string_at(ctypes.addressof(raw), raw.target_offset)
+    offset = ctypes.sizeof(type(raw))
+    while offset + 32 <= len(data):
+        size = int.from_bytes(data[offset : offset + 2], sys.byteorder)
+        if data[offset + 2 : offset + 10] == b"comment\0":
+            return data[offset + 32 : offset + size].split(b"\0", 1)[0].decode(errors="replace")
+        if size == 0:
+            break
+        offset += size
+    return ""
+
+
+@contextmanager
+def editing(name: str) -> Iterator[TableEditor]:
+    """Opens a table of the calling thread's network namespace and commits, at the end of the block, what was changed in it.
+
+    Raises:
+        Unsupported: the iptables package, python-iptables or the kernel's legacy tables are missing.
+        NoPermission: not root.
+        FirewallError: the lock stayed taken, or the kernel refused a change (then nothing of the block was done).
+    """
+    if name not in _TABLES:
+        raise ValueError(f"no such table: {name}")
+    with _thread_lock, _xtables_lock():
+        iptc = load()
+        table = _open_table(iptc, name)
+        try:
+            editor = TableEditor(iptc, name, table)
+            yield editor
+            if editor.changed:
+                table.commit()
+        except (iptc.IPTCError, iptc.XTablesError) as error:
+            raise FirewallError(f"the firewall refused a change of the table {name}: {_reason(error)}") from error
+        finally:
+            table.close()
+
+
+def _open_table(iptc: Any, name: str) -> Any:
+    cached = iptc.Table._cache.get(name)
+    try:
+        if cached is None:
+            return iptc.Table(name, autocommit=False)  # opens it
+        cached.autocommit = False
+        cached.refresh()
+    except iptc.IPTCError as error:
+        reason = _reason(error)
+        if os.geteuid() != 0 or "ermission denied" in reason or "not permitted" in reason:
+            raise NoPermission(f"cannot open the firewall table {name}: {reason}", "run it as root (sudo)") from error
+        raise Unsupported(
+            f"cannot open the firewall table {name}: {reason}", "a kernel with the legacy ip_tables is needed: modprobe ip_tables"
+        ) from error
+    return cached
+
+
+def _reason(error: Exception) -> str:
+    return str(error).replace("b'", "'").replace('b"', '"').replace("'", "").replace('"', "").rstrip(".")
+
+
+@contextmanager
+def _xtables_lock() -> Iterator[None]:
+    """The lock that iptables, iptables-restore and we agree on (flock(2) on XTABLES_LOCKFILE)."""
+    path = os.environ.get("XTABLES_LOCKFILE") or LOCK_FILE
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except PermissionError as error:
+        raise NoPermission(f"cannot open {path}: permission denied", "run it as root (sudo)") from error
+    except OSError as error:
+        raise host_error("open", path, error) from error
+    try:
+        deadline = time.monotonic() + LOCK_TIMEOUT
+        while True:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise FirewallError(
+                        f"another program holds {path} for more than {LOCK_TIMEOUT:g} s", f"find it with: fuser {path}"
+                    ) from None
+                time.sleep(_POLL_INTERVAL)
+        yield
+    finally:
+        os.close(fd)
+
+
+# -- the import ----------------------------------------------------------------------------------------------------------------------------
+
+
+def load() -> Any:
+    """Imports python-iptables, without child processes, and returns it.
+
+    Raises:
+        Unsupported: it, or the iptables package, is missing.
+    """
+    global _iptc
+    with _thread_lock:
+        if _iptc is None:
+            _iptc = sys.modules.get("iptc") or _import_iptc()
+    return _iptc
+
+
+def _import_iptc() -> Any:
+    try:
+        import importlib.util
+
+        specification = importlib.util.find_spec("iptc")
+        if specification is None or specification.origin is None:
+            raise Unsupported("python-iptables is missing", "install it: pip install python-iptables")
+        directory = os.path.dirname(os.path.dirname(specification.origin))
+        extensions = _extension_directory()
+        saved = os.environ.get("XTABLES_LIBDIR")
+        os.environ["XTABLES_LIBDIR"] = saved or extensions
+        sys.modules["iptc.util"] = _stand_in(directory)
+        try:
+            import iptc
+        finally:
+            if saved is None:
+                del os.environ["XTABLES_LIBDIR"]
+            sys.modules.pop("iptc.util", None)
+    except (ImportError, OSError, AttributeError) as error:
+        raise Unsupported(f"python-iptables cannot be used: {error}", _PACKAGE_HINT) from error
+    return iptc
+
+
+def _stand_in(directory: str) -> ModuleType:
+    """What iptc takes from its module ``util``, without the search: libraries are opened by soname, the dynamic linker knows where they
+    are.
+    """
+    module = ModuleType("iptc.util")
+
+    def find_library(*names: str) -> tuple[Any, int]:
+        for name in names:
+            if name == "xtwrapper":  # the extension module of python-iptables itself
+                from importlib.machinery import EXTENSION_SUFFIXES
+
+                for suffix in EXTENSION_SUFFIXES:
+                    path = f"{directory}/libxtwrapper{suffix}"
+                    if os.path.exists(path):
+                        return ctypes.CDLL(path, mode=ctypes.RTLD_GLOBAL), 0
+            for soname in _LIBRARIES.get(name, ()):
+                try:
+                    return ctypes.CDLL(soname, mode=ctypes.RTLD_GLOBAL), int(soname.rpartition(".")[2])
+                except OSError:
+                    continue
+        raise Unsupported(f"the library {names[0]} of the iptables package is missing", _PACKAGE_HINT)
+
+    def load_kernel(name: str, exc_if_failed: bool = False) -> None:
+        if os.path.exists("/proc/modules") and not os.path.exists(
+            f"/proc/net/{name.replace('tables', '_tables').replace('__', '_')}_names"
+        ):
+            import subprocess
+
+            subprocess.run(["/sbin/modprobe", "-q", name], check=exc_if_failed, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    module.__dict__.update(
+        find_library=find_library, find_libc=lambda: ctypes.CDLL("libc.so.6", mode=ctypes.RTLD_GLOBAL), load_kernel=load_kernel
+    )
+    return module
+
+
+def _extension_directory() -> str:
+    multiarch = getattr(sys.implementation, "_multiarch", "")
+    for directory in (f"/usr/lib/{multiarch}/xtables", "/usr/lib64/xtables", "/usr/lib/xtables", "/lib/xtables", "/usr/local/lib/xtables"):
+        if os.path.isdir(directory):
+            return directory
+    raise Unsupported("the extensions of iptables are missing", _PACKAGE_HINT)

@@ -1,0 +1,74 @@
+"""The sockets of a network namespace as /proc/net/{tcp,tcp6,udp,udp6} shows them (proc(5))."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from typing import NamedTuple
+
+from netbox.errors import UsageError
+
+_LISTEN = 0x0A  # TCP_LISTEN, include/net/tcp_states.h
+_MAPPED = "::ffff:"
+
+
+class SocketRow(NamedTuple):
+    """One socket: where it is bound, its state as <net/tcp_states.h> counts, and the inode that /proc/PID/fd names."""
+
+    address: str
+    port: int
+    state: int
+    inode: int
+
+
+def parse(text: str) -> list[SocketRow]:
+    """The rows of one of the files, without its heading. Pure. A line that is not understood is passed over."""
+    found = []
+    for line in text.splitlines():
+        fields = line.split()
+        if len(fields) < 10 or not fields[0].endswith(":") or not fields[0][:-1].isdecimal():
+            continue
+        try:
+            host, port = fields[1].split(":")
+            found.append(SocketRow(_address(host), int(port, 16), int(fields[3], 16), int(fields[9])))
+        except ValueError:
+            continue
+    return found
+
+
+def _address(text: str) -> str:
+    """The kernel prints each 32-bit word of the address as a number of its own byte order."""
+    words = (bytes.fromhex(text[start : start + 8]) for start in range(0, len(text), 8))
+    packed = b"".join(word[::-1] if sys.byteorder == "little" else word for word in words)
+    if len(packed) not in (4, 16):
+        raise ValueError(f"not an address: {text!r}")
+    return socket.inet_ntop(socket.AF_INET if len(packed) == 4 else socket.AF_INET6, packed)
+
+
+def conflicts(bound: str, wanted: str) -> bool:
+    """Whether a socket on ``bound`` stands in the way of binding ``wanted``, taking ``::`` as both families. Pure."""
+    bound, wanted = bound.removeprefix(_MAPPED), wanted.removeprefix(_MAPPED)
+    if bound == wanted or "::" in (bound, wanted):
+        return True
+    return (":" in bound) == (":" in wanted) and "0.0.0.0" in (bound, wanted)
+
+
+def busy(protocol: str, port: int, address: str | None = None) -> list[SocketRow]:
+    """Sockets of the calling thread's namespace that keep a port busy: listening ones for ``tcp``, all for ``udp``.
+
+    With ``address`` only those in the way of it. Raises UsageError for another protocol.
+    """
+    if protocol not in ("tcp", "udp"):
+        raise UsageError(f"cannot look for the holder of a port of protocol {protocol!r}", "tcp and udp are known")
+    found = []
+    for name in (protocol, f"{protocol}6"):
+        try:
+            with open(f"/proc/thread-self/net/{name}", encoding="ascii") as file:
+                found += parse(file.read())
+        except FileNotFoundError:  # tcp6 without IPv6
+            continue
+    return [
+        row
+        for row in found
+        if row.port == port and (protocol == "udp" or row.state == _LISTEN) and (address is None or conflicts(row.address, address))
+    ]

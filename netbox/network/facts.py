@@ -1,0 +1,61 @@
+"""What the host's network is like: asked over one rtnetlink socket, in the calling thread's network namespace."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from netbox.errors import host_error
+from netbox.kernel.rtnetlink import Prefix, RouteSocket
+from netbox.network.ipam import Subnet
+
+DEFAULT_MTU = 1500  # bytes, of Ethernet
+BOOT_ID = "/proc/sys/kernel/random/boot_id"
+
+
+class Occupied(NamedTuple):
+    """A prefix of the host and how a message names it: ``route 10.0.0.0/8 dev tun0``."""
+
+    subnet: Subnet
+    description: str
+
+
+class HostFacts(NamedTuple):
+    """``occupied`` are the destinations of all routes and the networks of all addresses; ``mtu`` is that of the link with the default
+    route.
+    """
+
+    occupied: tuple[Occupied, ...]
+    mtu: int
+
+
+def boot_id() -> str:
+    """The random identity of this boot (random(4)): a lease of another one is void."""
+    with open(BOOT_ID, encoding="ascii") as file:
+        return file.read().strip()
+
+
+def host_facts(own_bridges: frozenset[str]) -> HostFacts:
+    """The facts, without what lies on our own bridges.
+
+    Raises:
+        HostError: the kernel refuses to tell.
+    """
+    try:
+        with RouteSocket() as netlink:
+            links, addresses, routes = netlink.links(), netlink.addresses(), netlink.routes()
+    except OSError as error:
+        raise host_error("ask the kernel for", "routes and addresses", error) from error
+    names = {link.index: link.name for link in links}
+    own = {link.index for link in links if link.name in own_bridges}
+    occupied = [Occupied(_subnet(item), f"route {item} dev {names.get(item.index, '?')}") for item in routes if item.index not in own]
+    occupied += [Occupied(_subnet(item), f"address {item} of {names.get(item.index, '?')}") for item in addresses if item.index not in own]
+    mtus = {link.index: link.mtu for link in links}
+    default = min(
+        (item for item in routes if item.length == 0 and item.index), key=lambda item: (item.table != 254, item.metric), default=None
+    )
+    return HostFacts(tuple(occupied), mtus.get(default.index, DEFAULT_MTU) if default else DEFAULT_MTU)
+
+
+def _subnet(item: Prefix) -> Subnet:
+    mask = (0xFFFFFFFF << (32 - item.length)) & 0xFFFFFFFF
+    return Subnet(item.network & mask, item.length)

@@ -1,0 +1,156 @@
+"""Firewall rules as values, and what a backend does with them. Pure.
+
+A ``Rule`` says what is matched and what happens, not how: ``iptables`` renders it as a rule of a chain, another backend may hold it as an
+element of a map. Rules come in groups of what changes together, each with an owner: a network, or a sandbox's published ports.
+
+The stages that a packet passes, in this order::
+
+    GUARD     before anything else: forged packets from our bridges
+    PUBLISH   a new connection to an address of this host: is it a published port?
+    INGRESS   forwarded towards one of our bridges: may it come in?
+    EGRESS    forwarded away from one of our bridges: may it go out?
+    LEAVE     about to leave: does its source address have to change?
+
+INGRESS is decided for all networks before EGRESS is asked, so two networks are strangers whatever the order in which they were made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from netbox.spec import PortSpec
+
+GUARD, PUBLISH, INGRESS, EGRESS, LEAVE = "guard", "publish", "ingress", "egress", "leave"
+STAGES = (GUARD, INGRESS, EGRESS, LEAVE, PUBLISH)
+"""In the order in which rules are put in place: what protects comes before what opens."""
+
+LOOPBACK = "127.0.0.0/8"
+ANY_ADDRESS = "0.0.0.0"
+
+ACCEPT, DROP, MASQUERADE = "accept", "drop", "masquerade"
+ESTABLISHED = ("RELATED", "ESTABLISHED")
+TRANSLATED = ("DNAT",)
+
+
+class Redirect(NamedTuple):
+    """The verdict of a published port: on to ``address``; the first matched port becomes ``port``, the second ``port + 1``, …"""
+
+    address: str
+    port: int
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What is matched, and the verdict: accept, drop, masquerade or a ``Redirect``. Empty means any; a leading ``!`` negates an address
+    or interface.
+
+    ``ports`` are the first and last destination port. ``states`` are conntrack's: ESTABLISHED, RELATED, DNAT.
+    """
+
+    stage: str
+    verdict: str | Redirect
+    in_interface: str = ""
+    out_interface: str = ""
+    source: str = ""
+    destination: str = ""
+    protocol: str = ""
+    ports: tuple[int, int] | None = None
+    states: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class RuleGroup:
+    """The rules of one owner. They come and go together."""
+
+    owner: str
+    rules: tuple[Rule, ...]
+
+
+class InstalledRule(NamedTuple):
+    """A rule that stands in the kernel: whose it is and where it stands (``nat NETBOX-PUBLISH 3``)."""
+
+    owner: str
+    place: str
+
+
+class FirewallBackend(Protocol):
+    """Puts groups of rules into the kernel. What nobody uses is not there: the first group brings the base (chains, jumps), the last
+    takes it along.
+
+    Every method raises ``FirewallError`` when the kernel refuses, ``Unsupported`` when this host cannot, ``NoPermission`` without root.
+    """
+
+    name: str
+
+    def apply(self, add: Sequence[RuleGroup] = (), remove: Sequence[str] = ()) -> None:
+        """Takes away the groups of the owners ``remove`` and puts in the groups ``add``; a group whose owner has rules already replaces
+        them.
+
+        Owners without rules are fine. Per table it is one commit: readers see all of it or nothing.
+        """
+
+    def owners(self) -> set[str]:
+        """The owners that have rules."""
+
+    def rules(self) -> list[InstalledRule]:
+        """Our rules as the kernel has them."""
+
+    def take_down(self) -> None:
+        """Takes everything of ours away."""
+
+    def commands(self, add: Sequence[RuleGroup], base: bool) -> list[str]:
+        """The commands that a person would type to put the groups in, with ``base`` including chains and jumps. Has no effect."""
+
+
+def backend() -> FirewallBackend:
+    """The backend for this host."""
+    from netbox.network.firewall_iptables import IptablesBackend
+
+    return IptablesBackend()
+
+
+def network_rules(owner: str, bridge: str, subnet: str) -> RuleGroup:
+    """What a network needs, whoever is on it.
+
+    - Its sandboxes reach one another and the outside; from outside only replies and published ports reach them. They cannot send with a
+      foreign source address, and packets from or to 127.0.0.0/8 do not come in by the bridge: ``route_localnet`` would let them through
+      to the host's own services.
+    - Towards the outside they have the host's address. A published port reached from the same network goes through the host's address as
+      well (the answer would take the short way otherwise, and the client would not know it), and so does one reached from the host by
+      127.0.0.1.
+    """
+    return RuleGroup(
+        owner,
+        (
+            Rule(GUARD, DROP, in_interface=bridge, destination=LOOPBACK),
+            Rule(GUARD, DROP, in_interface=bridge, source=LOOPBACK),
+            Rule(INGRESS, ACCEPT, out_interface=bridge, states=ESTABLISHED),
+            Rule(INGRESS, ACCEPT, in_interface=bridge, out_interface=bridge),
+            Rule(INGRESS, ACCEPT, out_interface=bridge, states=TRANSLATED),
+            Rule(INGRESS, DROP, out_interface=bridge),
+            Rule(EGRESS, DROP, in_interface=bridge, source=f"!{subnet}"),
+            Rule(EGRESS, ACCEPT, in_interface=bridge),
+            Rule(LEAVE, MASQUERADE, source=subnet, out_interface=f"!{bridge}"),
+            Rule(LEAVE, MASQUERADE, source=subnet, destination=subnet, out_interface=bridge, states=TRANSLATED),
+            Rule(LEAVE, MASQUERADE, source=LOOPBACK, out_interface=bridge),
+        ),
+    )
+
+
+def publish_rules(owner: str, address: str, ports: Iterable[PortSpec]) -> RuleGroup:
+    """A sandbox's published ports: one rule for each, also for a range. The client's source address stays as it is."""
+    return RuleGroup(
+        owner,
+        tuple(
+            Rule(
+                PUBLISH,
+                Redirect(address, port.port),
+                destination="" if port.host_ip == ANY_ADDRESS else port.host_ip,
+                protocol=port.protocol,
+                ports=(port.host_port, port.host_port + port.count - 1),
+            )
+            for port in ports
+        ),
+    )

@@ -1,0 +1,159 @@
+"""``--network bridge``: a veth pair between the sandbox and a bridge of the host, an address, a default route.
+
+Two datagrams to the kernel build it: one from the host's side (pair, port of the bridge, neighbour entry), one from inside the namespace
+(loopback, address, link, neighbour entry, route), through a socket that was opened there. A third has the kernel announce the address by
+ARP (RFC 5227), so that whoever remembers another MAC for it learns the new one.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+
+from netbox.errors import HostError, host_error
+from netbox.kernel import rtnetlink, sysctl
+from netbox.kernel.namespaces import inside_netns
+from netbox.kernel.rtnetlink import RouteSocket
+from netbox.names import short_id
+from netbox.network import resolve
+from netbox.network.modes import Facts, Request
+from netbox.network.plan import Endpoint, NetworkPlan
+from netbox.network.resolve import HostFiles
+from netbox.spec import NetworkSpec
+from netbox.state.journal import Recorder
+
+uses_network = True
+
+FORWARDING_TIMEOUT = 0.2  # seconds; the kernel's own work takes well below a millisecond
+
+
+def check(spec: NetworkSpec, hostname: str | None) -> None:
+    """See ``Mode.check``: nothing is refused."""
+
+
+def prepare(request: Request, facts: Facts) -> NetworkPlan:
+    """See ``Mode.prepare``. ``host-gateway`` becomes the address of the bridge."""
+    spec = request.spec
+    gateway = facts.endpoints[0].gateway
+    return NetworkPlan(
+        request.sandbox_id,
+        "bridge",
+        request.hostname or short_id(request.sandbox_id),
+        endpoints=facts.endpoints,
+        ports=facts.ports,
+        dns=spec.dns,
+        dns_search=spec.dns_search,
+        dns_options=spec.dns_options,
+        extra_hosts=tuple((name, gateway if address == resolve.HOST_GATEWAY else address) for name, address in spec.extra_hosts),
+        standing=facts.standing,
+    )
+
+
+def attach(plan: NetworkPlan, netns_fd: int, recorder: Recorder) -> None:
+    """See ``Mode.attach``."""
+    for position, endpoint in enumerate(plan.endpoints):
+        recorder.record("veth", name=endpoint.host_interface)
+        try:
+            with RouteSocket() as host:
+                gateway_mac = _connect(host, endpoint, netns_fd)
+                with inside_netns(netns_fd):
+                    inside = RouteSocket()
+                    _set_sysctls(endpoint.interface)
+                with inside:
+                    index = _configure(inside, endpoint, gateway_mac, is_default=position == 0)
+                    _await_forwarding(host, endpoint.host_interface)
+                    inside.request(rtnetlink.set_mac(index, endpoint.mac_address))  # announces, see _set_sysctls
+        except OSError as error:
+            raise host_error("connect the sandbox to", f"{endpoint.bridge} ({error.filename or endpoint.host_interface})", error) from error
+
+
+def _connect(host: RouteSocket, endpoint: Endpoint, netns_fd: int) -> str:
+    """Makes the pair and returns the MAC of the bridge."""
+    bridge = host.link(endpoint.bridge)
+    if bridge is None:
+        raise HostError(f"the bridge {endpoint.bridge} is gone", "another program removed it; stop the sandboxes on it and start again")
+    pair = rtnetlink.add_veth(
+        endpoint.host_interface,
+        endpoint.interface,
+        netns_fd=netns_fd,
+        mtu=endpoint.mtu,
+        peer_mac=endpoint.mac_address,
+        master=bridge.index,
+    )
+    rest = (
+        rtnetlink.configure_port(endpoint.host_interface),
+        rtnetlink.set_neighbour(bridge.index, endpoint.address, endpoint.mac_address),
+    )
+    try:
+        host.request(pair, *rest)
+    except OSError as error:
+        if error.errno != errno.EEXIST:
+            raise
+        # The name comes from the sandbox's id: this is the pair of its last run, whose namespace somebody still keeps.
+        host.request(rtnetlink.delete_link(endpoint.host_interface))
+        host.request(pair, *rest)
+    return bridge.mac
+
+
+def _configure(inside: RouteSocket, endpoint: Endpoint, gateway_mac: str, is_default: bool) -> int:
+    link = inside.link(endpoint.interface)
+    if link is None:
+        raise HostError(f"the interface {endpoint.interface} of the sandbox is gone")
+    requests = [
+        rtnetlink.set_up(rtnetlink.LOOPBACK_INDEX),
+        rtnetlink.add_address(link.index, endpoint.address, endpoint.prefix_length),
+        rtnetlink.set_up(link.index),
+        rtnetlink.set_neighbour(link.index, endpoint.gateway, gateway_mac),
+    ]
+    if is_default:
+        requests.append(rtnetlink.add_default_route(link.index, endpoint.gateway))
+    inside.request(*requests)
+    return link.index
+
+
+def _set_sysctls(interface: str) -> None:
+    """The sandbox's sysctls, written from inside its namespace.
+
+    ``arp_notify`` makes the kernel announce the address whenever the MAC is set, which costs nothing. An AF_PACKET socket of our own
+    would do the same, but closing one waits more than 10 ms for RCU. No IPv6 on a network that has none: no address of its own, no
+    duplicate address detection, no router advertisement of a neighbour.
+    """
+    sysctl.write(f"net/ipv4/conf/{interface}/arp_notify", "1")
+    if os.path.exists("/proc/sys/net/ipv6"):
+        sysctl.write(f"net/ipv6/conf/{interface}/disable_ipv6", "1")
+
+
+def _await_forwarding(host: RouteSocket, name: str) -> None:
+    """Waits until the bridge forwards for the port: the kernel learns of the carrier in a work queue, and a frame before that is lost."""
+    deadline = time.monotonic() + FORWARDING_TIMEOUT
+    while True:
+        link = host.link(name)
+        if link is None or link.port_state == rtnetlink.BR_STATE_FORWARDING or time.monotonic() > deadline:
+            return
+        time.sleep(0.0002)
+
+
+def files(plan: NetworkPlan, host: HostFiles) -> dict[str, str]:
+    """See ``Mode.files``."""
+    return resolve.private_files(plan, host)
+
+
+def describe(plan: NetworkPlan) -> list[str]:
+    """See ``Mode.describe``."""
+    netns = short_id(plan.sandbox_id)
+    commands = [f"ip netns add {netns}", f"ip -n {netns} link set lo up"]
+    for position, endpoint in enumerate(plan.endpoints):
+        name, inner = endpoint.host_interface, endpoint.interface
+        commands += [
+            f"ip link add {name} mtu {endpoint.mtu} master {endpoint.bridge} type veth peer name {inner} mtu {endpoint.mtu}"
+            f" address {endpoint.mac_address} netns {netns}",
+            f"ip link set {name} type bridge_slave hairpin on",
+            f"ip link set {name} addrgenmode none up",
+            f"ip netns exec {netns} sysctl -qw net.ipv4.conf.{inner}.arp_notify=1 net.ipv6.conf.{inner}.disable_ipv6=1",
+            f"ip -n {netns} address add {endpoint.address}/{endpoint.prefix_length} broadcast + dev {inner}",
+            f"ip -n {netns} link set {inner} up",
+        ]
+        if position == 0:
+            commands.append(f"ip -n {netns} route add default via {endpoint.gateway} dev {inner}")
+    return commands

@@ -1,0 +1,196 @@
+"""Networks as a whole: chosen, brought up for the first sandbox, taken down after the last one.
+
+What stands on the host for a network is journaled under ``network:NAME``. Bring-up, the taking of a lease and take-down happen under one
+lock, so that a network never goes away between the moment a sandbox finds it standing and the moment it has its lease.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from netbox import names
+from netbox.errors import Conflict, HostError, host_error
+from netbox.kernel import rtnetlink, sysctl
+from netbox.kernel.rtnetlink import Link, RouteSocket
+from netbox.network import firewall, ipam
+from netbox.network.facts import HostFacts, Occupied, boot_id, host_facts
+from netbox.network.resolve import host_files, nameservers
+from netbox.settings import Settings
+from netbox.state.journal import NETWORK, Journal
+from netbox.state.rows import NetworkRow
+from netbox.state.store import Store
+
+LOCK_FILE = "network.lock"
+LOCK_TIMEOUT = 30.0  # seconds
+_POLL_INTERVAL = 0.002
+IP_FORWARD = "net.ipv4.ip_forward"
+_OWNER_PREFIX = "network:"
+
+
+@contextmanager
+def locked(settings: Settings) -> Iterator[None]:
+    """The lock under which networks come up, give out leases and go down.
+
+    Raises:
+        HostError: it cannot be made, or another process held it for ``LOCK_TIMEOUT`` seconds.
+    """
+    path = f"{settings.run}/{LOCK_FILE}"
+    try:
+        os.makedirs(settings.run, mode=0o711, exist_ok=True)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise host_error("make", path, error) from error
+    try:
+        deadline = time.monotonic() + LOCK_TIMEOUT
+        while True:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise HostError(f"another netbox held {path} for {LOCK_TIMEOUT:g} s", f"find it with: fuser {path}") from None
+                time.sleep(_POLL_INTERVAL)
+        yield
+    finally:
+        os.close(fd)
+
+
+def choose(store: Store, name: str, row: NetworkRow | None, facts: HostFacts) -> NetworkRow:
+    """The network as it should stand: the remembered subnet where it is still free, another one otherwise, and the MTU of the way out. No
+    effects.
+
+    Raises:
+        Conflict: the subnet collides with the host's network, and sandboxes use it.
+    """
+    if row is not None:
+        clash = _clash(ipam.Subnet.parse(row.subnet), facts)
+        if clash is None:
+            return row._replace(mtu=facts.mtu)
+        if _in_use(store, name):
+            raise Conflict(
+                f"the subnet {row.subnet} of network {name} collides with {clash.description}", "stop the sandboxes on it, then start again"
+            )
+    resolvers = [ipam.Subnet.parse(server) for server in nameservers(host_files().resolv_conf) if ":" not in server]
+    subnet = ipam.choose_subnet([item.subnet for item in facts.occupied] + resolvers)
+    return NetworkRow(name, names.bridge(name), str(subnet), ipam.gateway(subnet), facts.mtu, time.time(), {})
+
+
+def ensure(store: Store, name: str) -> tuple[NetworkRow, bool]:
+    """Brings a network up unless it stands. Call it under the lock. Returns the network, and whether it stood.
+
+    Raises:
+        Conflict: its subnet collides, or a device that is not ours has the bridge's name.
+        HostError: the kernel refuses.
+    """
+    row, link = store.network(name), bridge_link(names.bridge(name))
+    journal = store.journal(names.network_owner(name), NETWORK)
+    journaled = {item.kind for item in journal.rows()}
+    if link is not None:
+        if link.kind != "bridge" or "bridge" not in journaled:
+            raise Conflict(
+                f"a device called {link.name} is there, and it is not netbox's", f"remove or rename it: ip link delete {link.name}"
+            )
+        if row is not None and link.is_up:  # the last step of a bring-up
+            return row, True
+    row = choose(store, name, row, host_facts(frozenset({names.bridge(name)})))
+    store.put_network(row)
+    try:
+        _bring_up(row, journal, journaled)
+    except OSError as error:
+        raise host_error("bring up", f"network {name} ({error.filename or row.bridge})", error) from error
+    return row, False
+
+
+def bridge_link(bridge: str) -> Link | None:
+    """The device of this name.
+
+    Raises:
+        HostError: the kernel refuses to tell.
+    """
+    try:
+        with RouteSocket() as netlink:
+            return netlink.link(bridge)
+    except OSError as error:
+        raise host_error("ask the kernel for", bridge, error) from error
+
+
+def bridge_sysctls(bridge: str) -> list[tuple[str, str]]:
+    """The sysctls of a bridge device; they go with it. ``route_localnet`` lets 127.0.0.1:PORT of the host be a published port."""
+    values = [(f"net.ipv4.conf.{bridge}.route_localnet", "1"), (f"net.ipv4.conf.{bridge}.forwarding", "1")]
+    if os.path.exists("/proc/sys/net/ipv6"):
+        # Else a sandbox could make the host believe its router advertisements.
+        values.append((f"net.ipv6.conf.{bridge}.disable_ipv6", "1"))
+    return values
+
+
+def release_idle(store: Store, settings: Settings, replay: Callable[[Journal], None]) -> list[str]:
+    """Takes down the networks that no sandbox has a lease of, and returns their names.
+
+    Raises:
+        CleanupError: what ``replay`` could not undo.
+    """
+    if not _idle(store):  # without the lock: the usual answer while others still run
+        return []
+    with locked(settings):
+        idle = _idle(store)  # a start may have come in between
+        for name in idle:
+            replay(store.journal(names.network_owner(name), NETWORK))
+    return idle
+
+
+def _idle(store: Store) -> list[str]:
+    standing = [owner.removeprefix(_OWNER_PREFIX) for owner, _ in store.journal_owners() if owner.startswith(_OWNER_PREFIX)]
+    return [name for name in standing if not _in_use(store, name)]
+
+
+def _in_use(store: Store, name: str) -> bool:
+    boot = boot_id()
+    return any(lease.boot_id == boot for lease in store.leases(name))
+
+
+def _clash(subnet: ipam.Subnet, facts: HostFacts) -> Occupied | None:
+    found = ipam.collision(subnet, (item.subnet for item in facts.occupied))
+    return next((item for item in facts.occupied if item.subnet == found), None) if found is not None else None
+
+
+def _bring_up(row: NetworkRow, journal: Journal, journaled: set[str]) -> None:
+    owner, bridge = names.network_owner(row.name), row.bridge
+    forwarding = sysctl.read(IP_FORWARD)
+    rows = [
+        ("sysctl", {"name": IP_FORWARD, "old": forwarding, "boot_id": boot_id()}),
+        ("bridge", {"name": bridge}),
+        ("network_rules", {"owner": owner}),
+    ]
+    # Rows that an unfinished take-down left are good enough, the old value of the sysctl is even better than today's.
+    journal.record_all([item for item in rows if item[0] not in journaled and (item[0] != "sysctl" or forwarding != "1")])
+    gateway, length = row.gateway, int(row.subnet.partition("/")[2])
+    with RouteSocket() as netlink:
+        netlink.request(rtnetlink.add_bridge(bridge, ipam.mac_for(gateway), row.mtu))
+        link = netlink.link(bridge)
+        if link is None:
+            raise HostError(f"the bridge {bridge} is gone", "another program removed it; try again")
+        for name, value in bridge_sysctls(bridge):
+            sysctl.write(name, value)
+        # What protects comes before what opens; the bridge's being up says that all of it is done.
+        firewall.backend().apply([firewall.network_rules(owner, bridge, row.subnet)])
+        if forwarding != "1":
+            sysctl.write(IP_FORWARD, "1")
+        netlink.request(rtnetlink.add_address(link.index, gateway, length), rtnetlink.set_up(link.index))
+
+
+def describe(row: NetworkRow) -> list[str]:
+    """How a network is brought up, as the commands that a person would type. Has no effects."""
+    length = row.subnet.partition("/")[2]
+    group = firewall.network_rules(names.network_owner(row.name), row.bridge, row.subnet)
+    return [
+        f"ip link add {row.bridge} address {ipam.mac_for(row.gateway)} mtu {row.mtu} type bridge",
+        *(f"sysctl -qw {name}={value}" for name, value in bridge_sysctls(row.bridge)),
+        *firewall.backend().commands([group], base=True),
+        f"sysctl -qw {IP_FORWARD}=1",
+        f"ip address add {row.gateway}/{length} broadcast + dev {row.bridge}",
+        f"ip link set {row.bridge} up",
+    ]

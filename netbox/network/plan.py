@@ -1,0 +1,130 @@
+"""The values that pass between the engine and the network layer. Frozen and JSON-able: the plan is stored with the sandbox."""
+
+from __future__ import annotations
+
+import dataclasses
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, NamedTuple
+
+from netbox.spec import PortSpec
+
+PRIVATE, HOST, JOINED = "private", "host", "joined"
+
+
+class JoinTarget(NamedTuple):
+    """The running sandbox whose namespace another one joins. ``files`` are the paths of its ``hosts``, ``hostname`` and ``resolv.conf``."""
+
+    sandbox_id: str
+    name: str
+    hostname: str
+    files: Mapping[str, str]
+    plan: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """One interface of a sandbox on a network. ``address`` is empty where a preview could not choose one; ``mtu`` is in bytes."""
+
+    network: str
+    bridge: str
+    subnet: str
+    gateway: str
+    address: str
+    mac_address: str
+    mtu: int
+    interface: str
+    host_interface: str
+
+    @property
+    def prefix_length(self) -> int:
+        """The length of the subnet's prefix in bits."""
+        return int(self.subnet.partition("/")[2])
+
+
+@dataclass(frozen=True)
+class NetworkPlan:
+    """What a sandbox's network will be.
+
+    ``mode`` is ``bridge``, ``host``, ``none`` or ``container``. ``shared_files`` and ``target_id`` are set in the last one only.
+    ``standing`` says that the networks stood when the plan was made. In a preview ``host_port`` of a port may be 0: one will be chosen.
+    """
+
+    sandbox_id: str
+    mode: str
+    hostname: str
+    endpoints: tuple[Endpoint, ...] = ()
+    ports: tuple[PortSpec, ...] = ()
+    dns: tuple[str, ...] = ()
+    dns_search: tuple[str, ...] = ()
+    dns_options: tuple[str, ...] = ()
+    extra_hosts: tuple[tuple[str, str], ...] = ()
+    shared_files: Mapping[str, str] = field(default_factory=dict)
+    target_id: str = ""
+    standing: bool = False
+
+    @property
+    def namespace(self) -> str:
+        """Where the sandbox's processes are: a ``private`` network namespace, the ``host``'s, or one that they ``joined``."""
+        return {"host": HOST, "container": JOINED}.get(self.mode, PRIVATE)
+
+    @property
+    def endpoint(self) -> Endpoint | None:
+        """The interface with the default route."""
+        return self.endpoints[0] if self.endpoints else None
+
+    @property
+    def address(self) -> str:
+        """The address on the network with the default route, or nothing."""
+        return self.endpoints[0].address if self.endpoints else ""
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan as plain JSON values; ``from_json`` reverses it."""
+        return dataclasses.asdict(dataclasses.replace(self, shared_files=dict(self.shared_files)))
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> NetworkPlan:
+        """A plan out of what ``to_json`` gave, after a trip through JSON."""
+        values = dict(data)
+        values["endpoints"] = tuple(Endpoint(**endpoint) for endpoint in data["endpoints"])
+        values["ports"] = tuple(PortSpec(*port) for port in data["ports"])
+        for key in ("dns", "dns_search", "dns_options"):
+            values[key] = tuple(data[key])
+        values["extra_hosts"] = tuple((str(name), str(address)) for name, address in data["extra_hosts"])
+        return cls(**values)
+
+
+class Prepared(NamedTuple):
+    """A plan with what was taken for it: one bound socket for each published host port, to be kept open as long as the sandbox runs.
+
+    It is a context manager: leaving it closes this process's copies of the sockets.
+    """
+
+    plan: NetworkPlan
+    reservations: list[socket.socket]
+
+    def close(self) -> None:
+        """Closes the sockets of this process."""
+        for reservation in self.reservations:
+            reservation.close()
+
+    def __enter__(self) -> Prepared:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+class Traffic(NamedTuple):
+    """Counters since the interface came up, as the sandbox sees them: bytes, packets."""
+
+    rx_bytes: int = 0
+    rx_packets: int = 0
+    rx_errors: int = 0
+    rx_dropped: int = 0
+    tx_bytes: int = 0
+    tx_packets: int = 0
+    tx_errors: int = 0
+    tx_dropped: int = 0

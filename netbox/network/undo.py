@@ -1,0 +1,87 @@
+"""How each kind of journal row of the network layer is undone. Every handler is idempotent: what is gone already is success."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from netbox.errors import Unsupported, host_error
+from netbox.kernel import sysctl
+from netbox.kernel.rtnetlink import RouteSocket, delete_link, isolate_port
+from netbox.network import firewall
+from netbox.network.facts import boot_id
+from netbox.settings import Settings
+from netbox.state.store import Store
+
+
+class UndoContext(NamedTuple):
+    """What the handlers work with."""
+
+    settings: Settings
+    store: Store
+
+
+def _release_lease(context: UndoContext, args: dict[str, Any]) -> None:
+    context.store.release_leases(args["sandbox_id"])
+
+
+def _release_ports(context: UndoContext, args: dict[str, Any]) -> None:
+    context.store.release_ports(args["sandbox_id"])
+
+
+def _remove_rules(_context: UndoContext, args: dict[str, Any]) -> None:
+    firewall.backend().apply(remove=[args["owner"]])
+    for host_ip, first, count in args.get("udp", ()):
+        from netbox.kernel import conntrack
+
+        # An entry of the connection table would keep sending datagrams to the next one who gets the address.
+        conntrack.flush_udp(host_ip, first, count)
+
+
+def _isolate_veth(_context: UndoContext, args: dict[str, Any]) -> None:
+    """Cuts the sandbox off: its address may go to the next one now. The pair itself ends with the namespace; deleting it here would wait
+    for RCU, 20 ms.
+
+    The namespace outlives the sandbox only while another one shares it (``container:NAME``).
+    """
+    try:
+        with RouteSocket() as netlink:
+            netlink.request(isolate_port(args["name"]))
+    except OSError as error:
+        raise host_error("disconnect", f"the link {args['name']}", error) from error
+
+
+def _delete_bridge(_context: UndoContext, args: dict[str, Any]) -> None:
+    name = args["name"]
+    try:
+        with RouteSocket() as netlink:
+            netlink.request(delete_link(name))
+    except OSError as error:
+        raise host_error("delete", f"the link {name}", error) from error
+
+
+def _restore_sysctl(_context: UndoContext, args: dict[str, Any]) -> None:
+    if args["boot_id"] != boot_id():
+        return  # the value was that of another boot
+    if args["name"] == "net.ipv4.ip_forward" and _other_bridges():
+        return  # docker, libvirt and the like have come to rely on it
+    try:
+        sysctl.write(args["name"], args["old"])
+    except Unsupported:
+        return
+
+
+def _other_bridges() -> bool:
+    with RouteSocket() as netlink:
+        return any(link.kind == "bridge" for link in netlink.links())
+
+
+HANDLERS: dict[str, Callable[[UndoContext, dict[str, Any]], None]] = {
+    "lease": _release_lease,
+    "port": _release_ports,
+    "rules": _remove_rules,
+    "veth": _isolate_veth,
+    "bridge": _delete_bridge,
+    "network_rules": _remove_rules,
+    "sysctl": _restore_sysctl,
+}

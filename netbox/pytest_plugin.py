@@ -1,0 +1,76 @@
+"""Fixtures for other people's test suites: an engine, a network, sandboxes that clean up after themselves.
+
+    netbox_engine    one ``Engine`` per test run (per worker with pytest-xdist); it keeps a warm process, so starts are fast
+    netbox_network   the default network, up for the whole test run
+    netbox_sandbox   starts sandboxes; all of them are removed at the end of the test, also when it fails
+
+Without root there are no sandboxes. A test that asks for one then fails, or is skipped when the ini option ``netbox_require_root`` is
+false. See ``netbox/docs/pytest.md``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator, Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+from netbox.testing import Network, SandboxFactory, remove_orphans
+
+if TYPE_CHECKING:
+    from netbox.engine import Engine
+
+_NO_ROOT = "netbox needs root to make sandboxes; run pytest with sudo"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Declares the ini option."""
+    help_text = "without root a test that asks for a sandbox fails (true, the default) or is skipped (false)"
+    parser.addini("netbox_require_root", help_text, type="bool", default=True)
+
+
+@pytest.fixture(scope="session")
+def netbox_engine(pytestconfig: pytest.Config) -> Iterator[Engine]:
+    """An engine on this machine's netbox (``NETBOX_ROOT`` moves it elsewhere). What a killed test run left is removed first."""
+    if os.geteuid() != 0:
+        if pytestconfig.getini("netbox_require_root"):
+            pytest.fail(f"{_NO_ROOT}, or set netbox_require_root = false to skip such tests", pytrace=False)
+        pytest.skip(_NO_ROOT)
+    from netbox.engine import Engine
+
+    with Engine() as engine:
+        remove_orphans(engine)
+        yield engine
+
+
+@pytest.fixture(scope="session")
+def netbox_network(netbox_engine: Engine) -> Iterator[Network]:
+    """The default network. It stays up during the test run, so sandboxes start faster and the gateway's address can be listened on."""
+    factory = SandboxFactory(netbox_engine)
+    try:
+        holder = factory("busybox", "sleep", "2147483647")
+        endpoint = holder.network_plan["endpoints"][0]
+        yield Network(endpoint["network"], endpoint["bridge"], endpoint["subnet"], endpoint["gateway"])
+    finally:
+        factory.remove_all()
+
+
+@pytest.fixture
+def netbox_sandbox(netbox_engine: Engine) -> Iterator[SandboxFactory]:
+    """Starts sandboxes: ``netbox_sandbox("busybox", "sleep", "60", ports=["8080:80"])``. All are removed after the test."""
+    factory = SandboxFactory(netbox_engine)
+    try:
+        yield factory
+    finally:
+        factory.remove_all()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Adds the output of its sandboxes to the report of a failed test."""
+    report = yield
+    factory = getattr(item, "funcargs", {}).get("netbox_sandbox")
+    if report.when == "call" and report.failed and isinstance(factory, SandboxFactory):
+        report.sections += [(f"netbox logs of {name}", text) for name, text in factory.logs()]
+    return report

@@ -1,0 +1,61 @@
+"""A real terminal to test with: a tmux server of its own."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.support.waiting import wait_until
+
+
+class Terminal:
+    """One tmux window of a given size that runs a shell, or a command until it ends.
+
+    The server is private (its socket lies in ``directory``), reads no configuration and ends with ``close``.
+    """
+
+    def __init__(self, directory: Path, env: dict[str, str], rows: int = 24, columns: int = 80, command: Sequence[str] = ("sh",)) -> None:
+        self._socket = str(directory / "tmux")
+        variables = [word for name, value in {**env, "PS1": "$ "}.items() for word in ("-e", f"{name}={value}")]
+        self._tmux("new-session", "-d", "-x", str(columns), "-y", str(rows), *variables, shlex.join(command))
+        self._tmux("set-option", "-g", "remain-on-exit", "on")
+
+    def _tmux(self, *arguments: str) -> str:
+        command = ["tmux", "-f", "/dev/null", "-S", self._socket, *arguments]
+        result = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+        assert result.returncode == 0, f"tmux {' '.join(arguments)}: {result.stderr}"
+        return result.stdout
+
+    def type(self, text: str, enter: bool = True) -> None:
+        """Types text as it stands, then Enter unless told otherwise."""
+        self._tmux("send-keys", "-l", "--", text)
+        if enter:
+            self.press("Enter")
+
+    def press(self, *keys: str) -> None:
+        """Presses keys by tmux's names: ``C-c``, ``C-p``, ``Enter``."""
+        self._tmux("send-keys", *keys)
+
+    def screen(self) -> str:
+        """What the screen shows, without trailing blank lines."""
+        return self._tmux("capture-pane", "-p").rstrip()
+
+    def resize(self, rows: int, columns: int) -> None:
+        """Gives the window another size."""
+        self._tmux("resize-window", "-x", str(columns), "-y", str(rows))
+
+    def expect(self, text: str, timeout: float = 15) -> str:
+        """Waits until the screen shows ``text``, and returns the screen."""
+        wait_until(lambda: text in self.screen(), f"{text!r} on a screen that shows:\n{self.screen()}", timeout)
+        return self.screen()
+
+    def settings(self) -> str:
+        """The terminal's settings as stty prints them: equal before and after a program that restores them."""
+        tty = self._tmux("display-message", "-p", "#{pane_tty}").strip()
+        return subprocess.run(["stty", "-F", tty, "-a"], capture_output=True, text=True, timeout=20, check=True).stdout
+
+    def close(self) -> None:
+        """Ends the server and everything in it."""
+        self._tmux("kill-server")

@@ -1,0 +1,58 @@
+"""The lock of a sandbox."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from netbox.engine import locks
+from netbox.engine.locks import SandboxLock
+from netbox.errors import Conflict
+
+
+def test_only_one_holds_it(tmp_path: Path) -> None:
+    directory = str(tmp_path / "run")
+    first = SandboxLock.acquire(directory)
+    assert first is not None
+    assert not locks.is_free(directory)
+    assert SandboxLock.acquire(directory) is None
+    with pytest.raises(Conflict, match="working on web"):
+        locks.acquire_or_conflict(directory, "web")
+    first.release()
+    assert locks.is_free(directory)
+
+
+def test_it_is_held_as_long_as_any_copy_is_open(tmp_path: Path) -> None:
+    directory = str(tmp_path / "run")
+    first = SandboxLock.acquire(directory)
+    assert first is not None
+    copy = os.dup(first.fd)
+    first.release()
+    assert not locks.is_free(directory)
+    os.close(copy)
+    assert locks.is_free(directory)
+
+
+def test_no_directory_means_free(tmp_path: Path) -> None:
+    assert locks.is_free(str(tmp_path / "nothing"))
+
+
+def test_a_lock_on_a_removed_file_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = str(tmp_path / "run")
+    real = locks.fcntl.flock
+    removed = []
+
+    def remove_first(fd: int, operation: int) -> None:
+        if not removed:
+            shutil.rmtree(directory)
+            removed.append(fd)
+        real(fd, operation)
+
+    monkeypatch.setattr(locks.fcntl, "flock", remove_first)
+    lock = SandboxLock.acquire(directory)
+    assert lock is not None
+    assert os.fstat(lock.fd).st_ino == os.stat(f"{directory}/lock").st_ino
+    lock.release()

@@ -1,0 +1,244 @@
+"""The store on a real sqlite file: names, leases, ports, the journal, versions and damage."""
+
+from __future__ import annotations
+
+import dataclasses
+import sqlite3
+import threading
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from netbox import names
+from netbox.errors import Conflict, NotFound, StateError
+from netbox.settings import Settings
+from netbox.spec import BindMount, NetworkSpec, PortSpec, SandboxSpec, TmpfsMount
+from netbox.state.rows import NetworkRow, SandboxRow
+from netbox.state.store import EVENTS_KEPT, Store
+
+BOOT = "boot-1"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(Settings(root=str(tmp_path / "root"), run=str(tmp_path / "run")))
+
+
+def sandbox(sandbox_id: str, name: str) -> SandboxRow:
+    return SandboxRow(id=sandbox_id, name=name, spec={}, image={}, state="created", created_at=1.0)
+
+
+def test_a_sandbox_is_found_by_id_name_and_prefix(store: Store) -> None:
+    store.insert_sandbox(sandbox("ab" * 32, "web"))
+    store.insert_sandbox(sandbox("ac" * 32, "db"))
+    assert store.find_sandbox("ab" * 32).name == "web"
+    assert store.find_sandbox("db").id == "ac" * 32
+    assert store.find_sandbox("aba").name == "web"
+
+
+def test_a_name_goes_before_a_prefix(store: Store) -> None:
+    store.insert_sandbox(sandbox("ab" * 32, "web"))
+    store.insert_sandbox(sandbox("cd" * 32, "ab"))
+    assert store.find_sandbox("ab").id == "cd" * 32
+
+
+def test_an_ambiguous_prefix_names_the_candidates(store: Store) -> None:
+    store.insert_sandbox(sandbox("ab" * 32, "web"))
+    store.insert_sandbox(sandbox("ac" * 32, "db"))
+    with pytest.raises(Conflict, match="web.*db|db.*web"):
+        store.find_sandbox("a")
+
+
+@pytest.mark.parametrize("reference", ["nothing", "", "ffff", "a*", "%", "../x"])
+def test_an_unknown_reference_is_not_found(store: Store, reference: str) -> None:
+    store.insert_sandbox(sandbox("ab" * 32, "web"))
+    with pytest.raises(NotFound, match="no such sandbox"):
+        store.find_sandbox(reference)
+
+
+def test_two_sandboxes_cannot_have_one_name(store: Store) -> None:
+    store.insert_sandbox(sandbox("ab" * 32, "web"))
+    with pytest.raises(Conflict, match="web is taken by sandbox abababababab"):
+        store.insert_sandbox(sandbox("ac" * 32, "web"))
+    store.insert_sandbox(sandbox("ad" * 32, "db"))
+    with pytest.raises(Conflict, match="taken"):
+        store.update_sandbox("ad" * 32, name="web")
+
+
+def test_only_columns_can_be_updated(store: Store) -> None:
+    with pytest.raises(ValueError, match="nonsense"):
+        store.update_sandbox("ab" * 32, nonsense=1)
+
+
+def first_free(taken: dict[str, str], released: list[str]) -> tuple[str, str | None]:
+    address = next(f"10.0.0.{n}" for n in range(2, 250) if f"10.0.0.{n}" not in taken)
+    return address, None
+
+
+def test_threads_never_get_the_same_address(store: Store) -> None:
+    got: list[str] = []
+
+    def allocate(number: int) -> None:
+        for i in range(10):
+            got.append(store.allocate_lease("bridge", f"sandbox-{number}-{i}", BOOT, first_free))
+        store.close()
+
+    threads = [threading.Thread(target=allocate, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(got) == len(set(got)) == 60
+
+
+def test_released_addresses_are_offered_oldest_first(store: Store) -> None:
+    for name in ("a", "b", "c"):
+        store.allocate_lease("bridge", name, BOOT, first_free)
+    store.release_leases("b")
+    store.release_leases("a")
+    offered: list[str] = []
+
+    def look(taken: dict[str, str], released: list[str]) -> tuple[str, str | None]:
+        offered.extend(released)
+        return released[0], None
+
+    assert store.allocate_lease("bridge", "d", BOOT, look) == "10.0.0.3"
+    assert offered == ["10.0.0.3", "10.0.0.2"]
+
+
+def test_leases_of_an_earlier_boot_are_void(store: Store) -> None:
+    store.allocate_lease("bridge", "old", "boot-0", first_free)
+    assert store.allocate_lease("bridge", "new", BOOT, first_free) == "10.0.0.2"
+    assert [lease.sandbox_id for lease in store.leases("bridge")] == ["new"]
+
+
+def test_a_chooser_that_refuses_changes_nothing(store: Store) -> None:
+    def refuse(taken: dict[str, str], released: list[str]) -> tuple[str, str | None]:
+        raise Conflict("full")
+
+    with pytest.raises(Conflict, match="full"):
+        store.allocate_lease("bridge", "a", BOOT, refuse)
+    assert store.leases() == []
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "collide"),
+    [
+        ("0.0.0.0", "0.0.0.0", True),
+        ("0.0.0.0", "127.0.0.1", True),
+        ("127.0.0.1", "0.0.0.0", True),
+        ("127.0.0.1", "127.0.0.1", True),
+        ("127.0.0.1", "192.0.2.1", False),
+    ],
+)
+def test_a_port_is_taken_on_its_address_or_on_all(store: Store, first: str, second: str, collide: bool) -> None:
+    store.insert_sandbox(sandbox("ab" * 32, "web"))
+    store.claim_port("ab" * 32, "tcp", first, 8080)
+    store.claim_port("other", "udp", second, 8080)
+    if collide:
+        with pytest.raises(Conflict, match="8080/tcp is published by sandbox web"):
+            store.claim_port("other", "tcp", second, 8080)
+    else:
+        store.claim_port("other", "tcp", second, 8080)
+    store.release_ports("ab" * 32)
+    store.claim_port("third", "tcp", first, 8080) if collide else None
+
+
+def test_id_ranges_run_out(store: Store) -> None:
+    assert store.allocate_id_range("a", [100, 200]) == 100
+    assert store.allocate_id_range("b", [100, 200]) == 200
+    with pytest.raises(Conflict, match="every range"):
+        store.allocate_id_range("c", [100, 200])
+    store.release_id_range("a")
+    assert store.allocate_id_range("c", [100, 200]) == 100
+
+
+def test_the_journal_keeps_order_owner_and_scope(store: Store) -> None:
+    journal = store.journal("sandbox:a", "run")
+    journal.record("lease", sandbox_id="a")
+    journal.record_all([("cgroup", {"path": "x"}), ("veth", {"name": "nb1"})])
+    store.journal("sandbox:a", "sandbox").record("directory", path="/x")
+    rows = journal.rows()
+    assert [(row.kind, row.args) for row in rows] == [("lease", {"sandbox_id": "a"}), ("cgroup", {"path": "x"}), ("veth", {"name": "nb1"})]
+    journal.forget(rows[1:])
+    assert [row.kind for row in journal.rows()] == ["lease"]
+    assert store.journal_owners() == [("sandbox:a", "run"), ("sandbox:a", "sandbox")]
+
+
+def test_old_events_go(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("netbox.state.store.EVENTS_KEPT", 3)
+    for number in range(5):
+        store.add_event("start", "a", "web", number=number)
+    assert [event.attributes["number"] for event in store.events()] == [2, 3, 4]
+    assert EVENTS_KEPT >= 1000
+
+
+def test_networks_are_replaced_and_forgotten_with_their_leases(store: Store) -> None:
+    row = NetworkRow("bridge", "netbox0", "10.0.0.0/24", "10.0.0.1", 1500, 1.0, {"a": 1})
+    store.put_network(row)
+    store.put_network(row._replace(mtu=1400))
+    assert store.networks() == [row._replace(mtu=1400)]
+    store.allocate_lease("bridge", "a", BOOT, first_free)
+    store.delete_network("bridge")
+    assert store.network("bridge") is None
+    assert store.leases() == []
+
+
+def test_a_newer_database_is_refused(tmp_path: Path) -> None:
+    settings = Settings(root=str(tmp_path))
+    Store(settings).sandboxes()
+    connection = sqlite3.connect(settings.database)
+    connection.execute("PRAGMA user_version = 99")
+    connection.close()
+    with pytest.raises(StateError, match="version 99"):
+        Store(settings).sandboxes()
+
+
+def test_a_damaged_database_is_one_line(tmp_path: Path) -> None:
+    settings = Settings(root=str(tmp_path))
+    Path(settings.database).write_bytes(b"this is no database" * 200)
+    with pytest.raises(StateError, match="damaged"):
+        Store(settings).sandboxes()
+
+
+def test_a_full_disk_is_one_line(store: Store) -> None:
+    store.sandboxes()
+    store.database.query("PRAGMA max_page_count = 1")
+    with pytest.raises(StateError, match="disk is full"):
+        for number in range(1000):
+            store.add_event("start", "a", "web", text="x" * 1000, number=number)
+
+
+def test_a_failed_transaction_leaves_nothing(store: Store) -> None:
+    with pytest.raises(RuntimeError), store.database.transaction():
+        store.insert_sandbox(sandbox("ab" * 32, "web"))
+        raise RuntimeError
+    assert store.sandboxes() == []
+
+
+def test_a_spec_survives_json() -> None:
+    import json
+
+    spec = SandboxSpec(
+        image="busybox",
+        command=("sh", "-c", "true"),
+        environment=(("A", "1"),),
+        binds=(BindMount("/a", "/b", True),),
+        tmpfs=(TmpfsMount("/t", 5),),
+        network=NetworkSpec(ports=(PortSpec(80, 8080),), extra_hosts=(("a", "b"),)),
+    )
+    assert SandboxSpec.from_json(json.loads(json.dumps(spec.to_json()))) == spec
+    assert dataclasses.replace(spec, image="x") != spec
+
+
+@given(st.text("0123456789abcdef", min_size=64, max_size=64), st.integers(0, 9))
+def test_interface_names_fit_the_kernel(sandbox_id: str, index: int) -> None:
+    assert len(names.veth(sandbox_id, index)) <= names.INTERFACE_NAME_MAX
+    assert names.valid_name(names.generated_name(sandbox_id))
+
+
+@given(st.text(max_size=100))
+def test_bridge_names_fit_the_kernel(network: str) -> None:
+    assert len(names.bridge(network)) <= names.INTERFACE_NAME_MAX
