@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from netbox.engine.observing import Stats
 
 FILTERS = ("name", "id", "state", "status", "label", "image", "network")
+ACTIVE = ("running", "paused")
 _COMMAND_WIDTH = 30
 
 
@@ -29,7 +30,7 @@ class Row(NamedTuple):
 
 def status_text(sandbox: Sandbox, state: str, now: float) -> str:
     """``Up 5 minutes``, ``Up 2 hours (paused)``, ``Exited (1) 3 days ago``, ``Created``."""
-    if state in ("running", "paused"):
+    if state in ACTIVE:
         lifetime = output.human_duration(now - (sandbox.started_at or now))
         return f"Up {lifetime}" + (" (paused)" if state == "paused" else "")
     if state == "exited":
@@ -99,7 +100,7 @@ def ps(show_all: bool, last: str | None, latest: bool, filters: tuple[str, ...],
             ("STATUS", lambda row: status_text(row.sandbox, row.state, row.now)),
             ("NETWORK", lambda row: row.sandbox.spec.network.mode),
             ("ADDRESS", lambda row: row.sandbox.ip_address or ""),
-            ("PORTS", lambda row: output.ports_text(row.sandbox.ports)),
+            ("PORTS", lambda row: output.ports_text(row.sandbox.ports) if row.state in ACTIVE else ""),
         ]
         identity = (lambda row: row.sandbox.id if no_trunc else row.sandbox.short_id) if quiet else None
         output.listing(rows, columns, _document, output_format=output_format, quiet=identity)
@@ -248,7 +249,7 @@ _SAMPLE_SECONDS = 0.2
 
 def _usage(sandbox: Sandbox, state: str) -> Stats | None:
     """Two measurements a moment apart, so that the load is that of now; ``None`` when it does not run."""
-    if state not in ("running", "paused"):
+    if state not in ACTIVE:
         return None
     try:
         first = sandbox.stats()

@@ -52,6 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 def execute(arguments: list[str]) -> int:
     """Runs one command line and returns its exit code. Prints errors to stderr, one line each."""
+    _open_missing_descriptors()
     launcher = _prespawn(arguments)
     from netbox.cli.state import State
 
@@ -60,6 +61,14 @@ def execute(arguments: list[str]) -> int:
         return _guarded(arguments, state)
     finally:
         state.close()
+
+
+def _open_missing_descriptors() -> None:
+    """Started with stdin, stdout or stderr closed, the first socket would take its number, and become the sandbox's output."""
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    while null <= 2:
+        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    os.close(null)
 
 
 def _prespawn(arguments: Sequence[str]) -> Launcher | None:

@@ -177,9 +177,9 @@ def _noted(_: int, __: FrameType | None) -> None:
     """The wakeup pipe has the number already."""
 
 
-def console_size() -> tuple[int, int] | None:
-    """Rows and columns of the terminal at stdout, or else at stdin; ``None`` where neither is one."""
-    for fd in (STDOUT, STDIN):
+def console_size(fds: Sequence[int] = (STDOUT, STDIN)) -> tuple[int, int] | None:
+    """Rows and columns of the first terminal among the file descriptors; ``None`` where none is one."""
+    for fd in fds:
         try:
             size = os.get_terminal_size(fd)
         except OSError:
@@ -207,7 +207,8 @@ class Session:
     """Moves bytes between this process and an attachment until one of them ends.
 
     ``tty`` says that the sandbox has a terminal: stdin, if it is one too, goes raw, and window sizes are passed on. ``proxy`` gets the
-    signals that are meant for the sandbox; without it they end the session. ``streams`` are the outputs that are shown.
+    signals that are meant for the sandbox; without it they end the session. ``streams`` are the outputs that are shown, ``fds`` where
+    input comes from and output goes to.
     """
 
     def __init__(
@@ -219,13 +220,15 @@ class Session:
         detach_keys: bytes = b"",
         proxy: Callable[[int], None] | None = None,
         streams: Sequence[int] = (STDOUT, STDERR),
+        fds: tuple[int, int, int] = (STDIN, STDOUT, STDERR),
     ) -> None:
         self._attachment = attachment
+        self._input, *self._outputs = fds
         self._tty = tty
         self._proxy = proxy
         self._streams = streams
         self._reading = stdin
-        self._raw = RawMode(STDIN) if tty and stdin and is_terminal(STDIN) else None
+        self._raw = RawMode(self._input) if tty and stdin and is_terminal(self._input) else None
         self._filter = DetachFilter(detach_keys) if self._raw and detach_keys else None
         self._unsent = b""
         self._at_end = False
@@ -254,7 +257,7 @@ class Session:
                     return outcome
             if ready.get(self._attachment.fileno(), 0) & select.POLLOUT:
                 self._send()
-            if STDIN in ready and self._receive_input():
+            if self._input in ready and self._receive_input():
                 return Outcome(detached=True)
             while self._attachment.pending() or ready.get(self._attachment.fileno(), 0) & ~select.POLLOUT:
                 ready = {}
@@ -267,13 +270,13 @@ class Session:
         poller.register(signals.fileno(), select.POLLIN)
         poller.register(self._attachment.fileno(), select.POLLIN | (select.POLLOUT if self._unsent or self._at_end else 0))
         if self._reading and not self._unsent:
-            poller.register(STDIN, select.POLLIN)
+            poller.register(self._input, select.POLLIN)
         return dict(poller.poll())
 
     def _receive_input(self) -> bool:
         """Reads stdin into what is to be sent; true when the detach keys were typed."""
         try:
-            data = os.read(STDIN, _PIECE)
+            data = os.read(self._input, _PIECE)
         except BlockingIOError:
             return False
         except OSError:
@@ -303,7 +306,7 @@ class Session:
         kind, payload = frame
         if kind in (protocol.STDOUT, protocol.STDERR):
             if kind in self._streams:
-                write_all(kind, payload)
+                write_all(self._outputs[kind - protocol.STDOUT], payload)
         elif kind == protocol.EXIT:
             return Outcome(exit_code=int(json.loads(payload)["exit_code"]))
         elif kind == protocol.ERROR:
@@ -327,7 +330,7 @@ class Session:
         return None
 
     def _resize(self) -> None:
-        size = console_size() if self._tty else None
+        size = console_size((self._outputs[0], self._input)) if self._tty else None
         if size is not None:
             self._attachment.resize(*size)
 

@@ -20,7 +20,7 @@ from netbox.engine.undo import replay
 from netbox.errors import Conflict, NotFound, WrongState
 from netbox.runtime import protocol
 from netbox.runtime.client import connect
-from netbox.runtime.status import read_status
+from netbox.runtime.status import Status, read_status
 from netbox.state.journal import RUN, SANDBOX
 from netbox.state.rows import SandboxRow
 
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from netbox.engine.context import Context
 
 CREATING = "creating"  # by ``run``: until it runs, its failure leaves no record
-ACTIVE = (CREATING, "starting", "running")  # states in which a sandbox whose lock is free is a dead one
+ENDING = "ending"  # the end is recorded, its clean-up is not complete
+ACTIVE = (CREATING, "starting", "running", ENDING)  # states in which a sandbox whose lock is free is a dead one
 LOCK_TIMEOUT = 10.0  # seconds that a verb waits for another process to finish with the sandbox
 KILLED = 128 + signal.SIGKILL
 
@@ -66,15 +67,18 @@ def settle_locked(context: Context, sandbox_id: str) -> None:
     if row is None or row.state not in ACTIVE:
         return
     journal = context.store.journal(names.sandbox_owner(sandbox_id), RUN)
-    if row.state == "running":
-        _record_end(context, row)
+    status = read_status(context.settings.sandbox_run(sandbox_id)) if row.state == "running" else None
+    aborted = status is not None and status.state == "aborted"
+    if row.state == "running" and not aborted:
+        _record_end(context, row, status)
     try:
         replay(journal, context)
     finally:
-        if row.spec["remove"] or row.state == CREATING:
+        if row.spec["remove"] or row.state == CREATING or (aborted and row.details.get("first_run")):
             remove_locked(context, sandbox_id)
-        elif row.state == "starting":
-            context.store.update_sandbox(sandbox_id, state="created" if row.started_at is None else "exited", pid=None)
+        else:
+            never_ran = row.finished_at is None and (row.state == "starting" or aborted)
+            context.store.update_sandbox(sandbox_id, state="created" if never_ran else "exited", pid=None)
 
 
 def remove_locked(context: Context, sandbox_id: str) -> None:
@@ -102,6 +106,8 @@ def remove(context: Context, row: SandboxRow, force: bool = False) -> None:
     if lock is None:
         if not force:
             raise WrongState(f"cannot remove {row.name}: it runs", f"stop it first, or use 'netbox rm -f {row.name}'")
+        # From here on it is removed at its end, whoever sees to that: this process may be killed too.
+        context.store.update_sandbox(row.id, spec={**row.spec, "remove": True})
         send_signal(context, row, signal.SIGKILL, missing_is_fine=True)
         wait(context, row)
         lock = locks.acquire_or_conflict(directory, row.name, LOCK_TIMEOUT)
@@ -244,8 +250,7 @@ def remove_run_directory(path: str) -> None:
     shutil.rmtree(path, ignore_errors=True)
 
 
-def _record_end(context: Context, row: SandboxRow) -> None:
-    status = read_status(context.settings.sandbox_run(row.id))
+def _record_end(context: Context, row: SandboxRow, status: Status | None) -> None:
     code, finished = KILLED, time.time()
     error = "its monitor was killed"
     if status is not None and status.state == "exited" and status.exit_code is not None:
@@ -254,7 +259,7 @@ def _record_end(context: Context, row: SandboxRow) -> None:
     details = {**row.details, "oom_killed": oom}
     with context.store.database.transaction():
         context.store.update_sandbox(
-            row.id, state="exited", exit_code=code, finished_at=finished, pid=None, error=error or None, details=details
+            row.id, state=ENDING, exit_code=code, finished_at=finished, pid=None, error=error or None, details=details
         )
         context.store.add_event("die", row.id, row.name, exit_code=code, **({"oom_killed": True} if oom else {}))
 

@@ -66,7 +66,9 @@ def state_of(context: Context, row: SandboxRow) -> str:
     if row.state not in ending.ACTIVE:
         return row.state
     if not ending.is_alive(context, row):
-        return "exited" if row.state == "running" else "created"
+        return "exited" if row.state in ("running", ending.ENDING) else "created"
+    if row.state == ending.ENDING:
+        return "exited"
     path = context.settings.cgroup(row.id)
     return "paused" if row.state == "running" and context.cgroups.is_frozen(path) else row.state
 

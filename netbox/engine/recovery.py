@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from typing import TYPE_CHECKING
 
 from netbox import names
@@ -15,12 +16,16 @@ if TYPE_CHECKING:
     from netbox.engine.context import Context
 
 
+START_PATIENCE = 3.0  # seconds
+
+
 def collect(context: Context) -> list[str]:
     """Everything that ``netbox gc`` does, in order; returns a line for each thing collected.
 
     Raises:
         CleanupError: something could not be removed.
     """
+    _wait_for_starts(context)
     done = ending.recover(context)
     done += _orphaned_journals(context)
     done += _orphaned_directories(context)
@@ -38,6 +43,15 @@ def release_networks(context: Context) -> list[str]:
 def layers_in_use(context: Context) -> set[str]:
     """The layer directories of every sandbox, running or not."""
     return {layer for row in context.store.sandboxes() for layer in row.image["layers"]}
+
+
+def _wait_for_starts(context: Context) -> None:
+    """Waits a moment for starts under way: one whose engine was just killed is still being aborted by its monitor, which holds the lock."""
+    deadline = time.monotonic() + START_PATIENCE
+    while time.monotonic() < deadline:
+        if not any(row.state in ending.ACTIVE and row.state != "running" and ending.is_alive(context, row) for row in context.store.sandboxes()):
+            return
+        time.sleep(0.01)
 
 
 def _orphaned_journals(context: Context) -> list[str]:

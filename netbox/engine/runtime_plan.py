@@ -1,24 +1,26 @@
 """From what was asked for to the configuration that the runtime executes. Pure, except ``host_facts``.
 
-The configuration holds plain JSON values. Its mounts are ordered operations, each a list with its kind first, which ``netbox.runtime.filesystem``
-executes inside the new root and ``describe`` prints as commands.
+The configuration holds plain JSON values. Its mounts are ordered operations, each a list with its kind first, which
+``netbox.runtime.filesystem`` executes inside the new root and ``describe`` prints as commands.
 """
 
 from __future__ import annotations
 
 import os
 import posixpath
-import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from netbox.engine.runtime_commands import describe
 from netbox.errors import Unsupported, UsageError
 from netbox.kernel.mounts import MountEntry, read_mountinfo
 from netbox.names import short_id
 
 if TYPE_CHECKING:
     from netbox.settings import Settings
-    from netbox.spec import BindMount, SandboxSpec, TmpfsMount
+    from netbox.spec import SandboxSpec
+
+__all__ = ["NetworkFiles", "RootSource", "RuntimeFacts", "check_targets", "describe", "host_facts", "host_submounts", "runtime_config"]
 
 TINI = "/usr/bin/tini-static"
 INIT_TARGET = "/dev/netbox-init"
@@ -40,14 +42,17 @@ _LINKS = {"fd": "/proc/self/fd", "stdin": "/proc/self/fd/0", "stdout": "/proc/se
 
 # File systems of the kernel's own, and what lies in memory: not part of the machine's root as an image.
 _NOT_STORED = frozenset(
-    "autofs binfmt_misc bpf cgroup cgroup2 configfs debugfs devpts devtmpfs efivarfs fusectl hugetlbfs mqueue nsfs proc pstore ramfs rpc_pipefs "
-    "securityfs selinuxfs sysfs tmpfs tracefs".split()
+    "autofs binfmt_misc bpf cgroup cgroup2 configfs debugfs devpts devtmpfs efivarfs fusectl hugetlbfs mqueue nsfs proc pstore ramfs "
+    "rpc_pipefs securityfs selinuxfs sysfs tmpfs tracefs".split()
 )
 _OWN_IN_SANDBOX = ("/proc", "/sys", "/dev", "/run")
 
 
 class RuntimeFacts(NamedTuple):
-    """What the plan needs to know about the host. ``cgroup_hierarchies`` are the mount options of v1 hierarchies; ``init_binary`` is None when absent."""
+    """What the plan needs to know about the host.
+
+    ``cgroup_hierarchies`` are the mount options of v1 hierarchies; ``init_binary`` is None when absent.
+    """
 
     cgroup_version: int
     cgroup_hierarchies: tuple[str, ...]
@@ -102,10 +107,14 @@ def host_facts(cgroup_version: int) -> RuntimeFacts:
 
 def v1_hierarchies(mounts: Sequence[MountEntry]) -> tuple[str, ...]:
     """The cgroup v1 hierarchies as mount options (``memory``, ``cpu,cpuacct``, ``name=systemd``), each once. Pure."""
-    found = {}
+    found: dict[str, None] = {}
     for entry in mounts:
         if entry.fstype == "cgroup":
-            options = [option for option in entry.super_options if option not in ("rw", "ro", "xattr", "clone_children") and "release_agent" not in option]
+            options = [
+                option
+                for option in entry.super_options
+                if option not in ("rw", "ro", "xattr", "clone_children") and "release_agent" not in option
+            ]
             found[",".join(options)] = None
     return tuple(option for option in found if option)
 
@@ -130,9 +139,10 @@ def runtime_config(
     console_size: tuple[int, int] | None = None,
     collect: Sequence[str] | None = None,
 ) -> dict[str, Any]:
-    """The configuration of one start. ``image`` None means ``spec.rootfs``; ``capabilities`` is a mask, ``seccomp`` the path of a compiled filter.
+    """The configuration of one start.
 
-    ``userns_base`` is the first of the host's ids for ``--userns=auto``. Raises UsageError (no command, a mount that cannot be) and Unsupported.
+    ``image`` None means ``spec.rootfs``; ``capabilities`` is a mask, ``seccomp`` the path of a compiled filter, ``userns_base`` the
+    first of the host's ids for ``--userns=auto``. Raises UsageError (no command, a mount that cannot be) and Unsupported.
     """
     check_targets(spec)
     if spec.security.userns == "auto" and userns_base is None:
@@ -183,8 +193,11 @@ def runtime_config(
 
 
 def check_targets(spec: SandboxSpec) -> None:
-    """Raises UsageError for a mount over the root itself or inside /proc, which would undo the masks, and for one without an absolute target."""
-    targets = [mount.target for mount in (*spec.binds, *spec.tmpfs)] + [device.target for device in spec.devices]
+    """Refuses mounts over the root itself or inside /proc, which would undo the masks, and those without an absolute target.
+
+    Raises UsageError.
+    """
+    targets = [bind.target for bind in spec.binds] + [tmpfs.target for tmpfs in spec.tmpfs] + [device.target for device in spec.devices]
     for target in targets:
         normal = posixpath.normpath(target)
         if not target.startswith("/"):
@@ -329,100 +342,12 @@ def _sys(spec: SandboxSpec, facts: RuntimeFacts) -> list[list[Any]]:
 
 def _user_mounts(spec: SandboxSpec) -> list[list[Any]]:
     """Parents before what lies inside them, whatever the order on the command line."""
-    mounts: list[BindMount | TmpfsMount] = [*spec.tmpfs, *spec.binds]
     operations: list[list[Any]] = []
-    for mount in sorted(mounts, key=lambda mount: posixpath.normpath(mount.target).count("/")):
-        target = posixpath.normpath(mount.target)
-        if hasattr(mount, "propagation"):
-            operations.append(["bind", mount.source, target, mount.read_only, mount.recursive, mount.propagation])
-        else:
-            size = "" if mount.size is None else f",size={mount.size}"
-            operations.append(["mount", "tmpfs", target, "tmpfs", list(mount.options), f"mode={mount.mode:o}{size}"])
-    return operations
-
-
-def describe(config: Mapping[str, Any]) -> list[str]:
-    """The configuration as the commands that a person would type."""
-    root = f"{config['run_dir']}/rootfs"
-    lines = [*_describe_unshare(config), *_describe_root(config, root)]
-    for operation in config["mounts"]:
-        lines += _describe_operation(operation, root)
-    if config["rootfs"]["read_only"]:
-        lines.append(f"mount -o remount,bind,ro {_quote(root)}")
-    lines.append(f"cd {_quote(root)} && pivot_root . . && umount -l .")
-    lines += [f"sysctl -w {_quote(f'{name}={value}')}" for name, value in config["sysctls"]]
-    lines += [f"ulimit {name} {soft}:{hard}" for name, soft, hard in config["rlimits"]]
-    argv = [config["init_binary"], "--", *config["argv"]] if config["init_binary"] else config["argv"]
-    lines.append(f"{_describe_privileges(config)} {shlex.join(argv)}")
-    return lines
-
-
-def _quote(path: str) -> str:
-    return shlex.quote(path)
-
-
-def _describe_unshare(config: Mapping[str, Any]) -> list[str]:
-    names = {"mnt": "mount"}
-    options = [f"--{names.get(kind, kind)}" for kind in config["namespaces"]]
-    if config["userns"]:
-        options.append(f"--map-users=0:{config['userns']['base']}:{config['userns']['size']}")
-    lines = [f"unshare --fork {' '.join(options)}"]
-    lines += [f"echo 0 > {_quote(path)}" for path in config["cgroup"]["join"]]
-    if config["hostname"]:
-        lines.append(f"hostname {_quote(config['hostname'])}")
-    return lines
-
-
-def _describe_root(config: Mapping[str, Any], root: str) -> list[str]:
-    rootfs = config["rootfs"]
-    lines = [f"mkdir -p {_quote(root)}"]
-    if rootfs["directory"]:
-        return [*lines, f"mount --rbind {_quote(rootfs['directory'])} {_quote(root)}"]
-    storage = f"{config['run_dir']}/storage" if rootfs["upper"] is None else posixpath.dirname(rootfs["upper"])
-    if rootfs["tmpfs_size"] is not None:
-        lines += [f"mkdir -p {_quote(storage)}", f"mount -t tmpfs -o mode=0755,size={rootfs['tmpfs_size']} tmpfs {_quote(storage)}"]
-    options = ",volatile" if rootfs["volatile"] else ""
-    for index, path in enumerate(["", *rootfs["stacked"]]):
-        suffix = f"-{index}" if index else ""
-        lower = path or ":".join(rootfs["lower"])
-        lines.append(f"mkdir -p {_quote(f'{storage}/upper{suffix}')} {_quote(f'{storage}/work{suffix}')}")
-        data = f"lowerdir={lower},upperdir={storage}/upper{suffix},workdir={storage}/work{suffix}{options}"
-        lines.append(f"mount -t overlay -o {_quote(data)} overlay {_quote(root + path)}")
-    return lines
-
-
-def _describe_operation(operation: Sequence[Any], root: str) -> list[str]:
-    kind, *arguments = operation
-    if kind == "mount":
-        source, target, fstype, flags, data = arguments
-        options = ",".join([*flags, *([data] if data else [])])
-        return [f"mount -t {fstype}{f' -o {_quote(options)}' if options else ''} {_quote(source)} {_quote(root + target)}"]
-    if kind == "bind":
-        source, target, read_only, recursive, propagation = arguments
-        option = "--rbind" if recursive else "--bind"
-        return [f"mount {option}{' -o ro' if read_only else ''} --make-{propagation} {_quote(source)} {_quote(root + target)}"]
-    if kind == "device":
-        return [f"cp -a {_quote(arguments[0])} {_quote(root + arguments[1])}"]
-    if kind == "host_devices":
-        return [f"cp -a /dev/. {_quote(root + '/dev')}"]
-    if kind == "symlink":
-        return [f"ln -s {_quote(arguments[0])} {_quote(root + arguments[1])}"]
-    if kind == "mask":
-        return [f"mount --bind /dev/null {_quote(root + arguments[0])}"]
-    if kind == "readonly":
-        return [f"mount --rbind -o ro {_quote(root + arguments[0])} {_quote(root + arguments[0])}"]
-    if kind == "seal":
-        return [f"mount -o remount,bind,ro {_quote(root + arguments[0])}"]
-    return []  # "sysctls": where /proc/sys can still be written
-
-
-def _describe_privileges(config: Mapping[str, Any]) -> str:
-    words = ["setpriv", f"--bounding-set=0x{config['capabilities']:x}"]
-    user, _, group = config["user"].partition(":")
-    if user:
-        words.append(f"--reuid={user}")
-    if group:
-        words.append(f"--regid={group}")
-    if config["no_new_privileges"]:
-        words.append("--no-new-privs")
-    return " ".join(words)
+    for tmpfs in spec.tmpfs:
+        size = "" if tmpfs.size is None else f",size={tmpfs.size}"
+        data = f"mode={tmpfs.mode:o}{size}"
+        operations.append(["mount", "tmpfs", posixpath.normpath(tmpfs.target), "tmpfs", list(tmpfs.options), data])
+    for bind in spec.binds:
+        target = posixpath.normpath(bind.target)
+        operations.append(["bind", bind.source, target, bind.read_only, bind.recursive, bind.propagation])
+    return sorted(operations, key=lambda operation: str(operation[2]).count("/"))

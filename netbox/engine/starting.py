@@ -202,9 +202,13 @@ def _handshake(context: Context, row: SandboxRow, plan: Plan, launcher: Launcher
             state="running",
             pid=namespaces.pid,
             started_at=time.time(),
-            finished_at=None,
             exit_code=None,
-            details={**row.details, "network": plan.network.to_json(), "runtime": plan.runtime},
+            details={
+                **row.details,
+                "network": plan.network.to_json(),
+                "runtime": plan.runtime,
+                "first_run": row.state == ending.CREATING,
+            },
         )
         context.store.add_event("start", row.id, row.name)
     return launcher.go()
@@ -277,4 +281,4 @@ def _remember_failure(context: Context, row: SandboxRow, spec: SandboxSpec, erro
         return
     reason = error.message if isinstance(error, NetboxError) else str(error) or error.__class__.__name__
     code = error.exit_code if isinstance(error, NetboxError) else None
-    context.store.update_sandbox(row.id, state="created" if row.started_at is None else "exited", error=reason, exit_code=code, pid=None)
+    context.store.update_sandbox(row.id, state="created" if row.finished_at is None else "exited", error=reason, exit_code=code, pid=None)

@@ -21,7 +21,7 @@ import re
 import stat
 from collections.abc import Iterable
 
-from netbox.errors import NetboxError, UsageError, host_error
+from netbox.errors import NetboxError, host_error
 from netbox.image import tarformat
 from netbox.image.streams import CHUNK, Archive
 from netbox.image.tarformat import BadArchive, Entry, TarReader, printable
@@ -34,7 +34,7 @@ _NODES = {tarformat.CHARACTER: stat.S_IFCHR, tarformat.BLOCK_DEVICE: stat.S_IFBL
 def extract(archive: Archive, tree: Tree) -> int:
     """Fills ``tree`` from ``archive`` and returns the number of entries. The caller deletes the tree when this raises.
 
-    Raises BadArchive for an unsafe or damaged archive, UsageError for one of ``docker save``, HostError when writing fails.
+    Raises BadArchive for an unsafe or damaged archive, or one of ``docker save``, HostError when writing fails.
     """
     reader = TarReader(archive)
     count = 0
@@ -123,10 +123,10 @@ def _metadata(entry: Entry, name: bytes) -> Metadata:
 
 
 def refuse_docker_save(names: Iterable[bytes]) -> None:
-    """Raises UsageError when one of the names betrays layers and a manifest, where a root file system was wanted."""
+    """Raises BadArchive when one of the names betrays layers and a manifest, where a root file system was wanted."""
     if any(_DOCKER_SAVE.fullmatch(name) for name in names):
-        raise UsageError(
-            "this is an image as 'docker save' writes it (layers and a manifest), not a root file system",
+        raise BadArchive(
+            "it is an image as 'docker save' writes it, layers and a manifest, not a root file system",
             "export one: docker create --name tmp IMAGE && docker export tmp | netbox image import NAME -",
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from netbox.errors import HostError, Unsupported, host_error
@@ -72,9 +73,9 @@ class Binary(NamedTuple):
         return {"path": self.path, "size": self.size, "mtime_ns": self.mtime_ns, "layout": LAYOUT}
 
 
-def find(candidates: tuple[str, ...] = CANDIDATES) -> Binary | None:
+def find(candidates: Sequence[str] | None = None) -> Binary | None:
     """The first program that is there, static or not."""
-    for path in candidates:
+    for path in candidates or CANDIDATES:
         try:
             status = os.stat(path)
         except OSError:
@@ -83,10 +84,10 @@ def find(candidates: tuple[str, ...] = CANDIDATES) -> Binary | None:
     return None
 
 
-def find_static(candidates: tuple[str, ...] = CANDIDATES) -> Binary:
+def find_static(candidates: Sequence[str] | None = None) -> Binary:
     """The first static program. Raises Unsupported when there is none, saying what to install."""
     seen = []
-    for path in candidates:
+    for path in candidates or CANDIDATES:
         binary = find((path,))
         if binary is None:
             continue

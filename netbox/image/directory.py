@@ -13,10 +13,11 @@ import fcntl
 import os
 import stat
 
-from netbox.errors import UsageError, host_error
+from netbox.errors import host_error
 from netbox.image.archive import refuse_docker_save
 from netbox.image.model import Progress
 from netbox.image.streams import CHUNK
+from netbox.image.tarformat import BadArchive
 from netbox.image.tree import DEPTH_MAX, Metadata, Tree, wanted_xattr, write_all
 from netbox.kernel.syscalls import openat2
 
@@ -29,7 +30,7 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 def copy(source: str, tree: Tree, store: str, progress: Progress | None = None) -> None:
     """Fills ``tree`` from the directory ``source``. ``store`` is the directory of all images, left out where it lies in ``source``.
 
-    Raises UsageError for an image as ``docker save`` writes it or a tree that is too deep, HostError when reading or writing fails.
+    Raises BadArchive for an image as ``docker save`` writes it or a tree that is too deep, HostError when reading or writing fails.
     """
     try:
         refuse_docker_save(os.listdir(os.fsencode(source)))
@@ -54,7 +55,7 @@ class _Copy:
     def directory(self, fd: int, name: bytes) -> None:
         """Copies what the open directory ``fd`` holds to ``name`` of the tree. A file that vanishes meanwhile is not part of the copy."""
         if name.count(b"/") >= DEPTH_MAX:
-            raise UsageError(f"the directory is deeper than {DEPTH_MAX} levels")
+            raise BadArchive(f"it is deeper than {DEPTH_MAX} levels")
         status = os.fstat(fd)
         self._tree.make_directory(name, _metadata(status, fd))
         if (status.st_dev, status.st_ino) == self._left_out:

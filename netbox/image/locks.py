@@ -65,6 +65,17 @@ class StoreLock:
             return os.open(f"{self._directory}/.lock", flags, 0o600)
 
 
+@contextmanager
+def one_maker(directory: str, name: str) -> Iterator[None]:
+    """Held while an image that makes itself is made: who comes second waits, and finds it. Raises OSError."""
+    fd = os.open(f"{directory}/.{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
 class Workspace:
     """A directory on the store's file system for what is being made or deleted. It goes when the ``with`` block ends, however it ends.
 

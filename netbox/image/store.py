@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from netbox.errors import NoPermission, NotFound, UsageError, host_error
 from netbox.image import busybox, host
-from netbox.image.locks import StoreLock, Workspace
+from netbox.image.locks import StoreLock, Workspace, one_maker
 from netbox.image.model import Image, Progress, Record
 from netbox.names import valid_name
 
@@ -69,7 +69,7 @@ class ImageStore:
         if reference == host.NAME:
             return host.image()
         record = self._record(reference) if valid_name(reference) else None
-        if reference == busybox.NAME and (record is None or record.made_from is not None):
+        if reference == busybox.NAME:
             return self._busybox(record)
         return record.image if record is not None else self._by_id(reference)
 
@@ -172,7 +172,7 @@ class ImageStore:
                     command = _default_command(tree.root)
                     tree.sync()
             except BadArchive as error:
-                raise UsageError(f"cannot import '{source}': {error}") from error
+                raise UsageError(f"cannot import '{source}': {error}", error.hint) from error
             return self._publish(workspace, Record(self._image(name, tree.size, source, command)))
 
     @contextmanager
@@ -200,14 +200,17 @@ class ImageStore:
         return record.image
 
     def _busybox(self, record: Record | None) -> Image:
-        found = busybox.find()
-        if record is not None and (found is None or record.made_from == found.mark()) and busybox.intact(record):
+        if record is not None and _is_current(record):
             return record.image
-        with _errors("make", "the image 'busybox'"), self._workspace() as workspace:
-            binary = busybox.find_static()
-            size = busybox.build(binary, f"{workspace.path}/root")
-            image = self._image(busybox.NAME, size, binary.path, busybox.COMMAND)
-            return self._publish(workspace, Record(image, binary.mark()))
+        with _errors("make", "the image 'busybox'"), self._lock.shared(), one_maker(self._directory, busybox.NAME):
+            record = self._record(busybox.NAME)
+            if record is not None and _is_current(record):
+                return record.image
+            with self._workspace() as workspace:
+                binary = busybox.find_static()
+                size = busybox.build(binary, f"{workspace.path}/root")
+                image = self._image(busybox.NAME, size, binary.path, busybox.COMMAND)
+                return self._publish(workspace, Record(image, binary.mark()))
 
     def _by_id(self, reference: str) -> Image:
         images = self.list()
@@ -216,9 +219,11 @@ class ImageStore:
             raise UsageError(
                 f"image id '{reference}' is ambiguous: {', '.join(image.name for image in found)}", "give more digits, or the name"
             )
+        if not found and reference == busybox.NAME:
+            raise NotFound("the image 'busybox' is not there yet", "it is made on first use: netbox run --rm busybox true")
         if not found:
             names = sorted({image.name for image in images} | {busybox.NAME})
-            raise NotFound(f"no image '{reference}'", f"there are {', '.join(names)}; 'netbox image import NAME FILE' makes another")
+            raise NotFound(f"no image '{reference}'", f"the images are {', '.join(names)}; 'netbox image import NAME FILE' makes another")
         return found[0]
 
     def _record_path(self, name: str) -> str:
@@ -257,6 +262,14 @@ def _default_command(root: int) -> tuple[str, ...]:
     except OSError:
         return ()
     return ("/bin/sh",)
+
+
+def _is_current(record: Record) -> bool:
+    """Whether the image ``busybox`` was made from the host's program as it is now; one that was imported stays as it is."""
+    if record.made_from is None:
+        return True
+    found = busybox.find()
+    return (found is None or record.made_from == found.mark()) and busybox.intact(record)
 
 
 def _names_in(directory: str) -> builtins.list[str]:

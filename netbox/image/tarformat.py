@@ -27,7 +27,11 @@ _XATTR = b"SCHILY.xattr."
 
 
 class BadArchive(Exception):
-    """The archive is damaged, unsafe or not one. The text is the reason alone, without the archive's name."""
+    """The archive is damaged, unsafe or not one. The text is the reason alone, without the archive's name; ``hint`` says what would do."""
+
+    def __init__(self, reason: str, hint: str | None = None) -> None:
+        super().__init__(reason)
+        self.hint = hint
 
 
 class Stream(Protocol):

@@ -25,8 +25,6 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import os
-import re
-import socket
 import sys
 import threading
 import time
@@ -36,6 +34,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from netbox.errors import FirewallError, NoPermission, Unsupported, host_error
+from netbox.kernel.iptables_entry import Entry, matches, validate
 
 LOCK_FILE = "/run/xtables.lock"  # XT_LOCK_NAME of iptables
 LOCK_TIMEOUT = 10.0  # seconds
@@ -48,36 +47,8 @@ _LIBRARIES = {
 }
 
 _TABLES = ("filter", "nat", "raw", "mangle")
-_CHAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,27}")
-_INTERFACE = re.compile(r"[A-Za-z0-9_.-]{1,15}\+?")
-_COMMENT = re.compile(r"[A-Za-z0-9_.:/ -]{1,255}")
-_STATES = frozenset({"NEW", "ESTABLISHED", "RELATED", "INVALID", "UNTRACKED", "SNAT", "DNAT"})
-_TARGET_NAMES = frozenset({"ACCEPT", "DROP", "RETURN", "MASQUERADE", "DNAT"})
-_PROTOCOLS = frozenset({"tcp", "udp"})
-
 _thread_lock = threading.RLock()
 _iptc: Any = None
-
-
-class Entry(NamedTuple):
-    """A rule in the terms of iptables(8). An empty string means "any"; a leading ``!`` in an address or interface negates it.
-
-    ``ports`` are the first and last destination port; ``states`` are those of ``--ctstate``; ``target`` is a verdict or one of our chains,
-    ``to_destination`` the address of a DNAT; ``local`` asks for ``addrtype --dst-type LOCAL``.
-    """
-
-    chain: str
-    target: str
-    in_interface: str = ""
-    out_interface: str = ""
-    source: str = ""
-    destination: str = ""
-    protocol: str = ""
-    ports: tuple[int, int] | None = None
-    states: tuple[str, ...] = ()
-    local: bool = False
-    to_destination: str = ""
-    comment: str = ""
 
 
 class Installed(NamedTuple):
@@ -88,81 +59,6 @@ class Installed(NamedTuple):
     number: int
     target: str
     comment: str
-
-
-def arguments(entry: Entry) -> list[str]:
-    """The entry as the arguments that a person gives to ``iptables`` behind ``-A CHAIN``."""
-    words: list[str] = []
-    for option, value in (
-        ("-s", entry.source),
-        ("-d", entry.destination),
-        ("-i", entry.in_interface),
-        ("-o", entry.out_interface),
-        ("-p", entry.protocol),
-    ):
-        if value:
-            words += ["!", option, value[1:]] if value.startswith("!") else [option, value]
-    for match, parameters in _matches(entry):
-        words += ["-m", match]
-        for name, value in parameters:
-            words += [f"--{name}", value]
-    words += ["-j", entry.target]
-    if entry.to_destination:
-        words += ["--to-destination", entry.to_destination]
-    return words
-
-
-def validate(entry: Entry) -> None:
-    """Raises ``ValueError`` for a value that the C code behind python-iptables must never see."""
-    if not _CHAIN.fullmatch(entry.chain) or not (entry.target in _TARGET_NAMES or _CHAIN.fullmatch(entry.target)):
-        raise ValueError(f"bad chain or target: {entry.chain} {entry.target}")
-    for interface in (entry.in_interface, entry.out_interface):
-        if interface and not _INTERFACE.fullmatch(interface.removeprefix("!")):
-            raise ValueError(f"bad interface name: {interface}")
-    for address in (entry.source, entry.destination):
-        if address:
-            _check_network(address.removeprefix("!"))
-    if entry.protocol and entry.protocol not in _PROTOCOLS:
-        raise ValueError(f"bad protocol: {entry.protocol}")
-    if entry.ports is not None and not (entry.protocol and 0 < entry.ports[0] <= entry.ports[1] <= 65535):
-        raise ValueError(f"bad ports: {entry.ports}")
-    if not _STATES.issuperset(entry.states):
-        raise ValueError(f"bad connection states: {entry.states}")
-    if entry.comment and not _COMMENT.fullmatch(entry.comment):
-        raise ValueError(f"bad comment: {entry.comment}")
-    if (entry.target == "DNAT") != bool(entry.to_destination):
-        raise ValueError("a destination is for DNAT, and DNAT needs one")
-    if entry.to_destination:
-        _check_destination(entry.to_destination)
-
-
-def _check_network(value: str) -> None:
-    address, _, length = value.partition("/")
-    socket.inet_pton(socket.AF_INET, address)  # OSError is turned by the caller's test only; values come from our own pure functions
-    if length and not (length.isdigit() and int(length) <= 32):
-        raise ValueError(f"bad network: {value}")
-
-
-def _check_destination(value: str) -> None:
-    address, _, ports = value.partition(":")
-    socket.inet_pton(socket.AF_INET, address)
-    numbers = re.fullmatch(r"(\d{1,5})(?:-(\d{1,5})(?:/(\d{1,5}))?)?", ports) if ports else None
-    if ports and (numbers is None or not all(0 < int(number) <= 65535 for number in numbers.groups() if number)):
-        raise ValueError(f"bad destination: {value}")
-
-
-def _matches(entry: Entry) -> list[tuple[str, list[tuple[str, str]]]]:
-    found: list[tuple[str, list[tuple[str, str]]]] = []
-    if entry.ports is not None:
-        first, last = entry.ports
-        found.append((entry.protocol, [("dport", str(first) if first == last else f"{first}:{last}")]))
-    if entry.local:
-        found.append(("addrtype", [("dst-type", "LOCAL")]))
-    if entry.states:
-        found.append(("conntrack", [("ctstate", ",".join(entry.states))]))
-    if entry.comment:
-        found.append(("comment", [("comment", entry.comment)]))
-    return found
 
 
 class TableEditor:
@@ -232,7 +128,7 @@ class TableEditor:
         ):
             if value:
                 setattr(rule, attribute, value)
-        for name, parameters in _matches(entry):
+        for name, parameters in matches(entry):
             match = rule.create_match(name)
             _refuse_udata(match)
             for parameter, value in parameters:
@@ -286,6 +182,15 @@ def _comment(raw: Any) -> str:
             break
         offset += size
     return ""
+
+
+def loaded_tables() -> set[str]:
+    """The legacy tables that somebody has used in the calling thread's network namespace; opening any other one creates it."""
+    try:
+        with open("/proc/thread-self/net/ip_tables_names", encoding="ascii") as file:
+            return set(file.read().split())
+    except OSError:
+        return set()
 
 
 @contextmanager
@@ -423,9 +328,7 @@ def _stand_in(directory: str) -> ModuleType:
         raise Unsupported(f"the library {names[0]} of the iptables package is missing", _PACKAGE_HINT)
 
     def load_kernel(name: str, exc_if_failed: bool = False) -> None:
-        if os.path.exists("/proc/modules") and not os.path.exists(
-            f"/proc/net/{name.replace('tables', '_tables').replace('__', '_')}_names"
-        ):
+        if os.path.exists("/proc/modules") and not os.path.exists(f"/proc/net/{name}_names"):
             import subprocess
 
             subprocess.run(["/sbin/modprobe", "-q", name], check=exc_if_failed, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

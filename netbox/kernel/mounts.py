@@ -76,7 +76,10 @@ def mounts_below(path: str, entries: list[MountEntry]) -> list[str]:
 
 
 def unmount_tree(path: str) -> list[str]:
-    """Unmounts everything at and below ``path`` (lazily, so a busy mount does not stop it); returns what was unmounted. Idempotent. Raises OSError."""
+    """Unmounts everything at and below ``path`` (lazily, so a busy mount does not stop it); returns what was unmounted.
+
+    Idempotent. Raises OSError.
+    """
     done = []
     for mount_point in mounts_below(os.path.realpath(path), read_mountinfo()):
         try:

@@ -33,10 +33,11 @@ KINDS = {
 """The names under /proc/PID/ns and their flags."""
 
 
-class inside_netns:  # noqa: N801  (reads as a verb: with inside_netns(fd))
+class inside_netns:
     """``with inside_netns(fd):`` moves the calling thread into a network namespace and back, whatever happens inside.
 
-    Other threads stay where they are; a socket opened inside keeps belonging to that namespace. Raises OSError when ``fd`` is no network namespace.
+    Other threads stay where they are; a socket opened inside keeps belonging to that namespace. Raises OSError when ``fd`` is no network
+    namespace.
     """
 
     def __init__(self, netns_fd: int) -> None:
@@ -67,6 +68,9 @@ def socket_in(netns_fd: int, family: int, type_: int, protocol: int = 0) -> sock
 
 
 def identity(namespace: int | str) -> tuple[int, int]:
-    """(device, inode) of a namespace given as fd or as path below /proc: equal for the same namespace, as long as it lives. Raises OSError."""
+    """(device, inode) of a namespace given as fd or as path below /proc: equal for the same namespace, as long as it lives.
+
+    Raises OSError.
+    """
     status = os.stat(namespace)
     return status.st_dev, status.st_ino

@@ -123,7 +123,7 @@ def enter_user_namespace() -> None:
     uid, gid = os.geteuid(), os.getegid()
     syscalls.unshare(namespaces.CLONE_NEWUSER)
     for name, text in (("setgroups", "deny"), ("uid_map", f"0 {uid} 1"), ("gid_map", f"0 {gid} 1")):
-        with open(f"/proc/self/{name}", "w", encoding="ascii") as file:
+        with open(f"/proc/self/{name}", "w", encoding="utf-8") as file:
             file.write(text)
 
 
@@ -198,7 +198,7 @@ def _file_systems(group: Group) -> None:
         return
     for name in ("lower", "upper", "work", "upper2", "work2", "target", "root", "root/old"):
         os.mkdir(f"{base}/{name}")
-    with open(f"{base}/lower/file", "w", encoding="ascii") as file:
+    with open(f"{base}/lower/file", "w", encoding="utf-8") as file:
         file.write("lower")
     target = f"{base}/target"
     group.probe("mount.overlay", lambda: _overlay(base), "overlay")
@@ -219,7 +219,7 @@ def _overlay(base: str) -> None:
     options = f"lowerdir={base}/lower,upperdir={base}/upper,workdir={base}/work"
     syscalls.mount("overlay", f"{base}/target", "overlay", 0, options)
     try:
-        with open(f"{base}/target/file", "a", encoding="ascii") as file:
+        with open(f"{base}/target/file", "a", encoding="utf-8") as file:
             file.write(" and upper")
         if _text(f"{base}/lower/file") != "lower" or _text(f"{base}/target/file") != "lower and upper":
             raise OSError(errno.EIO, "copying up does not work")
@@ -247,7 +247,7 @@ def _idmapped() -> None:
     holder = _user_namespace_holder()
     try:
         for name in ("uid_map", "gid_map"):
-            with open(f"/proc/{holder}/{name}", "w", encoding="ascii") as file:
+            with open(f"/proc/{holder}/{name}", "w", encoding="utf-8") as file:
                 file.write("0 100000 65536")
         owners = os.open(f"/proc/{holder}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
         tree = syscalls.open_tree("/")

@@ -156,12 +156,6 @@ def set_mac(index: int, mac: str) -> Request:
     return Request(RTM_NEWLINK, 0, _LINK.pack(0, 0, index, 0, 0) + attribute(IFLA_ADDRESS, mac_bytes(mac)), f"the MAC {mac}")
 
 
-def isolate_port(name: str) -> Request:
-    """The link down and out of its bridge. One that is not there is fine."""
-    body = _LINK.pack(0, 0, 0, 0, IFF_UP) + text(IFLA_IFNAME, name) + number(IFLA_MASTER, 0)
-    return Request(RTM_NEWLINK, 0, body, f"the link {name}", (errno.ENODEV,))
-
-
 def delete_link(name: str) -> Request:
     """The link away. One that is not there is fine."""
     return Request(RTM_DELLINK, 0, _LINK.pack(0, 0, 0, 0, 0) + text(IFLA_IFNAME, name), f"the link {name}", (errno.ENODEV,))
@@ -203,6 +197,8 @@ class Link:
     ``port_state`` that of a bridge's port (``BR_STATE_FORWARDING``)."""
 
     def __init__(self, body: bytes) -> None:
+        self.index: int
+        self.flags: int
         _, _, self.index, self.flags, _ = _LINK.unpack_from(body)
         attributes = parse_attributes(body[_LINK.size :])
         self.name = attributes.get(IFLA_IFNAME, b"").rstrip(b"\0").decode(errors="replace")

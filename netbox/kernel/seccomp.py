@@ -67,7 +67,7 @@ def cached(profile_path: str, capability_mask: int, cache_dir: str) -> str:
     try:
         if os.stat(path).st_size > 0:
             return path
-    except FileNotFoundError:
+    except OSError:  # not there, or not to be looked at: writing it will tell
         pass
     try:
         decoded = text.decode()

@@ -63,7 +63,7 @@ def busy(protocol: str, port: int, address: str | None = None) -> list[SocketRow
     found = []
     for name in (protocol, f"{protocol}6"):
         try:
-            with open(f"/proc/thread-self/net/{name}", encoding="ascii") as file:
+            with open(f"/proc/thread-self/net/{name}", encoding="utf-8") as file:
                 found += parse(file.read())
         except FileNotFoundError:  # tcp6 without IPv6
             continue

@@ -1,6 +1,7 @@
 """System calls that Python does not have, through ctypes. Each wrapper makes one call and raises ``OSError`` with the path it was about.
 
-The numbers are those of x86_64 and aarch64; calls from 424 on have the same number everywhere. Loads nothing but ctypes: the monitor starts with it.
+The numbers are those of x86_64 and aarch64; calls from 424 on have the same number everywhere. Loads nothing but ctypes: the monitor starts
+with it.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ _AARCH64 = os.uname().machine == "aarch64"
 _PIVOT_ROOT = 41 if _AARCH64 else 155
 _CAPGET, _CAPSET = (90, 91) if _AARCH64 else (125, 126)
 _KEYCTL = 219 if _AARCH64 else 250
+_RT_SIGACTION, _RT_SIGPROCMASK = (134, 135) if _AARCH64 else (13, 14)
 _PIDFD_SEND_SIGNAL = 424
 _OPEN_TREE = 428
 _MOVE_MOUNT = 429
@@ -90,7 +92,7 @@ CLOSE_RANGE_CLOEXEC = 4
 _KEYCTL_JOIN_SESSION_KEYRING = 1
 _CAPABILITY_VERSION_3 = 0x20080522
 _FD_MAX = 0xFFFFFFFF
-_SIGNALS = 64
+_SIGSET_SIZE = 8
 _SIG_SETMASK = 2
 
 
@@ -139,8 +141,8 @@ def _call(path: str | None, number: int, *arguments: int | bytes | Any | None) -
 def clone3(flags: int, cgroup_fd: int | None = None) -> tuple[int, int]:
     """clone3(2) without CLONE_VM: returns (pid, pidfd) in the parent, (0, -1) in the child.
 
-    With ``cgroup_fd`` the child begins in that v2 cgroup. Only for a single-threaded process: the child keeps the interpreter's state as it is.
-    Raises OSError.
+    With ``cgroup_fd`` the child begins in that v2 cgroup. Only for a single-threaded process: the child keeps the interpreter's state as it
+    is. Raises OSError.
     """
     pidfd = ctypes.c_int(-1)
     arguments = _CloneArguments(flags=flags | CLONE_PIDFD, pidfd=ctypes.addressof(pidfd), exit_signal=_SIGCHLD)
@@ -157,7 +159,10 @@ def unshare(flags: int) -> None:
 
 
 def setns(fd: int, flags: int = 0) -> None:
-    """setns(2): moves the calling thread into the namespace of ``fd``, or into those in ``flags`` of the process of a pidfd. Raises OSError."""
+    """setns(2): moves the calling thread into the namespace of ``fd``, or into those in ``flags`` of the process of a pidfd.
+
+    Raises OSError.
+    """
     _check(_LIBC.setns(fd, flags))
 
 
@@ -177,18 +182,27 @@ def pivot_root(new_root: str, put_old: str) -> None:
 
 
 def open_tree(path: str, flags: int = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC, directory_fd: int = AT_FDCWD) -> int:
-    """open_tree(2): an fd of a mount; with OPEN_TREE_CLONE a detached copy of it (AT_RECURSIVE: with what is mounted below). Raises OSError."""
+    """open_tree(2): an fd of a mount; with OPEN_TREE_CLONE a detached copy of it (AT_RECURSIVE: with what is mounted below).
+
+    Raises OSError.
+    """
     return _call(path, _OPEN_TREE, directory_fd, _text(path), flags)
 
 
 def move_mount(tree_fd: int, target: str, target_fd: int = AT_FDCWD) -> None:
-    """move_mount(2): attaches the mount of ``tree_fd`` at ``target``, or at ``target_fd`` itself when ``target`` is empty. Raises OSError."""
+    """move_mount(2): attaches the mount of ``tree_fd`` at ``target``, or at ``target_fd`` itself when ``target`` is empty.
+
+    Raises OSError.
+    """
     flags = MOVE_MOUNT_F_EMPTY_PATH | (0 if target else MOVE_MOUNT_T_EMPTY_PATH)
     _call(target, _MOVE_MOUNT, tree_fd, b"", target_fd, _text(target), flags)
 
 
 def mount_setattr(fd: int, path: str, flags: int, set_: int = 0, clear: int = 0, propagation: int = 0, userns_fd: int = 0) -> None:
-    """mount_setattr(2). ``flags`` are AT_EMPTY_PATH and AT_RECURSIVE, ``set_`` and ``clear`` MOUNT_ATTR_*, ``propagation`` MS_*. Raises OSError."""
+    """mount_setattr(2).
+
+    ``flags`` are AT_EMPTY_PATH and AT_RECURSIVE, ``set_`` and ``clear`` MOUNT_ATTR_*, ``propagation`` MS_*. Raises OSError.
+    """
     attributes = _MountAttributes(set_, clear, propagation, userns_fd)
     _call(path, _MOUNT_SETATTR, fd, _text(path), flags, ctypes.byref(attributes), ctypes.sizeof(attributes))
 
@@ -221,7 +235,10 @@ def prctl(option: int, argument2: int = 0, argument3: int = 0, argument4: int = 
 
 
 def close_range(first: int, last: int = _FD_MAX, flags: int = 0) -> None:
-    """close_range(2): closes the descriptors from ``first`` to ``last``, or marks them close-on-exec with CLOSE_RANGE_CLOEXEC. Raises OSError."""
+    """close_range(2): closes the descriptors from ``first`` to ``last``, or marks them close-on-exec with CLOSE_RANGE_CLOEXEC.
+
+    Raises OSError.
+    """
     if first <= last:
         _call(None, _CLOSE_RANGE, first, last, flags)
 
@@ -263,17 +280,31 @@ def join_new_session_keyring() -> None:
     _call(None, _KEYCTL, _KEYCTL_JOIN_SESSION_KEYRING, None)
 
 
+def setrlimit(number: int, soft: int, hard: int) -> None:
+    """setrlimit(2) of this process; -1 means unlimited. Raises OSError."""
+    values = (ctypes.c_uint64 * 2)(*(value & 0xFFFFFFFFFFFFFFFF for value in (soft, hard)))
+    _check(_LIBC.setrlimit(number, ctypes.byref(values)))
+
+
 def sethostname(name: str) -> None:
     """sethostname(2). Raises OSError that names the host name."""
     encoded = os.fsencode(name)
     _check(_LIBC.sethostname(encoded, ctypes.c_size_t(len(encoded))), name)
 
 
-def reset_signals() -> None:
-    """Gives every signal its default action and unblocks all, as a command expects them. ``import signal`` would cost 7 ms."""
-    for number in range(1, _SIGNALS + 1):
-        _LIBC.signal(number, ctypes.c_void_p(0))  # SIGKILL, SIGSTOP and glibc's two own signals refuse
-    _LIBC.sigprocmask(_SIG_SETMASK, ctypes.byref((ctypes.c_uint64 * 16)()), None)
+ALL_SIGNALS = tuple(number for number in range(1, 65) if number not in (9, 19))
+"""All but SIGKILL and SIGSTOP."""
+
+
+def reset_signals(numbers: tuple[int, ...] = ALL_SIGNALS) -> None:
+    """Gives these signals their default action and unblocks all, as a command expects them. ``import signal`` would cost 7 ms.
+
+    By rt_sigaction(2) itself: glibc's signal(3) refuses 32 and 33, and a caller's caller may have ignored those.
+    """
+    default = (ctypes.c_uint64 * 4)()  # struct sigaction: handler, flags, restorer, mask
+    for number in numbers:
+        _call(None, _RT_SIGACTION, number, ctypes.byref(default), None, _SIGSET_SIZE)
+    _call(None, _RT_SIGPROCMASK, _SIG_SETMASK, ctypes.byref(ctypes.c_uint64(0)), None, _SIGSET_SIZE)
 
 
 def ignore_signals(numbers: tuple[int, ...]) -> None:

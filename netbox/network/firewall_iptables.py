@@ -17,7 +17,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from netbox.kernel.iptables import Entry, Installed, TableEditor, arguments, editing
+from netbox.kernel.iptables import Installed, TableEditor, editing, loaded_tables
+from netbox.kernel.iptables_entry import Entry, arguments
 from netbox.network.firewall import EGRESS, GUARD, INGRESS, LEAVE, LOOPBACK, PUBLISH, STAGES, InstalledRule, Redirect, Rule, RuleGroup
 
 PREFIX = "NETBOX-"
@@ -96,7 +97,7 @@ class IptablesBackend:
                 entries[_PLACES[stage].table] += [entry(rule, group.owner) for rule in group.rules if rule.stage == stage]
         # Removal goes the other way round: what opens is closed before what protects is taken away.
         for table in _TABLES if add else reversed(_TABLES):
-            if entries[table] or remove:
+            if entries[table] or (remove and table in loaded_tables()):
                 with editing(table) as editor:
                     _change(editor, entries[table], leaving)
 
@@ -107,7 +108,7 @@ class IptablesBackend:
     def rules(self) -> list[InstalledRule]:
         """See ``FirewallBackend.rules``."""
         found = []
-        for table in _TABLES:
+        for table in _loaded():
             with editing(table) as editor:
                 for rule in _own_rules(editor):
                     found.append(InstalledRule(rule.comment, f"{rule.table} {rule.chain} {rule.number}"))
@@ -115,7 +116,7 @@ class IptablesBackend:
 
     def take_down(self) -> None:
         """See ``FirewallBackend.take_down``."""
-        for table in reversed(_TABLES):
+        for table in reversed(_loaded()):
             with editing(table) as editor:
                 _remove_base(editor)
 
@@ -134,6 +135,12 @@ class IptablesBackend:
             for group in add:
                 lines += [_command(_PLACES[stage].table, entry(rule, group.owner), None) for rule in group.rules if rule.stage == stage]
         return lines
+
+
+def _loaded() -> list[str]:
+    """Our tables that are in use: opening another one would create it in the kernel."""
+    loaded = loaded_tables()
+    return [table for table in _TABLES if table in loaded]
 
 
 def _command(table: str, item: Entry, position: int | None) -> str:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from netbox.errors import Unsupported, host_error
 from netbox.kernel import sysctl
-from netbox.kernel.rtnetlink import RouteSocket, delete_link, isolate_port
+from netbox.kernel.rtnetlink import RouteSocket, delete_link
 from netbox.network import firewall
 from netbox.network.facts import boot_id
 from netbox.settings import Settings
@@ -38,20 +38,9 @@ def _remove_rules(_context: UndoContext, args: dict[str, Any]) -> None:
         conntrack.flush_udp(host_ip, first, count)
 
 
-def _isolate_veth(_context: UndoContext, args: dict[str, Any]) -> None:
-    """Cuts the sandbox off: its address may go to the next one now. The pair itself ends with the namespace; deleting it here would wait
-    for RCU, 20 ms.
-
-    The namespace outlives the sandbox only while another one shares it (``container:NAME``).
-    """
-    try:
-        with RouteSocket() as netlink:
-            netlink.request(isolate_port(args["name"]))
-    except OSError as error:
-        raise host_error("disconnect", f"the link {args['name']}", error) from error
-
-
-def _delete_bridge(_context: UndoContext, args: dict[str, Any]) -> None:
+def _delete_link(_context: UndoContext, args: dict[str, Any]) -> None:
+    # A veth pair has usually gone with its namespace, which costs nothing. One whose namespace lives on (another sandbox shares it, or a
+    # connection waits for its peer's last acknowledgement) must not keep an address that the next sandbox gets.
     name = args["name"]
     try:
         with RouteSocket() as netlink:
@@ -80,8 +69,8 @@ HANDLERS: dict[str, Callable[[UndoContext, dict[str, Any]], None]] = {
     "lease": _release_lease,
     "port": _release_ports,
     "rules": _remove_rules,
-    "veth": _isolate_veth,
-    "bridge": _delete_bridge,
+    "veth": _delete_link,
+    "bridge": _delete_link,
     "network_rules": _remove_rules,
     "sysctl": _restore_sysctl,
 }

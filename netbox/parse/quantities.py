@@ -34,7 +34,7 @@ def parse_size(value: str | int, option: str = "size", minimum: int = 1) -> int:
         raise UsageError(f"{option} {quote(value)}: a size cannot be negative", _SIZE_HINT)
     match = re.fullmatch(_SIZE, text, re.ASCII)
     if match is None:
-        unit = re.fullmatch(r"[0-9.]+\s*([a-z]+)", text, re.ASCII)
+        unit = re.fullmatch(r"[0-9]+(?:\.[0-9]+)?\s*(?!(?:[kmgtp]i?b?|b)$)([a-z]+)", text, re.ASCII)
         reason = f"{quote(unit[1])} is not a unit of size" if unit else "not a size"
         raise UsageError(f"{option} {quote(value)}: {reason}", _SIZE_HINT)
     whole, fraction, unit_letter = match[1], match[2] or "", match[3]

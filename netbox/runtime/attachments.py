@@ -1,7 +1,7 @@
 """Who is attached to a sandbox: clients of its output and sources of its input, in a single-threaded poll loop.
 
-Memory is bounded: while some client has ``HIGH_WATER`` bytes to fetch, the sandbox's output is not read. A client that came by the control socket and
-fetches nothing for ``STALL_SECONDS`` is dropped; the foreground client (the one that started the sandbox) may take its time.
+Memory is bounded: while some client has ``HIGH_WATER`` bytes to fetch, the sandbox's output is not read. A client that came by the control
+socket and fetches nothing for ``STALL_SECONDS`` is dropped; the foreground client (the one that started the sandbox) may take its time.
 """
 
 from __future__ import annotations
@@ -226,7 +226,10 @@ class Attachments:
         return not any(client.foreground for client in self._clients.values())
 
     def finish(self) -> bool:
-        """Takes in what clients still say, waits until they have fetched everything, hangs up. Returns whether one of them does the clean-up."""
+        """Takes in what clients still say, waits until they have fetched everything, hangs up.
+
+        Returns whether one of them does the clean-up.
+        """
         if self._listener:
             self._listener.close()
             self._listener = None

@@ -98,7 +98,10 @@ def connect(run_dir: str) -> Attachment:
 
 
 def communicate(attachment: Attachment, data: bytes | None = None) -> tuple[int, bytes, bytes]:
-    """Feeds ``data`` to the process's input and closes it, reads to the end: (exit code, stdout, stderr). Raises HostError when the code is lost."""
+    """Feeds ``data`` to the process's input and closes it, reads to the end: (exit code, stdout, stderr).
+
+    Raises HostError when the code is lost.
+    """
     out: dict[int, list[bytes]] = {protocol.STDOUT: [], protocol.STDERR: []}
     rest = memoryview(data or b"")
     closed = data is None

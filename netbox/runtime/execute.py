@@ -39,10 +39,11 @@ def start(
     console_size: tuple[int, int] | None = None,
     spawner: Spawner | None = None,
 ) -> Attachment | None:
-    """Starts ``argv`` in the sandbox that ``config`` started, with what it says unless told otherwise; ``environment`` (``K=V``) comes on top.
+    """Starts ``argv`` in the sandbox that ``config`` started, with what that says unless told otherwise.
 
-    ``pid`` and ``pid_start`` identify the sandbox's first process (status.json). Returns the attachment, None when detached; closing it kills the process.
-    Raises WrongState, CommandNotFound, CommandNotExecutable, UsageError, HostError.
+    ``environment`` (``K=V``) comes on top of the sandbox's.
+    ``pid`` and ``pid_start`` identify the sandbox's first process (status.json). Returns the attachment, None when detached; closing it
+    kills the process. Raises WrongState, CommandNotFound, CommandNotExecutable, UsageError, HostError.
     """
     if not argv:
         raise UsageError("no command to execute")

@@ -1,7 +1,7 @@
 """A further process in a running sandbox: the helper that enters its namespaces and stays to pass on input, output and exit code.
 
-Started like a monitor, by the engine, with a channel; it speaks START, STARTED or FAILED, then frames. When the engine's end closes, the helper ends and
-the process dies with it (parent-death signal). A detached process is left to pid 1 of the sandbox.
+Started like a monitor, by the engine, with a channel; it speaks START, STARTED or FAILED, then frames. When the engine's end closes, the
+helper ends and the process dies with it (parent-death signal). A detached process is left to pid 1 of the sandbox.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def _run(config: dict[str, Any], sync: _socket.socket, sandbox: int, cgroup_fds:
         init.report(sync, failure)
     except OSError as error:
         init.report(sync, Failure.of("exec helper", error))
-    except BaseException as error:  # the top of this process
+    except BaseException as error:  # noqa: BLE001  (the top of this process)
         init.report(sync, Failure("exec helper", message=f"{type(error).__name__}: {error}"))
     os._exit(_FAILED_EXIT)
 
@@ -94,7 +94,8 @@ def _become(config: dict[str, Any], sync: _socket.socket, sandbox: int, cgroup_f
     dies_with_parent = not config["detach"]
     if dies_with_parent:
         syscalls.prctl(syscalls.PR_SET_PDEATHSIG, _SIGKILL)
-    # The sandbox's processes see this one: they must not trace it nor reach its descriptors through /proc while it still has some of the host.
+    # The sandbox's processes see this one: they must not trace it nor reach its descriptors through /proc while it still has some of the
+    # host.
     syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
     syscalls.close_all_except([sync.fileno(), sandbox, *cgroup_fds])
     with stage("cgroup"):
@@ -115,7 +116,7 @@ def _become(config: dict[str, Any], sync: _socket.socket, sandbox: int, cgroup_f
     for fd in far:
         os.close(fd)
     environment = init.environment_of(config["env"], home)
-    syscalls.reset_signals()
+    syscalls.reset_signals(init.IGNORED_SIGNALS)
     privileges.drop(config, uid, gid, groups, program, dies_with_parent)
     init.execute(config["argv"], environment)
 

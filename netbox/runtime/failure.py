@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class Failure(Exception):
-    """``stage`` is what was being done, ``path`` the object, ``number`` the errno or 0, ``message`` a sentence for people (may be empty)."""
+    """``stage`` is what was being done, ``path`` the object, ``number`` the errno or 0, ``message`` a sentence for people or empty."""
 
     def __init__(self, stage: str, number: int = 0, path: str = "", message: str = "") -> None:
         super().__init__(stage, number, path, message)
@@ -24,7 +24,12 @@ class Failure(Exception):
     def of(cls, stage: str, error: OSError, path: str = "") -> Failure:
         """The failure that an ``OSError`` stands for."""
         subject = path or error.filename or ""
-        return cls(stage, error.errno or 0, os.fsdecode(subject) if isinstance(subject, str | bytes) else str(subject), error.strerror or str(error))
+        return cls(
+            stage,
+            error.errno or 0,
+            os.fsdecode(subject) if isinstance(subject, str | bytes) else str(subject),
+            error.strerror or str(error),
+        )
 
     def to_message(self) -> dict[str, Any]:
         """The values of a FAILED message."""
@@ -36,7 +41,7 @@ class Failure(Exception):
         return cls(values["stage"], values["errno"], values["path"], values["message"])
 
 
-class stage:  # noqa: N801  (reads as a preposition: with stage("mount"))
+class stage:
     """``with stage("mount", path):`` turns an ``OSError`` into the ``Failure`` of that stage."""
 
     def __init__(self, name: str, path: str = "") -> None:

@@ -1,8 +1,9 @@
 """The sandbox's root file system, built by init in its own mount namespace.
 
-The order: open what is needed of the host (``trees``), stop propagation, mount the new root on ``STAGING``, pivot, run the mount operations with plain
-paths, detach the old root. Every path is resolved after the pivot, where no symbolic link of an image can lead out; the old root stays attached (above
-``/``, where no lookup meets it) until the end, because a user namespace may mount a fresh /proc and /sys only while it can see the host's.
+The order: open what is needed of the host (``trees``), stop propagation, mount the new root on ``STAGING``, pivot, run the mount operations
+with plain paths, detach the old root. Every path is resolved after the pivot, where no symbolic link of an image can lead out; the old root
+stays attached (above ``/``, where no lookup meets it) until the end, because a user namespace may mount a fresh /proc and /sys only while
+it can see the host's.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ STAGING = "/run"
 """Where the new root is mounted until the pivot: a directory that every host has, reachable for everyone. Nobody else sees the mount."""
 
 _ENOENT = 2
-_EPERM = 1
+_ELOOP = 40
 _FLAGS = {
     "ro": syscalls.MS_RDONLY,
     "nosuid": syscalls.MS_NOSUID,
@@ -49,7 +50,10 @@ _NOT_DEVICES = ("pts", "shm", "mqueue", "console", "fd", "stdin", "stdout", "std
 
 
 class RootFilesystem:
-    """The root file system of one sandbox. ``enter``, ``populate`` and ``leave_host`` are called once each, in this order. All raise Failure."""
+    """The root file system of one sandbox.
+
+    ``enter``, ``populate`` and ``leave_host`` are called once each, in this order. All raise Failure.
+    """
 
     def __init__(self, config: dict[str, Any], trees: Trees) -> None:
         self._rootfs = config["rootfs"]
@@ -211,18 +215,27 @@ class RootFilesystem:
 
 
 def make_directory(path: str, mode: int = 0o755) -> None:
-    """The directory and its parents, if absent. Raises OSError."""
-    try:
-        os.mkdir(path, mode)
-    except FileExistsError:
-        if not os.path.isdir(path):
-            raise
-    except FileNotFoundError:
-        os.makedirs(path, mode, exist_ok=True)
+    """The directory and its parents, if absent; a dangling symbolic link is followed, and its target made. Raises OSError."""
+    for _ in range(_SYMLINKS_MAX):
+        try:
+            os.mkdir(path, mode)
+            return
+        except FileExistsError:
+            if os.path.isdir(path):
+                return
+            if not os.path.islink(path):
+                raise
+            path = os.path.join(os.path.dirname(path), os.readlink(path))
+        except FileNotFoundError:
+            make_directory(os.path.dirname(path))
+    raise OSError(_ELOOP, os.strerror(_ELOOP), path)
 
 
 def make_file(path: str) -> None:
-    """An empty file and its parents, if absent. A dangling symbolic link (/etc/resolv.conf to /run/…) is followed, and its target made. Raises OSError."""
+    """An empty file and its parents, if absent.
+
+    A dangling symbolic link (/etc/resolv.conf to /run/…) is followed, and its target made. Raises OSError.
+    """
     for _ in range(_SYMLINKS_MAX):
         try:
             os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY, 0o644))
@@ -236,7 +249,7 @@ def make_file(path: str) -> None:
             if error.errno in (6, 19):  # ENXIO, ENODEV: it exists, and is a socket or a device without a driver
                 return
             raise
-    raise OSError(40, os.strerror(40), path)  # ELOOP
+    raise OSError(_ELOOP, os.strerror(_ELOOP), path)
 
 
 def _attach(tree: int, target: str) -> None:
@@ -248,7 +261,10 @@ def _attach(tree: int, target: str) -> None:
 
 
 def _forget_volatile(storage: int) -> None:
-    """Overlayfs refuses a work directory that was mounted "volatile" and not unmounted in order; the page cache holds all of it unless the host crashed."""
+    """Overlayfs refuses a work directory that was mounted "volatile" and not unmounted in order.
+
+    The page cache holds all of it unless the host crashed.
+    """
     for name in ("work/work/incompat/volatile", "work/work/incompat"):
         try:
             os.rmdir(name, dir_fd=storage)
@@ -292,7 +308,9 @@ def _mask(path: str) -> None:
         except (FileNotFoundError, NotADirectoryError):
             return
         if directory:
-            syscalls.mount("tmpfs", path, "tmpfs", syscalls.MS_RDONLY | syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC, "size=0,mode=0555")
+            syscalls.mount(
+                "tmpfs", path, "tmpfs", syscalls.MS_RDONLY | syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC, "size=0,mode=0555"
+            )
         else:
             syscalls.mount("/dev/null", path, None, syscalls.MS_BIND)
 

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
 _SIGKILL = 9
+IGNORED_SIGNALS = (1, 2, 3, 13, 15, 20)
+"""SIGHUP, SIGINT, SIGQUIT, SIGPIPE, SIGTERM, SIGTSTP: what a monitor ignores (it ends with its sandbox), and its child has to take back."""
+
 _ENOENT = 2
 _EACCES = 13
 _ENOTDIR = 20
@@ -24,14 +27,17 @@ _FAILED_EXIT = 125
 
 
 def run(config: dict[str, Any], sync: _socket.socket, cgroup_fds: list[int], program: bytes | None) -> NoReturn:
-    """Becomes the command, or reports FAILED over ``sync`` and exits. ``cgroup_fds`` are opened v1 ``tasks`` files, ``program`` a seccomp filter."""
+    """Becomes the command, or reports FAILED over ``sync`` and exits.
+
+    ``cgroup_fds`` are opened v1 ``tasks`` files, ``program`` a seccomp filter.
+    """
     try:
         _become(config, sync, cgroup_fds, program)
     except Failure as failure:
         report(sync, failure)
     except OSError as error:
         report(sync, Failure.of("init", error))
-    except BaseException as error:  # the top of this process: whatever it was, the engine shall hear of it
+    except BaseException as error:  # noqa: BLE001  (the top of this process: whatever it was, the engine shall hear of it)
         report(sync, Failure("init", message=f"{type(error).__name__}: {error}"))
     os._exit(_FAILED_EXIT)
 
@@ -74,7 +80,7 @@ def _become(config: dict[str, Any], sync: _socket.socket, cgroup_fds: list[int],
         _write_sysctls(sysctls, config["sysctls"])
     environment = environment_of(config["env"], home)
     argv = _command(config, environment)
-    syscalls.reset_signals()
+    syscalls.reset_signals(IGNORED_SIGNALS)
     privileges.drop(config, uid, gid, groups, program)
     protocol.write_message(sync.fileno(), protocol.READY, {})
     if sysctls is None:
@@ -84,13 +90,19 @@ def _become(config: dict[str, Any], sync: _socket.socket, cgroup_fds: list[int],
 
 
 def _expect(sync: _socket.socket) -> None:
-    """Waits for the monitor's next word. Exits at end of file: the monitor is dead, and the parent-death signal may have been set too late to tell."""
+    """Waits for the monitor's next word.
+
+    Exits at end of file: the monitor is dead, and the parent-death signal may have been set too late to tell.
+    """
     if not os.read(sync.fileno(), 1):
         os._exit(_FAILED_EXIT)
 
 
 def join_cgroup(fds: list[int], config: dict[str, Any]) -> None:
-    """Moves this process into v1 cgroups (a parent's write to ``cgroup.procs`` would wait for RCU), then roots a cgroup namespace there. Raises Failure."""
+    """Moves this process into v1 cgroups (a parent's write to ``cgroup.procs`` would wait for RCU), then roots a cgroup namespace there.
+
+    Raises Failure.
+    """
     with stage("cgroup"):
         for fd in fds:
             os.write(fd, b"0")

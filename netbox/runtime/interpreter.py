@@ -20,10 +20,11 @@ _STARTED: set[int] = set()
 
 
 def spawn(module: str, channel_fd: int) -> int:
-    """Starts ``netbox.runtime.<module>.main()`` with ``channel_fd`` as its descriptor 3 and nothing else; returns its pid. Raises HostError.
+    """Starts ``netbox.runtime.<module>.main()`` with ``channel_fd`` as its descriptor 3 and nothing else; returns its pid.
 
-    By posix_spawn, never by fork: the caller may have threads. The interpreter is executed from a detached read-only mount, because a command such as
-    /proc/self/exe would make it the sandbox's own program, open for writing through /proc (as in CVE-2019-5736).
+    Raises HostError.
+    By posix_spawn, never by fork: the caller may have threads. The interpreter is executed from a detached read-only mount, because a
+    command such as /proc/self/exe would make it the sandbox's own program, open for writing through /proc (as in CVE-2019-5736).
     """
     reap()
     executable: str = getattr(sys, "_base_executable", sys.executable)  # not a virtual environment's: that would read pyvenv.cfg and site
@@ -56,7 +57,10 @@ def _environment() -> dict[str, str]:
 
 
 def reap(pid: int | None = None, wait: bool = False) -> None:
-    """Collects our dead helper processes, so that a long-lived caller has no zombies: all that are dead, or one, waiting for it if asked to."""
+    """Collects our dead helper processes, so that a long-lived caller has no zombies.
+
+    All that are dead, or one; ``wait`` waits for that one to die.
+    """
     for candidate in list(_STARTED) if pid is None else [pid] if pid in _STARTED else []:
         try:
             done, _ = os.waitpid(candidate, 0 if wait else os.WNOHANG)

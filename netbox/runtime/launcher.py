@@ -39,8 +39,8 @@ class Namespaces(NamedTuple):
 class Launcher:
     """One start. ``begin``, ``wait_namespaces``, ``network_ready``, ``wait_ready`` and ``go`` are called in this order.
 
-    All raise the NetboxError that fits the failure; the monitor has then ended the sandbox by itself, and ``abort`` waits for that. As a context
-    manager it aborts whatever did not get as far as ``go``.
+    All raise the NetboxError that fits the failure; the monitor has then ended the sandbox by itself, and ``abort`` waits for that. As a
+    context manager it aborts whatever did not get as far as ``go``.
     """
 
     def __init__(self, channel: socket.socket, pid: int | None = None) -> None:
@@ -72,7 +72,8 @@ class Launcher:
     ) -> None:
         """START. Copies of the descriptors travel: the caller closes its own once ``go`` or ``abort`` has returned.
 
-        ``netns_fd`` is the network namespace to join when ``config["join_netns"]`` says so. The monitor holds lock and sockets until the sandbox ends.
+        ``netns_fd`` is the network namespace to join when ``config["join_netns"]`` says so. The monitor holds lock and sockets until the
+        sandbox ends.
         """
         ports = [item if isinstance(item, int) else item.fileno() for item in port_sockets]
         joined = [netns_fd] if netns_fd is not None and config.get("join_netns") else []
@@ -94,7 +95,10 @@ class Launcher:
         self._receive(protocol.READY, timeout)
 
     def go(self, timeout: float = 60.0) -> Attachment | None:
-        """GO, and STARTED: the command runs. Returns the attachment that ``config["attach"]`` asked for. Raises also CommandNotFound, CommandNotExecutable."""
+        """GO, and STARTED: the command runs.
+
+        Returns the attachment that ``config["attach"]`` asked for. Raises also CommandNotFound, CommandNotExecutable.
+        """
         self._send(protocol.GO)
         self._receive(protocol.STARTED, timeout)
         assert self._channel is not None
@@ -122,7 +126,9 @@ class Launcher:
         try:
             message = protocol.receive_message(self._channel)
         except TimeoutError:
-            raise HostError(f"the sandbox took more than {timeout:g} s to get {expected}", "look at the host's load and its mounts") from None
+            raise HostError(
+                f"the sandbox took more than {timeout:g} s to get {expected}", "look at the host's load and its mounts"
+            ) from None
         except OSError as error:
             raise host_error("talk to", "the monitor", error) from None
         if message is None:
@@ -141,7 +147,10 @@ class Launcher:
         self.close()
 
     def close(self) -> None:
-        """Closes the descriptors of ``wait_namespaces``. A monitor that runs a sandbox by now is left alone; one that was never used ends. Idempotent."""
+        """Closes the descriptors of ``wait_namespaces``.
+
+        A monitor that runs a sandbox by now is left alone; one that was never used ends. Idempotent.
+        """
         if self._channel is not None:
             self.abort()
         for fd in self._fds:

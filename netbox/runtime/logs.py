@@ -1,7 +1,8 @@
 """Writing a sandbox's log: a JSON object per chunk of output, rotated by size. ``log_reader`` reads it.
 
-``{"t":"1732236000.123456789","s":"stdout","d":"text\\n"}``; output that is not UTF-8 stands base64-coded under ``b`` instead of ``d``. A chunk is what one
-read gave, so it may hold many lines or a part of one: the reader puts lines together. Nothing is held back, so nothing is lost when the monitor is killed.
+``{"t":"1732236000.123456789","s":"stdout","d":"text\\n"}``; output that is not UTF-8 stands base64-coded under ``b`` instead of ``d``. A
+chunk is what one read gave, so it may hold many lines or a part of one: the reader puts lines together. Nothing is held back, so nothing is
+lost when the monitor is killed.
 """
 
 from __future__ import annotations
@@ -11,7 +12,13 @@ import os
 import time
 
 _FLAGS = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-_ESCAPES = {character: f"\\u{character:04x}" for character in (*range(0x20), 0x7F)} | {0x22: '\\"', 0x5C: "\\\\", 0x0A: "\\n", 0x0D: "\\r", 0x09: "\\t"}
+_ESCAPES = {character: f"\\u{character:04x}" for character in (*range(0x20), 0x7F)} | {
+    0x22: '\\"',
+    0x5C: "\\\\",
+    0x0A: "\\n",
+    0x0D: "\\r",
+    0x09: "\\t",
+}
 
 
 def record(moment_ns: int, stream: str, data: bytes) -> bytes:
@@ -26,7 +33,14 @@ def record(moment_ns: int, stream: str, data: bytes) -> bytes:
 
 def escape(text: str) -> str:
     """The inside of a JSON string. The usual characters by replace, ten times as fast as the table; the table when others are left."""
-    simple = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\r", "\\r").replace("\t", "\\t").replace("\x1b", "\\u001b")
+    simple = (
+        text.replace("\\", "\\\\")
+        .replace('"', '\\"')
+        .replace("\n", "\\n")
+        .replace("\r", "\\r")
+        .replace("\t", "\\t")
+        .replace("\x1b", "\\u001b")
+    )
     return simple if simple.isprintable() else text.translate(_ESCAPES)
 
 

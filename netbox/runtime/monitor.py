@@ -1,7 +1,7 @@
 """The monitor: the one process that netbox keeps beside a sandbox.
 
-It clones init, takes part in the handshake (drawn in ``protocol``), then keeps log, attachments and liveness lock, records how the sandbox ended, and
-hands over to the clean-up process. Single-threaded, and it stays small: what it imports, every running sandbox pays for.
+It clones init, takes part in the handshake (drawn in ``protocol``), then keeps log, attachments and liveness lock, records how the sandbox
+ended, and hands over to the clean-up process. Single-threaded, and it stays small: what it imports, every running sandbox pays for.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from netbox.kernel import namespaces, syscalls
 from netbox.runtime import init, protocol, status_file
 from netbox.runtime.attachments import Client
 from netbox.runtime.failure import Failure, stage
+from netbox.runtime.init import IGNORED_SIGNALS
 from netbox.runtime.logs import LogWriter
 from netbox.runtime.resources import open_cgroups, read_program
 from netbox.runtime.session import Session
@@ -24,7 +25,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-_SIGHUP, _SIGINT, _SIGQUIT, _SIGKILL, _SIGPIPE, _SIGTERM, _SIGTSTP = 1, 2, 3, 9, 13, 15, 20
+_SIGKILL = 9
 _CLD_EXITED = 1
 _ENOENT = 2
 
@@ -43,14 +44,17 @@ def main(channel_fd: int = protocol.CHANNEL_FD) -> None:
 
 
 def detach(channel_fd: int) -> None:
-    """Leaves everything of the caller behind: session, terminal, directory, descriptors, an OOM protection that the sandbox must not inherit."""
+    """Leaves everything of the caller behind.
+
+    Session, terminal, directory, descriptors, and an OOM protection that the sandbox must not inherit.
+    """
     os.setsid()
     os.chdir("/")
     os.umask(0o022)
     syscalls.close_all_except([channel_fd])
     os.set_inheritable(channel_fd, False)
     syscalls.reset_signals()
-    syscalls.ignore_signals((_SIGHUP, _SIGINT, _SIGQUIT, _SIGPIPE, _SIGTERM, _SIGTSTP))
+    syscalls.ignore_signals(IGNORED_SIGNALS)
     fd = os.open("/proc/self/oom_score_adj", os.O_RDWR | os.O_CLOEXEC)
     if os.read(fd, 16).startswith(b"-"):
         os.write(fd, b"0")
@@ -58,7 +62,10 @@ def detach(channel_fd: int) -> None:
 
 
 class Monitor:
-    """One sandbox, from START to its end. ``fds`` are the liveness lock, the sockets that reserve ports and, if ``has_netns``, a namespace to join."""
+    """One sandbox, from START to its end.
+
+    ``fds`` are the liveness lock, the sockets that reserve ports and, if ``has_netns``, a namespace to join.
+    """
 
     def __init__(self, channel: _socket.socket, config: dict[str, Any], fds: list[int], has_netns: bool) -> None:
         self._channel = channel
@@ -110,7 +117,7 @@ class Monitor:
         config = self._config
         program = read_program(config["seccomp"])
         cgroup_fds, cgroup = open_cgroups(config["cgroup"])
-        self._sync, inner = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)  # type: ignore[assignment]
+        self._sync, inner = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
         flags = 0
         for kind in config["namespaces"]:
             if kind not in ("cgroup", "time"):  # entered by init once it is in its cgroup; entered by the children of who unshares it

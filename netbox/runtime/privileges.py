@@ -11,15 +11,36 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+# <asm-generic/resource.h>. Not from the module "resource": inside the new root Python finds no module any more.
+LIMITS = {
+    "cpu": 0,
+    "fsize": 1,
+    "data": 2,
+    "stack": 3,
+    "core": 4,
+    "rss": 5,
+    "nproc": 6,
+    "nofile": 7,
+    "memlock": 8,
+    "as": 9,
+    "locks": 10,
+    "sigpending": 11,
+    "msgqueue": 12,
+    "nice": 13,
+    "rtprio": 14,
+    "rttime": 15,
+}
+"""The resource limits of setrlimit(2) and their numbers."""
 _ID_MAX = 0xFFFFFFFE
 _SIGKILL = 9
+_FILE_MAX = 1 << 20
 
 
 def find_account(user: str, passwd: str, group: str) -> tuple[int, int, tuple[int, ...], str]:
     """(uid, gid, supplementary groups, home) of ``uid[:gid]`` or ``name[:group]`` by the texts of passwd and group. Pure.
 
-    As Docker has it: an empty user is root; a uid without an entry has gid 0, no groups and the home ``/``; naming a group leaves out the supplementary
-    ones. Raises Failure for a name without an entry and for a number out of range.
+    As Docker has it: an empty user is root; a uid without an entry has gid 0, no groups and the home ``/``; naming a group leaves out the
+    supplementary ones. Raises Failure for a name without an entry and for a number out of range.
     """
     name, colon, group_name = user.partition(":")
     name = name or "0"
@@ -81,30 +102,28 @@ def _read(path: str) -> str:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     except OSError:
         return ""
-    with open(fd, encoding="utf-8", errors="surrogateescape") as file:
-        return file.read(1 << 20)
+    try:
+        return os.read(fd, _FILE_MAX).decode("utf-8", "surrogateescape")
+    except OSError:  # a directory, or whatever else it may be: no entries
+        return ""
+    finally:
+        os.close(fd)
 
 
 def set_limits(limits: list[list[Any]]) -> None:
     """setrlimit(2) for [name, soft, hard] with names such as ``nofile``; -1 means unlimited. Raises Failure."""
-    if not limits:
-        return
-    import resource
-
     for name, soft, hard in limits:
-        number = getattr(resource, f"RLIMIT_{name.upper()}", None)
-        if number is None:
-            raise Failure("ulimit", 22, name, f"this kernel knows no limit {name!r}")
-        try:
-            resource.setrlimit(number, (soft, hard))
-        except ValueError as error:  # how the module reports EPERM and soft > hard
-            raise Failure("ulimit", 1, name, f"{soft}:{hard}: {error}") from None
-        except OSError as error:
-            raise Failure.of("ulimit", error, name) from None
+        if name not in LIMITS:
+            raise Failure("ulimit", 22, name, f"there is no limit {name!r}")
+        with stage("ulimit", name):
+            syscalls.setrlimit(LIMITS[name], soft, hard)
 
 
 def drop(config: dict[str, Any], uid: int, gid: int, groups: tuple[int, ...], program: bytes | None, dies_with_parent: bool = True) -> None:
-    """Becomes the user with its capabilities, under the filter. Without no_new_privs a filter needs CAP_SYS_ADMIN, so it comes first then. Raises Failure."""
+    """Becomes the user with its capabilities, under the filter.
+
+    Without no_new_privs a filter needs CAP_SYS_ADMIN, so it comes first then. Raises Failure.
+    """
     no_new_privileges = config["no_new_privileges"]
     mask = config["capabilities"]
     with stage("privileges"):

@@ -28,8 +28,8 @@ The handshake
 
 An exec in a running sandbox speaks the same: START, then STARTED or FAILED, then frames.
 
-A message is a length (4 bytes, big-endian) and a marshalled pair (name, values); its descriptors travel with the first byte. Both ends are the same
-interpreter, which is what marshal asks for; ``import json`` would cost every monitor 10 ms and 0.6 MiB.
+A message is a length (4 bytes, big-endian) and a marshalled pair (name, values); its descriptors travel with the first byte. Both ends are
+the same interpreter, which is what marshal asks for; ``import json`` would cost every monitor 10 ms and 0.6 MiB.
 
 The frames
 ==========
@@ -82,26 +82,27 @@ class ProtocolError(Exception):
     """The other end said something that the order does not allow."""
 
 
+_NEXT: dict[str, tuple[str, ...]] = {
+    "": (START,),
+    START: (NAMESPACES_READY, FAILED),
+    NAMESPACES_READY: (NETWORK_READY, FAILED),
+    NETWORK_READY: (READY, FAILED),
+    READY: (GO, FAILED),
+    GO: (STARTED, FAILED),
+    STARTED: (),
+    FAILED: (),
+}
+
+
 class Handshake:
     """The legal order of messages, seen from either end: ``advance`` with every message sent or received."""
-
-    _NEXT: dict[str, tuple[str, ...]] = {
-        "": (START,),
-        START: (NAMESPACES_READY, FAILED),
-        NAMESPACES_READY: (NETWORK_READY, FAILED),
-        NETWORK_READY: (READY, FAILED),
-        READY: (GO, FAILED),
-        GO: (STARTED, FAILED),
-        STARTED: (),
-        FAILED: (),
-    }
 
     def __init__(self) -> None:
         self.last = ""
 
     def advance(self, name: str) -> None:
         """Takes one step. Raises ProtocolError when ``name`` may not follow."""
-        if name not in self._NEXT[self.last]:
+        if name not in _NEXT[self.last]:
             raise ProtocolError(f"{name!r} may not follow {self.last or 'nothing'!r}")
         self.last = name
 
@@ -112,11 +113,14 @@ class Handshake:
     @property
     def over(self) -> bool:
         """Whether nothing may follow."""
-        return not self._NEXT[self.last]
+        return not _NEXT[self.last]
 
 
 def send_message(channel: _socket.socket, name: str, values: dict[str, Any] | None = None, fds: Sequence[int] = ()) -> None:
-    """Sends one message of the handshake, with descriptors. ``values`` are plain JSON values. Raises OSError (EPIPE: the other end is gone)."""
+    """Sends one message of the handshake, with descriptors.
+
+    ``values`` are plain JSON values. Raises OSError (EPIPE: the other end is gone).
+    """
     if len(fds) > _FDS_MAX:
         raise ProtocolError(f"{len(fds)} descriptors in one message, {_FDS_MAX} at most")
     payload = marshal.dumps((name, values or {}))
@@ -181,7 +185,10 @@ class FrameReader:
         self._buffer += data
 
     def next(self) -> tuple[int, bytes] | None:
-        """The next whole frame (type, payload), None when more has to be read first. Raises ProtocolError on a frame beyond ``FRAME_MAX``."""
+        """The next whole frame (type, payload), None when more has to be read first.
+
+        Raises ProtocolError on a frame beyond ``FRAME_MAX``.
+        """
         if len(self._buffer) < _FRAME.size:
             return None
         kind, length = _FRAME.unpack_from(self._buffer)
@@ -204,7 +211,7 @@ class FrameReader:
         if len(self._buffer) < _FRAME.size:
             return False
         _, length = _FRAME.unpack_from(self._buffer)
-        return len(self._buffer) >= _FRAME.size + length
+        return bool(len(self._buffer) >= _FRAME.size + length)
 
 
 def exit_payload(code: int) -> bytes:

@@ -104,7 +104,10 @@ class Session:
         return True
 
     def drain(self) -> None:
-        """After the exit: what is still in the pipes. All writers are dead, so this ends; in a terminal the kernel may take a moment to pass it on."""
+        """After the exit: what is still in the pipes.
+
+        All writers are dead, so this ends; in a terminal the kernel may take a moment to pass it on.
+        """
         for fd in list(self._outputs):
             poller = select.poll()
             poller.register(fd, select.POLLIN)

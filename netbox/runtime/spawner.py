@@ -1,7 +1,7 @@
 """A warm start: a small single-threaded process that has loaded what monitors need, and forks one in a millisecond.
 
-It is started by a long-lived caller, ends when that ends (end of file on its channel), and its monitors live on. A request is one byte (which helper)
-and one descriptor (its channel).
+It is started by a long-lived caller, ends when that ends (end of file on its channel), and its monitors live on. A request is one byte
+(which helper) and one descriptor (its channel).
 """
 
 from __future__ import annotations

@@ -18,7 +18,10 @@ _LOCK_PAUSE = 0.002
 
 
 class Status(NamedTuple):
-    """status.json. ``state`` is running, exited or aborted; times are seconds since the epoch, ``pid_start`` is field 22 of /proc/PID/stat."""
+    """status.json.
+
+    ``state`` is running, exited or aborted; times are seconds since the epoch, ``pid_start`` is field 22 of /proc/PID/stat.
+    """
 
     state: str
     pid: int | None

@@ -1,8 +1,8 @@
 """What a root file system is built from, opened before the old root is out of reach: layers, writable storage, bind sources.
 
-Without a user namespace init opens them itself. With one, init is nobody outside and could neither reach a directory of mode 0700 nor map owners: the
-monitor opens them as detached mounts, mapped by id where the files shall belong to the sandbox's root (mount_setattr(2), MOUNT_ATTR_IDMAP), and
-sends the descriptors.
+Without a user namespace init opens them itself. With one, init is nobody outside and could neither reach a directory of mode 0700 nor map
+owners: the monitor opens them as detached mounts, mapped by id where the files shall belong to the sandbox's root (mount_setattr(2),
+MOUNT_ATTR_IDMAP), and sends the descriptors.
 """
 
 from __future__ import annotations
@@ -57,7 +57,10 @@ class Trees:
 
 
 def open_trees(config: dict[str, Any], userns_fd: int | None = None) -> Trees:
-    """Opens everything that the configuration names; as detached mounts with ids mapped by ``userns_fd`` when that is given. Raises Failure."""
+    """Opens everything that the configuration names; as detached mounts with ids mapped by ``userns_fd`` when that is given.
+
+    Raises Failure.
+    """
     rootfs = config["rootfs"]
     trees = Trees(mapped=userns_fd is not None)
     trees.lower = [_open(path, userns_fd) for path in rootfs["lower"]]

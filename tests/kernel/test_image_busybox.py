@@ -26,13 +26,11 @@ def store(private_host: PrivateHost) -> ImageStore:
 
 
 @pytest.fixture
-def program(private_host: PrivateHost, monkeypatch: pytest.MonkeyPatch) -> Path:
+def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the host's static busybox that a test may change."""
-    copy = private_host.root / "busybox"
+    copy = tmp_path / "busybox"
     shutil.copy2(busybox.find_static().path, copy)
     monkeypatch.setattr(busybox, "CANDIDATES", (str(copy),))
-    monkeypatch.setattr(busybox.find, "__defaults__", ((str(copy),),))
-    monkeypatch.setattr(busybox.find_static, "__defaults__", ((str(copy),),))
     return copy
 
 
@@ -55,15 +53,15 @@ def test_it_is_made_on_first_use_and_then_found(store: ImageStore, private_host:
 
 def test_it_runs_alone(store: ImageStore) -> None:
     image = store.get("busybox")
-    assert inside(image, "id -un; id -gn; ls -d /proc /sys /dev; echo ~") == "root\nroot\n/dev\n/proc\n/sys\n/root\n"
+    assert inside(image, "id -un; id -gn; ls -d /proc /sys /dev; echo ~root") == "root\nroot\n/dev\n/proc\n/sys\n/root\n"
     assert inside(image, "awk -F: '$1 == \"nobody\" { print $3, $4 }' /etc/passwd") == "65534 65534\n"
 
 
 def test_every_applet_is_where_the_program_says(store: ImageStore) -> None:
     root = Path(store.get("busybox").layers[0])
     applets = busybox.applets("/bin/busybox")
-    assert {"bin/sh", "bin/ip", "bin/ping", "usr/bin/wget", "usr/bin/nc", "sbin/ifconfig", "usr/sbin/httpd"} <= set(applets)
-    for applet in applets:
+    assert {"bin/sh", "sbin/ip", "bin/ping", "usr/bin/wget", "usr/bin/nc", "sbin/ifconfig", "usr/sbin/httpd"} <= set(applets)
+    for applet in set(applets) - {"bin/busybox"}:
         assert os.readlink(root / applet) == "/bin/busybox"
 
 
@@ -106,8 +104,8 @@ def test_without_a_program_nothing_is_made(store: ImageStore, program: Path, pri
     assert not list((private_host.root / "images").glob(".incoming*"))
 
 
-def test_an_imported_busybox_is_left_alone(store: ImageStore, private_host: PrivateHost, program: Path) -> None:
-    source = private_host.root / "own"
+def test_an_imported_busybox_is_left_alone(store: ImageStore, tmp_path: Path, program: Path) -> None:
+    source = tmp_path / "own"
     (source / "bin").mkdir(parents=True)
     (source / "bin/tool").touch()
     image = store.import_path("busybox", str(source))

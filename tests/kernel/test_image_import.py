@@ -76,9 +76,9 @@ def describe(root: str | Path) -> dict[str, tuple[Any, ...]]:
 
 
 @pytest.fixture
-def source(private_host: PrivateHost) -> Path:
+def source(tmp_path: Path) -> Path:
     """A small root file system with one of everything."""
-    root = private_host.root / "source"
+    root = tmp_path / "source"
     for name in ("bin", "etc", "dev", "tmp", "empty", "var/deep/er"):
         (root / name).mkdir(parents=True)
     (root / "bin/tool").write_bytes(b"#!/bin/true\n")
@@ -120,19 +120,18 @@ def gnu_tar(source: Path, target: Path, *options: str) -> Path:
     "options", [[], ["--sparse"], ["--sparse", "--sparse-version=0.0"], ["--sparse", "--sparse-version=0.1"]], ids=" ".join
 )
 def test_an_archive_of_gnu_tar_arrives_whole(options: list[str], store: ImageStore, source: Path, private_host: PrivateHost) -> None:
-    archive = gnu_tar(source, private_host.root / "image.tar", "--format=posix", *options)
+    archive = gnu_tar(source, source.parent / "image.tar", "--format=posix", *options)
     image = store.import_path("whole", str(archive))
     assert describe(image.layers[0]) == describe(source)
     assert (image.name, image.source, image.command) == ("whole", str(archive), ("/bin/sh",))
     if options:
         assert Path(image.layers[0], "var/hole").stat().st_blocks == 0
         assert Path(image.layers[0], "var/sparse").stat().st_blocks <= 32
-    archive.unlink()
 
 
 @pytest.mark.parametrize("format_", ["gnu", "oldgnu"])
 def test_older_formats_of_gnu_tar(format_: str, store: ImageStore, source: Path, private_host: PrivateHost) -> None:
-    archive = private_host.root / "image.tar"
+    archive = source.parent / "image.tar"
     subprocess.run(["tar", "-C", str(source), f"--format={format_}", "--sparse", "-cf", str(archive), "."], check=True, timeout=60)
     image = store.import_path("old", str(archive))
 
@@ -143,12 +142,11 @@ def test_older_formats_of_gnu_tar(format_: str, store: ImageStore, source: Path,
         return {"hard links": links, **{name: (*row[:3], row[3] // 10**9, *row[4:7]) for name, row in tree.items()}}
 
     assert comparable(image.layers[0]) == comparable(source)
-    archive.unlink()
 
 
 @pytest.mark.parametrize("command", [["gzip"], ["xz", "-0"], ["bzip2"], ["zstd", "-q"]], ids=lambda command: command[0])
 def test_a_compressed_archive_on_the_standard_input(command: list[str], store: ImageStore, source: Path, private_host: PrivateHost) -> None:
-    archive = gnu_tar(source, private_host.root / "image.tar", "--format=posix")
+    archive = gnu_tar(source, source.parent / "image.tar", "--format=posix")
     with open(archive, "rb") as plain:
         child = subprocess.Popen([*command, "-c"], stdin=plain, stdout=subprocess.PIPE)
     assert child.stdout is not None
@@ -157,7 +155,6 @@ def test_a_compressed_archive_on_the_standard_input(command: list[str], store: I
     assert child.wait(20) == 0
     assert image.source == "stdin"
     assert describe(image.layers[0]) == describe(source)
-    archive.unlink()
 
 
 def test_a_directory_arrives_whole(store: ImageStore, source: Path) -> None:
@@ -190,6 +187,7 @@ def test_a_directory_is_copied_on_its_own_mount_only(store: ImageStore, source: 
 def test_the_store_inside_the_directory_is_left_out(store: ImageStore, private_host: PrivateHost) -> None:
     (private_host.root / "file").write_text("x")
     image = store.import_path("copy", str(private_host.root))
+    (private_host.root / "file").unlink()
     assert sorted(os.listdir(image.layers[0])) == ["file", "images"]
     assert os.listdir(f"{image.layers[0]}/images") == []
 
@@ -227,14 +225,13 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(
     kind: str, options: str, store: ImageStore, source: Path, private_host: PrivateHost
 ) -> None:
     (source / "big").write_bytes(os.urandom(2_000_000))
-    archive = gnu_tar(source, private_host.root / "image.tar", "--format=posix")
+    archive = gnu_tar(source, source.parent / "image.tar", "--format=posix")
     with small_disk(private_host, options):
         with pytest.raises(HostError, match="No space left on device") as caught:
             store.import_path("big", str(archive if kind == "archive" else source))
         assert "\n" not in str(caught.value)
         assert left_over(store, private_host) == []
         assert [image.name for image in store.list()] == ["host"]
-    archive.unlink()
 
 
 def hostile(*entries: tuple[str, bytes, str]) -> io.BytesIO:
@@ -338,8 +335,7 @@ def test_killed_at_any_moment_nothing_is_left(seed: int, store: ImageStore, sour
 
 
 def test_a_running_import_is_not_collected(store: ImageStore, source: Path, private_host: PrivateHost) -> None:
-    archive = gnu_tar(source, private_host.root / "image.tar", "--format=posix").read_bytes()
-    (private_host.root / "image.tar").unlink()
+    archive = gnu_tar(source, source.parent / "image.tar", "--format=posix").read_bytes()
     checkout = Path(__file__).resolve().parents[2]
     child = subprocess.Popen([sys.executable, "-c", CHILD, "-"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=checkout)
     assert child.stdout is not None
@@ -361,7 +357,7 @@ def test_a_running_import_is_not_collected(store: ImageStore, source: Path, priv
 
 
 def test_a_fifo_is_read_like_a_pipe(store: ImageStore, source: Path, private_host: PrivateHost) -> None:
-    archive = gnu_tar(source, private_host.root / "image.tar", "--format=posix")
+    archive = gnu_tar(source, source.parent / "image.tar", "--format=posix")
     data = archive.read_bytes()
     archive.unlink()
     os.mkfifo(archive)
@@ -370,16 +366,14 @@ def test_a_fifo_is_read_like_a_pipe(store: ImageStore, source: Path, private_hos
     image = store.import_path("web", str(archive))
     writer.join(20)
     assert describe(image.layers[0]) == describe(source)
-    archive.unlink()
 
 
 @pytest.mark.parametrize("kind", ["archive", "directory"])
 def test_progress_ends_at_the_total(kind: str, store: ImageStore, source: Path, private_host: PrivateHost) -> None:
-    archive = gnu_tar(source, private_host.root / "image.tar", "--format=posix")
+    archive = gnu_tar(source, source.parent / "image.tar", "--format=posix")
     seen: list[tuple[int, int | None]] = []
     report: Callable[[int, int | None], None] = lambda done, total: seen.append((done, total))  # noqa: E731
     store.import_path("web", str(archive if kind == "archive" else source), report)
-    archive.unlink()
     done = [step for step, _ in seen]
     assert done == sorted(done)
     total = seen[-1][1]

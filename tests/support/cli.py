@@ -19,7 +19,7 @@ class Cli:
     def environment(self, **extra: str) -> dict[str, str]:
         """The environment of the command: the test's, this checkout first on the module path, no colours."""
         path = os.pathsep.join(filter(None, (str(CHECKOUT), os.environ.get("PYTHONPATH"))))
-        return {**os.environ, "PYTHONPATH": path, "NO_COLOR": "1", "PYTHONWARNINGS": "default", **extra}
+        return {**os.environ, "PYTHONPATH": path, "NO_COLOR": "1", "PYTHONWARNINGS": "default::ResourceWarning", **extra}
 
     def __call__(
         self, *arguments: str, timeout: float = 30, check: int | None = 0, stdin: str = "", env: dict[str, str] | None = None

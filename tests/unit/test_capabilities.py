@@ -16,7 +16,14 @@ name_sets = st.sets(names)
 
 def test_numbers_are_those_of_the_kernel() -> None:
     assert len(NAMES) == 41
-    assert [NAMES.index(name) for name in ("CHOWN", "NET_ADMIN", "SYS_ADMIN", "SYSLOG", "BPF", "CHECKPOINT_RESTORE")] == [0, 12, 21, 34, 39, 40]
+    assert [NAMES.index(name) for name in ("CHOWN", "NET_ADMIN", "SYS_ADMIN", "SYSLOG", "BPF", "CHECKPOINT_RESTORE")] == [
+        0,
+        12,
+        21,
+        34,
+        39,
+        40,
+    ]
 
 
 def test_default_is_the_set_that_docker_grants() -> None:
@@ -81,9 +88,10 @@ def test_what_is_added_is_there_and_what_is_dropped_is_not(add: set[str], drop: 
 @given(st.text(max_size=20))
 def test_any_text_is_a_name_or_a_usage_error(text: str) -> None:
     try:
-        assert capabilities.canonical(text) in (*NAMES, "ALL")
-    except UsageError as error:
-        assert "\n" not in str(error)
+        name = capabilities.canonical(text)
+    except UsageError:
+        return
+    assert name in (*NAMES, "ALL")
 
 
 def test_available_is_the_bounding_set() -> None:

@@ -13,7 +13,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from netbox.errors import UsageError
 from netbox.image.archive import extract, safe_name
 from netbox.image.streams import Archive
 from netbox.image.tarformat import BadArchive
@@ -202,8 +201,9 @@ def test_unsafe_archives_are_refused(case: str, fill: Fill, tmp_path: Path) -> N
 @pytest.mark.parametrize("name", ["a" * 64, "a" * 64 + "/layer.tar", "oci-layout", "blobs/sha256/" + "b" * 64, "a" * 64 + ".json"])
 def test_docker_save_is_told_apart(name: str, fill: Fill) -> None:
     kind = directory if len(name) == 64 else entry
-    with pytest.raises(UsageError, match="docker export"):
+    with pytest.raises(BadArchive, match="docker save") as caught:
         fill(*([directory("a" * 64)] if "layer" in name else []), kind(name))
+    assert "docker export" in str(caught.value.hint)
 
 
 COMPONENTS = st.sampled_from(["a", "b", "c", ".", "..", "", "outside", "x" * 255])

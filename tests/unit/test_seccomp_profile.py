@@ -189,9 +189,10 @@ _ENTRY = "name names action errnoRet args includes excludes".split()
 def test_any_json_is_a_filter_or_a_usage_error(members: dict[str, Any], entry: dict[str, Any]) -> None:
     for text in (json.dumps(members), json.dumps({"defaultAction": "SCMP_ACT_ERRNO", **members, "syscalls": [entry]})):
         try:
-            select(text, HOST)
-        except UsageError as error:
-            assert "\n" not in error.message
+            found = select(text, HOST)
+        except UsageError:
+            continue
+        assert {rule.name for rule in found.rules} <= found.names
 
 
 @pytest.mark.parametrize(("text", "expected"), [("4.8", (4, 8)), ("6.18.44-fc", (6, 18)), ("5.10-rc1", (5, 10)), ("10.0", (10, 0))])
@@ -214,10 +215,12 @@ _COMPARE = {
     "SCMP_CMP_EQ": lambda argument, value, two: argument == value,
     "SCMP_CMP_GE": lambda argument, value, two: argument >= value,
     "SCMP_CMP_GT": lambda argument, value, two: argument > value,
-    "SCMP_CMP_MASKED_EQ": lambda argument, value, two: argument & value == two,
+    "SCMP_CMP_MASKED_EQ": lambda argument, value, two: argument & value == two & value,  # libseccomp masks both sides
 }
 _EDGES = st.sampled_from([0, 1, 2, 0x7F, 0xFFFFFFFF, 1 << 32, (1 << 32) + 1, 1 << 63, (1 << 64) - 1])
-_CONDITION = st.fixed_dictionaries({"index": st.integers(0, 2), "value": _EDGES, "valueTwo": _EDGES, "op": st.sampled_from(sorted(_COMPARE))})
+_CONDITION = st.fixed_dictionaries(
+    {"index": st.integers(0, 2), "value": _EDGES, "valueTwo": _EDGES, "op": st.sampled_from(sorted(_COMPARE))}
+)
 
 
 @settings(deadline=None, max_examples=60)
@@ -288,7 +291,9 @@ def default_program() -> bytes:
     return default()
 
 
-@pytest.mark.parametrize("name", "read write openat clone execve futex mmap socketpair capset setuid prctl ptrace chroot mknodat io_submit".split())
+@pytest.mark.parametrize(
+    "name", "read write openat clone execve futex mmap socketpair capset setuid prctl ptrace chroot mknodat io_submit".split()
+)
 def test_default_allows(default_program: bytes, name: str) -> None:
     assert run(default_program, number(name)) == ALLOW
 
@@ -296,9 +301,10 @@ def test_default_allows(default_program: bytes, name: str) -> None:
 @pytest.mark.parametrize(
     "name",
     (
-        "mount umount2 pivot_root move_mount open_tree fsopen mount_setattr unshare setns add_key request_key keyctl bpf perf_event_open init_module "
-        "finit_module delete_module kexec_load kexec_file_load reboot swapon swapoff acct settimeofday clock_settime syslog quotactl sethostname "
-        "open_by_handle_at userfaultfd io_uring_setup io_uring_enter io_uring_register process_madvise kcmp mbind vhangup nfsservctl"
+        "mount umount2 pivot_root move_mount open_tree fsopen mount_setattr unshare setns add_key request_key keyctl bpf perf_event_open "
+        "init_module finit_module delete_module kexec_load kexec_file_load reboot swapon swapoff acct settimeofday clock_settime syslog "
+        "quotactl sethostname open_by_handle_at userfaultfd io_uring_setup io_uring_enter io_uring_register process_madvise kcmp "
+        "mbind vhangup nfsservctl"
     ).split(),
 )
 def test_default_refuses(default_program: bytes, name: str) -> None:
@@ -411,9 +417,8 @@ def test_cache_that_cannot_be_written(tmp_path: Path) -> None:
     source, blocked = tmp_path / "profile.json", tmp_path / "file"
     source.write_text(profile(allow("read")))
     blocked.touch()
-    with pytest.raises((HostError, NotADirectoryError)) as caught:
+    with pytest.raises(HostError, match=r"cannot write .*file/[0-9a-f]+\.bpf: "):
         seccomp.cached(str(source), DEFAULT, str(blocked))
-    assert isinstance(caught.value, HostError)
 
 
 @pytest.mark.parametrize("program", [b"", b"1234567", bytes(8 * 4097)])

@@ -132,7 +132,7 @@ def _bridge_netfilter(value: str | None) -> Observation:
 
 def _read(path: str) -> str | None:
     try:
-        with open(path, encoding="ascii", errors="replace") as file:
+        with open(path, encoding="utf-8", errors="replace") as file:
             return file.read().strip()
     except OSError:
         return None

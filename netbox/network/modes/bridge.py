@@ -16,7 +16,7 @@ from netbox.kernel import rtnetlink, sysctl
 from netbox.kernel.namespaces import inside_netns
 from netbox.kernel.rtnetlink import RouteSocket
 from netbox.names import short_id
-from netbox.network import resolve
+from netbox.network import ipam, resolve
 from netbox.network.modes import Facts, Request
 from netbox.network.plan import Endpoint, NetworkPlan
 from netbox.network.resolve import HostFiles
@@ -59,11 +59,12 @@ def attach(plan: NetworkPlan, netns_fd: int, recorder: Recorder) -> None:
                 gateway_mac = _connect(host, endpoint, netns_fd)
                 with inside_netns(netns_fd):
                     inside = RouteSocket()
-                    _set_sysctls(endpoint.interface)
+                    for name, value in endpoint_sysctls(endpoint.interface):
+                        sysctl.write(name, value)
                 with inside:
                     index = _configure(inside, endpoint, gateway_mac, is_default=position == 0)
                     _await_forwarding(host, endpoint.host_interface)
-                    inside.request(rtnetlink.set_mac(index, endpoint.mac_address))  # announces, see _set_sysctls
+                    inside.request(rtnetlink.set_mac(index, endpoint.mac_address))  # announces, see endpoint_sysctls
         except OSError as error:
             raise host_error("connect the sandbox to", f"{endpoint.bridge} ({error.filename or endpoint.host_interface})", error) from error
 
@@ -112,16 +113,17 @@ def _configure(inside: RouteSocket, endpoint: Endpoint, gateway_mac: str, is_def
     return link.index
 
 
-def _set_sysctls(interface: str) -> None:
-    """The sandbox's sysctls, written from inside its namespace.
+def endpoint_sysctls(interface: str) -> list[tuple[str, str]]:
+    """The sysctls of a sandbox's interface, inside its namespace.
 
     ``arp_notify`` makes the kernel announce the address whenever the MAC is set, which costs nothing. An AF_PACKET socket of our own
     would do the same, but closing one waits more than 10 ms for RCU. No IPv6 on a network that has none: no address of its own, no
     duplicate address detection, no router advertisement of a neighbour.
     """
-    sysctl.write(f"net/ipv4/conf/{interface}/arp_notify", "1")
+    values = [(f"net.ipv4.conf.{interface}.arp_notify", "1")]
     if os.path.exists("/proc/sys/net/ipv6"):
-        sysctl.write(f"net/ipv6/conf/{interface}/disable_ipv6", "1")
+        values.append((f"net.ipv6.conf.{interface}.disable_ipv6", "1"))
+    return values
 
 
 def _await_forwarding(host: RouteSocket, name: str) -> None:
@@ -144,16 +146,20 @@ def describe(plan: NetworkPlan) -> list[str]:
     netns = short_id(plan.sandbox_id)
     commands = [f"ip netns add {netns}", f"ip -n {netns} link set lo up"]
     for position, endpoint in enumerate(plan.endpoints):
-        name, inner = endpoint.host_interface, endpoint.interface
+        name, inner, mac = endpoint.host_interface, endpoint.interface, endpoint.mac_address
+        values = " ".join(f"{key}={value}" for key, value in endpoint_sysctls(inner))
         commands += [
-            f"ip link add {name} mtu {endpoint.mtu} master {endpoint.bridge} type veth peer name {inner} mtu {endpoint.mtu}"
-            f" address {endpoint.mac_address} netns {netns}",
+            f"ip link add {name} mtu {endpoint.mtu} master {endpoint.bridge} type veth"
+            f" peer name {inner} mtu {endpoint.mtu} address {mac} netns {netns}",
             f"ip link set {name} type bridge_slave hairpin on",
             f"ip link set {name} addrgenmode none up",
-            f"ip netns exec {netns} sysctl -qw net.ipv4.conf.{inner}.arp_notify=1 net.ipv6.conf.{inner}.disable_ipv6=1",
+            f"ip neighbour replace {endpoint.address} lladdr {mac} dev {endpoint.bridge} nud stale",
+            f"ip netns exec {netns} sysctl -qw {values}",
             f"ip -n {netns} address add {endpoint.address}/{endpoint.prefix_length} broadcast + dev {inner}",
             f"ip -n {netns} link set {inner} up",
+            f"ip -n {netns} neighbour replace {endpoint.gateway} lladdr {ipam.mac_for(endpoint.gateway)} dev {inner} nud stale",
         ]
         if position == 0:
             commands.append(f"ip -n {netns} route add default via {endpoint.gateway} dev {inner}")
+        commands.append(f"ip -n {netns} link set {inner} address {mac}")  # announces, see endpoint_sysctls
     return commands

@@ -1,0 +1,162 @@
+"""What a subject is asked to do in a round, and what is measured meanwhile. Times are milliseconds."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+
+from tests.bench import processes
+from tests.bench.measure import Figure, Sample, Task
+from tests.bench.processes import Failed
+from tests.bench.subjects import Subject
+
+PORT = 18080
+IDLE = 3
+SERIES = 50
+_TRUE = ("true",)
+_SLEEP = ("sleep", "1000")
+# Pid 1 gets no default action for a signal: what shall end on TERM must say so.
+_SERVICE = ("sh", "-c", "trap 'exit 0' TERM; httpd -f -p 80 -h /etc & wait")
+_REQUEST = b"GET /passwd HTTP/1.0\r\n\r\n"
+
+FIGURES = (
+    Figure("run-p", f"run --rm -p {PORT}:80 busybox true"),
+    Figure("run-bridge", "run --rm busybox true"),
+    Figure("run-host", "run --rm --network host busybox true"),
+    Figure("run-none", "run --rm --network none busybox true"),
+    Figure("run-container", "run --rm --network container:… busybox true"),
+    Figure("floor-exit", "start to exit known"),
+    Figure("detach", f"run -d -p {PORT}:80 returns"),
+    Figure("http", "run -d -p to the first HTTP answer"),
+    Figure("exec", "exec true"),
+    Figure("stop", "stop (TERM is handled)"),
+    Figure("rm", "rm -f of a running one"),
+    Figure("series-start", f"run -d, one of {SERIES} in a row"),
+    Figure("series-remove", f"rm -f, one of {SERIES} in a row"),
+    Figure("weight", "idle sandbox with a port, PSS", "MiB"),
+    Figure("firewall-0", "publish and unpublish a port, no other rules"),
+    Figure("firewall-1000", "publish and unpublish a port, 1,000 other rules"),
+)
+
+
+def command_tasks(subject: Subject) -> list[Task]:
+    """Everything that is done through a command line."""
+    tasks = [
+        _run_task(subject, "run-p", "-p", f"{PORT}:80"),
+        _run_task(subject, "run-bridge"),
+        _run_task(subject, "run-host", "--network", "host"),
+        _run_task(subject, "run-none", "--network", "none"),
+        Task(subject.name, ("run-container",), lambda: _in_container(subject)),
+        Task(subject.name, ("http", "detach", "exec", "stop"), lambda: _service(subject)),
+        Task(subject.name, ("rm",), lambda: _removal(subject)),
+        Task(subject.name, ("weight",), lambda: _weight(subject), rounds=3),
+        Task(subject.name, ("series-start", "series-remove"), lambda: _series(subject), rounds=1),
+    ]
+    return tasks
+
+
+def _run_task(subject: Subject, figure: str, *options: str) -> Task:
+    def once() -> Iterator[Sample]:
+        yield figure, subject.timed(*subject.run("--rm", *options, command=_TRUE)) * 1e3
+
+    return Task(subject.name, (figure,), once)
+
+
+_numbers = itertools.count()
+
+
+@contextlib.contextmanager
+def _sandbox(subject: Subject, *options: str, command: tuple[str, ...] = _SLEEP) -> Iterator[str]:
+    """A running sandbox, removed at the end whatever happens."""
+    name = f"bench-{next(_numbers)}"
+    try:
+        subject(*subject.run("-d", "--name", name, *options, command=command))
+        yield name
+    finally:
+        with contextlib.suppress(Failed):  # the caller may have removed it
+            subject("rm", "-f", name)
+
+
+def _in_container(subject: Subject) -> Iterator[Sample]:
+    with _sandbox(subject) as name:
+        yield "run-container", subject.timed(*subject.run("--rm", "--network", f"container:{name}", command=_TRUE)) * 1e3
+
+
+def _service(subject: Subject) -> Iterator[Sample]:
+    """A web server from its start to its end. The client asks from the first moment on, as someone would who waits for the port."""
+    name = f"bench-{next(_numbers)}"
+    argv = subject.argv(*subject.run("-d", "--name", name, "-p", f"{PORT}:80", command=_SERVICE))
+    begun = time.perf_counter()
+    try:
+        with subprocess.Popen(
+            argv, env=subject.env, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        ) as starting:
+            answered, returned = _first_answer(starting, begun)
+            if returned is None:
+                starting.wait(processes.TIMEOUT)
+                returned = time.perf_counter()
+            if starting.returncode:
+                errors = starting.stderr.read().decode(errors="replace") if starting.stderr else ""
+                raise Failed(f"{' '.join(argv)}: {errors.strip()}")
+        yield "http", (answered - begun) * 1e3
+        yield "detach", (returned - begun) * 1e3
+        yield "exec", subject.timed("exec", name, *_TRUE) * 1e3
+        yield "stop", subject.timed("stop", name) * 1e3
+    finally:
+        with contextlib.suppress(Failed):
+            subject("rm", "-f", name)
+
+
+def _first_answer(starting: subprocess.Popen[bytes], begun: float) -> tuple[float, float | None]:
+    """When the first answer came, and when the command returned if that was before."""
+    returned = None
+    while time.perf_counter() - begun < 20:
+        if returned is None and starting.poll() is not None:
+            returned = time.perf_counter()
+            if starting.returncode:
+                return returned, returned
+        try:
+            with socket.create_connection(("127.0.0.1", PORT), timeout=5) as connection:
+                connection.sendall(_REQUEST)
+                if connection.recv(64).startswith(b"HTTP/1."):
+                    return time.perf_counter(), returned
+        except OSError:
+            pass
+        time.sleep(0.001)
+    starting.kill()
+    raise Failed("no HTTP answer within 20 s")
+
+
+def _removal(subject: Subject) -> Iterator[Sample]:
+    with _sandbox(subject) as name:
+        yield "rm", subject.timed("rm", "-f", name) * 1e3
+
+
+def _weight(subject: Subject) -> Iterator[Sample]:
+    """What the processes that watch over idle sandboxes weigh, without the sandboxes' own and without daemons that run once."""
+    before = processes.pids()
+    with contextlib.ExitStack() as stack:
+        for index in range(IDLE):
+            stack.enter_context(_sandbox(subject, "-p", f"{PORT + index}:80"))
+        time.sleep(0.5)
+        watchers = [pid for pid in processes.pids() - before if processes.executable(pid) not in subject.daemons | {"busybox", ""}]
+        yield "weight", sum(map(processes.weight, watchers)) / IDLE / 1024 / 1024
+
+
+def _series(subject: Subject) -> Iterator[Sample]:
+    """Many at once: the time of one must not grow with those that run. Yields each one's, so the 95th percentile shows the growth."""
+    names = [f"bench-series-{number}" for number in range(SERIES)]
+    try:
+        for name in names:
+            yield "series-start", subject.timed(*subject.run("-d", "--name", name, command=_SLEEP)) * 1e3
+        for name in list(names):
+            yield "series-remove", subject.timed("rm", "-f", name) * 1e3
+            names.remove(name)
+    finally:
+        for name in names:
+            with contextlib.suppress(Failed):
+                subject("rm", "-f", name)

@@ -1,0 +1,219 @@
+"""What every firewall backend must do. Needs root: it runs against the kernel, in a private host."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from netbox.errors import FirewallError
+from netbox.network import firewall
+from netbox.network.firewall import FirewallBackend, RuleGroup
+from netbox.network.firewall_iptables import IptablesBackend
+from netbox.spec import PortSpec
+from tests.support import leaks, linux
+from tests.support.host import PrivateHost
+
+BACKENDS: list[Callable[[], FirewallBackend]] = [IptablesBackend]
+
+NETWORK = firewall.network_rules("network:bridge", "netbox0", "10.9.0.0/20")
+OTHER = firewall.network_rules("network:other", "nb-1", "10.9.16.0/20")
+
+
+def ports(owner: str, *numbers: int) -> RuleGroup:
+    return firewall.publish_rules(owner, "10.9.0.2", [PortSpec(80, number) for number in numbers])
+
+
+@pytest.fixture(params=BACKENDS, ids=lambda made: made.name)
+def backend(request: pytest.FixtureRequest, private_host: PrivateHost) -> FirewallBackend:
+    made: FirewallBackend = request.param()
+    return made
+
+
+def foreign_rules() -> None:
+    for line in ("-A FORWARD -p icmp -j ACCEPT", "-t nat -A PREROUTING -p tcp --dport 1 -j ACCEPT", "-N MINE", "-A MINE -j RETURN"):
+        subprocess.run(["iptables-legacy", *line.split()], check=True, timeout=20)
+
+
+def remove_foreign_rules() -> None:
+    for line in ("-D FORWARD -p icmp -j ACCEPT", "-t nat -D PREROUTING -p tcp --dport 1 -j ACCEPT", "-F MINE", "-X MINE"):
+        subprocess.run(["iptables-legacy", *line.split()], check=True, timeout=20)
+
+
+def test_groups_come_and_go_by_owner(backend: FirewallBackend) -> None:
+    backend.apply([NETWORK])
+    backend.apply([ports("sandbox:a", 8080, 8081), ports("sandbox:b", 9090)])
+    assert backend.owners() == {"network:bridge", "sandbox:a", "sandbox:b"}
+    assert len(backend.rules()) == len(NETWORK.rules) + 3
+    backend.apply(remove=["sandbox:a"])
+    assert backend.owners() == {"network:bridge", "sandbox:b"}
+    backend.apply(remove=["sandbox:b", "network:bridge"])
+    assert backend.owners() == set()
+
+
+def test_the_last_one_takes_everything_along(backend: FirewallBackend) -> None:
+    before = leaks.firewall()
+    backend.apply([NETWORK, ports("sandbox:a", 8080)])
+    assert leaks.firewall() != before
+    backend.apply(remove=["network:bridge"])
+    backend.apply(remove=["sandbox:a"])
+    assert leaks.firewall() == before
+
+
+def test_applying_twice_is_the_same_as_once(backend: FirewallBackend) -> None:
+    backend.apply([NETWORK, ports("sandbox:a", 8080)])
+    once = leaks.firewall()
+    backend.apply([NETWORK, ports("sandbox:a", 8080)])
+    assert leaks.firewall() == once
+    assert len(backend.rules()) == len(NETWORK.rules) + 1
+    backend.take_down()
+
+
+def test_a_group_of_the_same_owner_replaces_the_old_one(backend: FirewallBackend) -> None:
+    backend.apply([ports("sandbox:a", 8080, 8081)])
+    backend.apply([ports("sandbox:a", 9090)])
+    assert len(backend.rules()) == 1
+    backend.take_down()
+
+
+def test_removing_what_is_not_there_is_fine(backend: FirewallBackend) -> None:
+    before = leaks.firewall()
+    backend.apply(remove=["sandbox:nobody"])
+    backend.take_down()
+    assert leaks.firewall() == before
+
+
+def test_owners_whose_names_begin_alike_are_different(backend: FirewallBackend) -> None:
+    backend.apply([ports("sandbox:a", 8080), ports("sandbox:ab", 8081)])
+    backend.apply(remove=["sandbox:a"])
+    assert backend.owners() == {"sandbox:ab"}
+    backend.take_down()
+
+
+def test_foreign_rules_stay_as_they_are(backend: FirewallBackend) -> None:
+    foreign_rules()
+    before = leaks.firewall()
+    backend.apply([NETWORK, ports("sandbox:a", 8080)])
+    assert before <= leaks.firewall()
+    backend.apply(remove=["network:bridge", "sandbox:a"])
+    assert leaks.firewall() == before
+    backend.apply([NETWORK])
+    backend.take_down()
+    assert leaks.firewall() == before
+    remove_foreign_rules()
+
+
+def test_two_networks_do_not_disturb_each_other(backend: FirewallBackend) -> None:
+    backend.apply([NETWORK])
+    alone = leaks.firewall()
+    backend.apply([OTHER])
+    backend.apply(remove=["network:other"])
+    assert leaks.firewall() == alone
+    backend.take_down()
+
+
+def test_a_refused_group_changes_nothing(backend: FirewallBackend) -> None:
+    backend.apply([NETWORK])
+    before = leaks.firewall()
+    # A chain cannot masquerade before routing: the kernel refuses the whole commit.
+    wrong = RuleGroup("sandbox:a", (firewall.Rule(firewall.PUBLISH, firewall.MASQUERADE), *ports("sandbox:a", 8080).rules))
+    with pytest.raises(FirewallError, match="refused"):
+        backend.apply([wrong])
+    assert leaks.firewall() == before
+    backend.take_down()
+
+
+def test_a_bad_value_never_gets_to_the_kernel(backend: FirewallBackend) -> None:
+    before = leaks.firewall()
+    with pytest.raises(ValueError):
+        backend.apply([RuleGroup("sandbox:a", (firewall.Rule(firewall.EGRESS, firewall.ACCEPT, in_interface="x" * 99),))])
+    assert leaks.firewall() == before
+
+
+def test_rules_go_to_the_namespace_of_the_calling_thread(backend: FirewallBackend) -> None:
+    backend.apply([ports("sandbox:a", 8080)])
+    elsewhere = linux.new_network_namespace()
+    try:
+        with linux.network_namespace(elsewhere):
+            assert backend.owners() == set()
+            backend.apply([ports("sandbox:b", 8081)])
+            assert backend.owners() == {"sandbox:b"}
+        assert backend.owners() == {"sandbox:a"}
+        with linux.network_namespace(elsewhere):
+            backend.take_down()
+    finally:
+        os.close(elsewhere)
+    backend.take_down()
+
+
+def test_no_namespace_is_kept_alive(backend: FirewallBackend) -> None:
+    """A handle that stays open would keep the namespace, and with it the veth pair whose other end is in it."""
+    fd = linux.new_network_namespace()
+    namespace = f"/proc/{os.getpid()}/fd/{fd}"
+    subprocess.run(["ip", "link", "add", "left0", "type", "veth", "peer", "name", "right0", "netns", namespace], check=True, timeout=20)
+    with linux.network_namespace(fd):
+        backend.apply([ports("sandbox:a", 8080)])
+    os.close(fd)
+    from tests.support.waiting import wait_until
+
+    wait_until(lambda: "left0" not in {name for _, name in socket.if_nameindex()}, "the namespace's end", timeout=5)
+
+
+def test_threads_at_once(backend: FirewallBackend) -> None:
+    backend.apply([NETWORK])
+    errors: list[BaseException] = []
+
+    def work(number: int) -> None:
+        try:
+            for turn in range(5):
+                backend.apply([ports(f"sandbox:{number}", 8000 + 10 * number + turn)])
+            backend.apply(remove=[f"sandbox:{number}"])
+        except BaseException as error:  # noqa: BLE001  (handed to the test's own thread)
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert errors == []
+    assert backend.owners() == {"network:bridge"}
+    backend.take_down()
+
+
+def test_processes_at_once(backend: FirewallBackend) -> None:
+    """Without the lock of iptables some of them fail with EAGAIN, and others' changes come back as ghosts."""
+    backend.apply([NETWORK])
+    program = (
+        "import sys\n"
+        f"from {type(backend).__module__} import {type(backend).__name__} as Backend\n"
+        "from netbox.network import firewall\n"
+        "from netbox.spec import PortSpec\n"
+        "n = int(sys.argv[1])\n"
+        "for turn in range(15):\n"
+        "    Backend().apply([firewall.publish_rules(f'sandbox:{n}', '10.9.0.2', [PortSpec(80, 8000 + n)])])\n"
+        "    Backend().apply(remove=[f'sandbox:{n}'])\n"
+    )
+    import sys
+
+    started = [subprocess.Popen([sys.executable, "-c", program, str(number)], stderr=subprocess.PIPE, text=True) for number in range(4)]
+    for process in started:
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 0, errors
+    assert backend.owners() == {"network:bridge"}
+    backend.take_down()
+
+
+def test_the_commands_do_what_the_backend_does(backend: FirewallBackend) -> None:
+    groups = [NETWORK, firewall.publish_rules("sandbox:a", "10.9.0.2", [PortSpec(80, 8080), PortSpec(90, 8000, 11, "udp", "127.0.0.1")])]
+    backend.apply(groups)
+    built = leaks.firewall()
+    backend.take_down()
+    for line in backend.commands(groups, base=True):
+        subprocess.run(line.replace("iptables ", "iptables-legacy ", 1).split(), check=True, timeout=20)
+    assert leaks.firewall() == built
+    backend.take_down()

@@ -1,0 +1,178 @@
+"""SIGKILL at every step: of the engine, the monitor, the sandbox, the clean-up. Afterwards ``gc`` leaves nothing (the fixture's leak check looks).
+
+A child process counts the steps of a start (each journal row and each message of the handshake, before and after) and kills at the n-th. Steps are
+tried until a start gets through all of them.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from netbox.engine import Engine
+from netbox.errors import NetboxError, NotFound, WrongState
+from netbox.network.manager import NetworkManager
+from netbox.runtime.launcher import Launcher
+from netbox.state.journal import Journal
+from tests.support.cli import Cli
+from tests.support.host import PrivateHost
+
+pytestmark = pytest.mark.usefixtures("private_host")
+
+MOST_STEPS = 120
+STEPS = [
+    (Journal, "record"),
+    (Journal, "forget"),
+    (Launcher, "begin"),
+    (Launcher, "wait_namespaces"),
+    (NetworkManager, "prepare"),
+    (NetworkManager, "attach"),
+    (Launcher, "network_ready"),
+    (NetworkManager, "publish"),
+    (Launcher, "wait_ready"),
+    (Launcher, "go"),
+]
+GOT_THROUGH, KILLED_IT = 0, 3
+
+
+class Steps:
+    """Calls ``strike`` at the n-th step; steps are the calls of the functions above, before and after each."""
+
+    def __init__(self, number: int, strike: Callable[[], None]) -> None:
+        self.left = number
+        self.strike = strike
+        self.monitor: int | None = None
+        self.init: int | None = None
+
+    def install(self) -> None:
+        """Wraps the functions, in this process only."""
+        for owner, name in STEPS:
+            setattr(owner, name, self._wrapped(getattr(owner, name)))
+
+    def _wrapped(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(owner: Any, /, *arguments: Any, **options: Any) -> Any:
+            if isinstance(owner, Launcher):
+                self.monitor = owner._monitor
+            self._step()
+            result = function(owner, *arguments, **options)
+            if function.__name__ == "wait_namespaces":
+                self.init = result.pid
+            self._step()
+            return result
+
+        return call
+
+    def _step(self) -> None:
+        self.left -= 1
+        if self.left == 0:
+            self.strike()
+
+
+def in_child(body: Callable[[], int]) -> int:
+    """Runs ``body`` in a forked child; its exit code, or minus the signal that ended it."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            code = body()
+        except BaseException:
+            traceback.print_exc()
+            code = 99
+        sys.stdout.flush()
+        os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def collect() -> None:
+    with Engine() as engine:
+        engine.gc()
+        for sandbox in engine.list(all=True):
+            # It was killed after the command had begun: what is left is a whole sandbox that runs.
+            try:
+                assert sandbox.exec("true").exit_code == 0
+            except (NotFound, WrongState):
+                engine.gc()  # its start was being aborted, or its removal was under way: both go on without their engine
+                assert [x.inspect() for x in engine.list(all=True)] == []
+            else:
+                sandbox.remove(force=True)
+        engine.gc()
+        assert engine.gc() == []
+
+
+def run_and_remove(engine: Engine) -> None:
+    sandbox = engine.run("busybox", "sleep", "60", ports=["127.0.0.1:18080:80", "18081:81/udp"], memory="64m", userns="auto", init=True)
+    sandbox.remove(force=True)
+
+
+def test_the_engine_is_killed_at_every_step() -> None:
+    def attempt() -> int:
+        steps = Steps(number, lambda: os.kill(os.getpid(), signal.SIGKILL))
+        steps.install()
+        engine = Engine(warm=False)
+        run_and_remove(engine)
+        engine.close()
+        return GOT_THROUGH
+
+    for number in range(1, MOST_STEPS):
+        code = in_child(attempt)
+        collect()
+        if code == GOT_THROUGH:
+            assert number > 2 * len(STEPS)
+            return
+        assert code == -signal.SIGKILL, f"step {number}"
+    pytest.fail("a start has more steps than expected")
+
+
+@pytest.mark.parametrize("victim", ["monitor", "init"])
+def test_the_monitor_or_the_sandbox_is_killed_at_every_step(victim: str) -> None:
+    def attempt() -> int:
+        def strike() -> None:
+            pid = getattr(steps, victim)
+            if pid is not None and os.path.exists(f"/proc/{pid}"):
+                os.kill(pid, signal.SIGKILL)
+
+        steps = Steps(number, strike)
+        steps.install()
+        engine = Engine(warm=False)
+        try:
+            run_and_remove(engine)
+            engine.close()
+        except NetboxError:
+            return KILLED_IT  # one line for the user, whatever was under way
+        return GOT_THROUGH if steps.left > 0 else KILLED_IT
+
+    for number in range(1, MOST_STEPS):
+        code = in_child(attempt)
+        collect()
+        if code == GOT_THROUGH:
+            return
+        assert code == KILLED_IT, f"step {number}"
+    pytest.fail("a start has more steps than expected")
+
+
+def test_a_killed_monitor_takes_its_sandbox_along(cli: Cli, private_host: PrivateHost, wait_until: Callable[..., object]) -> None:
+    with Engine() as engine:
+        sandbox = engine.run("busybox", "sleep", "60", ports=["18080:80"])
+        pid = sandbox.pid
+        assert pid is not None
+        monitor = int(open(f"/proc/{pid}/status").read().partition("PPid:")[2].split()[0])
+        os.kill(monitor, signal.SIGKILL)
+        wait_until(lambda: not os.path.exists(f"/proc/{pid}"), "the sandbox to die with its monitor")
+        assert sandbox.refresh().state == "exited"
+        assert sandbox.exit_code == 137
+        assert "monitor was killed" in (sandbox.error or "")
+        sandbox.remove()
+
+
+def test_a_detached_sandbox_cleans_up_after_itself(wait_until: Callable[..., object]) -> None:
+    """Nobody waits: the monitor becomes the clean-up."""
+    code = in_child(lambda: 0 if Engine(warm=False).run("busybox", "sleep", "0.2", remove=True, ports=["18080:80"]) else 1)
+    assert code == 0
+    engine = Engine()
+    wait_until(lambda: engine.list(all=True) == [] and not os.path.exists("/sys/class/net/netbox0"), "the clean-up", timeout=15)
+    engine.close()

@@ -1,0 +1,68 @@
+"""Sends packets with scapy from the network namespace that it is started in. Requests come as a JSON list on stdin, answers go to stdout likewise.
+
+    {"kind": "arp", "address": A, "interface": I}                    -> MAC that answers, or null
+    {"kind": "ping", "address": A}                                   -> address that the echo reply comes from, or null
+    {"kind": "tcp", "address": A, "port": P}                         -> flags of the answer to a SYN ("SA", "RA"), or null
+    {"kind": "udp", "address": A, "port": P}                         -> payload of the answer, "unreachable", or null
+    {"kind": "frame", "interface": I, "mac": M, "source": S, "address": A, "port": P, "protocol": "tcp" | "udp" | "icmp"} -> null, nothing is awaited
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+import sys
+from typing import Any
+
+logging.getLogger("scapy").setLevel(logging.ERROR)
+
+from scapy.config import conf  # noqa: E402
+from scapy.layers.inet import ICMP, IP, TCP, UDP  # noqa: E402
+from scapy.layers.l2 import ARP, Ether  # noqa: E402
+from scapy.packet import Raw  # noqa: E402
+from scapy.sendrecv import sendp, sr1, srp1  # noqa: E402
+
+TIMEOUT = 1.0  # seconds
+conf.verb = 0
+
+
+def arp(request: dict[str, Any]) -> str | None:
+    query = Ether(dst="ff:ff:ff:ff:ff:ff") / ARP(pdst=request["address"])
+    answer = srp1(query, iface=request["interface"], timeout=TIMEOUT)
+    return str(answer[ARP].hwsrc) if answer is not None else None
+
+
+def ping(request: dict[str, Any]) -> str | None:
+    answer = sr1(IP(dst=request["address"]) / ICMP(id=random.randrange(1 << 16)), timeout=TIMEOUT)
+    return str(answer[IP].src) if answer is not None and answer[ICMP].type == 0 else None
+
+
+def tcp(request: dict[str, Any]) -> str | None:
+    syn = IP(dst=request["address"]) / TCP(sport=random.randrange(20000, 30000), dport=request["port"], flags="S")
+    answer = sr1(syn, timeout=TIMEOUT)
+    return str(answer[TCP].flags) if answer is not None and TCP in answer else None
+
+
+def udp(request: dict[str, Any]) -> str | None:
+    datagram = IP(dst=request["address"]) / UDP(sport=random.randrange(20000, 30000), dport=request["port"]) / Raw(b"?")
+    answer = sr1(datagram, timeout=TIMEOUT)
+    if answer is None:
+        return None
+    return "unreachable" if ICMP in answer else bytes(answer[UDP].payload).decode()
+
+
+def frame(request: dict[str, Any]) -> None:
+    layer = {
+        "tcp": TCP(sport=4000, dport=request.get("port", 0), flags="S"),
+        "udp": UDP(sport=4000, dport=request.get("port", 0)) / Raw(b"forged"),
+        "icmp": ICMP(),
+    }
+    packet = Ether(dst=request["mac"]) / IP(src=request["source"], dst=request["address"]) / layer[request["protocol"]]
+    sendp(packet, iface=request["interface"])
+
+
+KINDS = {"arp": arp, "ping": ping, "tcp": tcp, "udp": udp, "frame": frame}
+
+if __name__ == "__main__":
+    json.dump([KINDS[request["kind"]](request) for request in json.load(sys.stdin)], sys.stdout)

@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from netbox.errors import UsageError
+from netbox.parse.ports import check_overlaps, format_port, parse_port
+from netbox.spec import PortSpec
+
+
+def one_line(error: UsageError) -> None:
+    assert "\n" not in str(error)
+    assert len(str(error)) < 500
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("80", PortSpec(80)),
+        (80, PortSpec(80)),
+        ("8080:80", PortSpec(80, 8080)),
+        (":80", PortSpec(80)),
+        ("8080:80/udp", PortSpec(80, 8080, 1, "udp")),
+        ("53/UDP", PortSpec(53, 0, 1, "udp")),
+        ("127.0.0.1:8080:80", PortSpec(80, 8080, 1, "tcp", "127.0.0.1")),
+        ("127.0.0.1::80", PortSpec(80, 0, 1, "tcp", "127.0.0.1")),
+        ("8000-8010:80-90", PortSpec(80, 8000, 11)),
+        ("80-90", PortSpec(80, 0, 11)),
+        ("1:65535", PortSpec(65535, 1)),
+        ("65535:1", PortSpec(1, 65535)),
+        (PortSpec(80, 8080), PortSpec(80, 8080)),
+    ],
+)
+def test_what_docker_takes(text: str | int | PortSpec, expected: PortSpec) -> None:
+    assert parse_port(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("0", "0 is not between 1 and 65535"),
+        ("0:80", "leave the host port out"),
+        ("80:0", "0 is not between"),
+        ("65536", "65536 is not between"),
+        ("80:65536", "65536 is not between"),
+        ("99999999999999999999999", "is not between"),
+        ("90-80", "runs backwards; write 80-90"),
+        ("8010-8000:80-90", "the range 8010-8000 runs backwards"),
+        ("8000-8010:80", "11 host ports for 1 ports inside"),
+        ("8000:80-90", "the ranges differ in length"),
+        ("8000-8010:80-91", "the ranges differ in length"),
+        ("80/sctp", "SCTP is not offered yet"),
+        ("80/icmp", "'icmp' is not a protocol"),
+        ("80/", "'' is not a protocol"),
+        ("", "'' is not a port"),
+        ("http", "'http' is not a port"),
+        ("80:http", "'http' is not a port"),
+        ("-80", "is not a port"),
+        ("80-", "is not a port"),
+        ("8080:", "'' is not a port"),
+        ("127.0.0.1:80", "write 127.0.0.1::80"),
+        ("[::1]:80:80", "IPv6 address is not offered yet"),
+        ("::1:80:80", "IPv6 address is not offered yet"),
+        ("300.0.0.1:80:80", "not an IPv4 address"),
+        ("224.0.0.1:80:80", "a multicast address"),
+        ("255.255.255.255:80:80", "a reserved address"),
+        ("localhost:80:80", "not an IPv4 address"),
+        ("٣:٣", "is not a port"),
+        (PortSpec(0), "port '0': out of range"),
+        (PortSpec(65535, 1, 2), "last port of a range"),
+        (PortSpec(1, 65535, 2), "last host port of a range"),
+        (PortSpec(1, 1, 0), "number of ports"),
+        (PortSpec(1, 1, 1, "sctp"), "SCTP"),
+        (PortSpec(1, 1, 1, "tcp", "::1"), "IPv6"),
+    ],
+)
+def test_mistakes(text: str | PortSpec, reason: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_port(text)
+    assert reason in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+ports = st.builds(
+    PortSpec,
+    port=st.integers(1, 60000),
+    host_port=st.one_of(st.just(0), st.integers(1, 60000)),
+    count=st.integers(1, 5000),
+    protocol=st.sampled_from(["tcp", "udp"]),
+    host_ip=st.sampled_from(["0.0.0.0", "127.0.0.1", "10.1.2.3"]),
+)
+
+
+@given(ports)
+def test_round_trip(port: PortSpec) -> None:
+    assert parse_port(format_port(port)) == port
+
+
+@given(st.one_of(st.text(), st.text(alphabet="0123456789:-/.[]tcpud", max_size=30)))
+def test_random_text_is_a_port_or_a_usage_error(text: str) -> None:
+    try:
+        port = parse_port(text)
+    except UsageError as error:
+        one_line(error)
+    else:
+        assert parse_port(format_port(port)) == port
+        assert 1 <= port.port <= port.port + port.count - 1 <= 65535
+        assert 0 <= port.host_port <= 65535
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ["8080:80", "8080:81"],
+        ["8080:80", "127.0.0.1:8080:81"],
+        ["127.0.0.1:8080:80", "8080:81"],
+        ["8000-8010:80-90", "8005:99"],
+        ["8005:99", "8000-8010:80-90"],
+        ["8000-8010:80-90", "8010-8020:180-190"],
+    ],
+)
+def test_overlaps_are_refused(texts: list[str]) -> None:
+    with pytest.raises(UsageError, match="want the same host port"):
+        check_overlaps([parse_port(text) for text in texts])
+
+
+@pytest.mark.parametrize("text", ["8080:80", "80", "80-90"])
+def test_the_same_twice_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="is published twice"):
+        check_overlaps([parse_port(text), parse_port(text)])
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ["8080:80", "8081:80"],
+        ["8080:80", "8080:80/udp"],
+        ["127.0.0.1:8080:80", "10.0.0.1:8080:80"],
+        ["8000-8010:80-90", "8011:99"],
+        ["80", "81"],
+    ],
+)
+def test_what_does_not_overlap_is_taken(texts: list[str]) -> None:
+    check_overlaps([parse_port(text) for text in texts])
+
+
+@given(ports, ports)
+def test_overlap_is_exactly_a_shared_host_port(one: PortSpec, other: PortSpec) -> None:
+    assume(one != other)
+
+    def taken(port: PortSpec) -> set[int]:
+        return set(range(port.host_port, port.host_port + port.count)) if port.host_port else set()
+
+    same_address = one.host_ip == other.host_ip or "0.0.0.0" in (one.host_ip, other.host_ip)
+    expected = one.protocol == other.protocol and same_address and bool(taken(one) & taken(other))
+    try:
+        check_overlaps([one, other])
+        refused = False
+    except UsageError:
+        refused = True
+    assert refused == expected
