@@ -169,7 +169,7 @@ class SandboxSpec:
         for key in ("environment", "labels", "sysctls"):
             values[key] = _pairs(data[key])
         values["binds"] = tuple(BindMount(*bind) for bind in data["binds"])
-        values["tmpfs"] = tuple(TmpfsMount(*mount[:3], tuple(mount[3])) for mount in data["tmpfs"])
+        values["tmpfs"] = tuple(TmpfsMount(mount[0], mount[1], mount[2], tuple(mount[3])) for mount in data["tmpfs"])
         values["devices"] = tuple(Device(*device) for device in data["devices"])
         values["device_rules"] = tuple(DeviceRule(*rule) for rule in data["device_rules"])
         values["ulimits"] = tuple(Ulimit(*limit) for limit in data["ulimits"])

@@ -56,6 +56,7 @@ def check(context: Context, spec: SandboxSpec) -> None:
     """
     _check_network(context, spec)
     capabilities.resolve(spec.security.cap_add, spec.security.cap_drop, spec.security.privileged)
+    capabilities.check_grantable(spec.security.cap_add)
     for name, value in spec.sysctls:
         sysctl.check(name, host_network=spec.network.mode == "host")
         sysctl.check_value(name, value)

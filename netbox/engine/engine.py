@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +13,7 @@ from netbox import __version__, names
 from netbox.engine import creation, ending, observing, recovery
 from netbox.engine.context import Context
 from netbox.engine.sandbox import Sandbox
-from netbox.errors import Conflict, NotFound
+from netbox.errors import Conflict
 from netbox.parse import RunOptions, build_spec
 from netbox.settings import Settings
 from netbox.spec import SandboxSpec
@@ -97,7 +98,7 @@ class Engine:
         """
         return Sandbox(self._context, self._context.store.find_sandbox(reference)).refresh()
 
-    def list(self, all: bool = False, filters: Sequence[tuple[str, str]] = ()) -> list[Sandbox]:
+    def list(self, all: bool = False, filters: Sequence[tuple[str, str]] = ()) -> builtins.list[Sandbox]:
         """The running sandboxes, newest first; with ``all`` every one. ``filters`` are (key, value) of name, id, status, label, image, network, exited.
 
         Values of one key are alternatives, keys must all match.
@@ -109,7 +110,7 @@ class Engine:
             found = [sandbox for sandbox in found if sandbox.state in ("running", "paused")]
         return [sandbox for sandbox in found if _matches(sandbox, filters)]
 
-    def plan(self, spec: SandboxSpec) -> list[PlanSection]:
+    def plan(self, spec: SandboxSpec) -> builtins.list[PlanSection]:
         """What ``run`` would do, as the commands that a person would type. Changes nothing."""
         from netbox.engine.dry_run import sections
 
@@ -117,7 +118,7 @@ class Engine:
 
     # -- housekeeping ----------------------------------------------------------------------------------------------------------------
 
-    def gc(self) -> list[str]:
+    def gc(self) -> builtins.list[str]:
         """Collects whatever was left behind; returns a line for each thing.
 
         Raises:
@@ -135,9 +136,7 @@ class Engine:
         """
         self._context.require_root("remove an image")
         with self.images.changing():
-            image = next((found for found in self.images.list() if name in (found.name, found.id)), None)
-            if image is None:
-                raise NotFound(f"no such image: {name}", "'netbox image ls' lists them all")
+            image = self.images.find(name)
             users = [row.name for row in self._context.store.sandboxes() if row.image["id"] == image.id]
             if users and not force:
                 raise Conflict(f"image {name} is used by {', '.join(sorted(users))}", "remove these sandboxes first, or use -f")

@@ -17,13 +17,12 @@ Everything that outlives a process is in the journal before it is made, so that 
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from netbox import names, policies
-from netbox.engine import ending, runtime_plan
+from netbox.engine import collector, ending, runtime_plan
 from netbox.engine.creation import TINI, device_rules, limits
 from netbox.engine.locks import SandboxLock, acquire_or_conflict
 from netbox.engine.transaction import Transaction
@@ -121,7 +120,7 @@ def plan_runtime(
         attach=options.attach,
         claim=options.attach,
         console_size=options.console_size,
-        collect=[sys.executable, "-m", "netbox.engine.collector", row.id],
+        collect=collector.command(row.id),
     )
 
 

@@ -66,6 +66,7 @@ MNT_DETACH = 2
 OPEN_TREE_CLONE = 1
 OPEN_TREE_CLOEXEC = os.O_CLOEXEC
 MOVE_MOUNT_F_EMPTY_PATH = 0x4
+MOVE_MOUNT_T_SYMLINKS = 0x10
 MOVE_MOUNT_T_EMPTY_PATH = 0x40
 MOUNT_ATTR_RDONLY = 0x1
 MOUNT_ATTR_NOSUID = 0x2
@@ -194,7 +195,7 @@ def move_mount(tree_fd: int, target: str, target_fd: int = AT_FDCWD) -> None:
 
     Raises OSError.
     """
-    flags = MOVE_MOUNT_F_EMPTY_PATH | (0 if target else MOVE_MOUNT_T_EMPTY_PATH)
+    flags = MOVE_MOUNT_F_EMPTY_PATH | (MOVE_MOUNT_T_SYMLINKS if target else MOVE_MOUNT_T_EMPTY_PATH)
     _call(target, _MOVE_MOUNT, tree_fd, b"", target_fd, _text(target), flags)
 
 

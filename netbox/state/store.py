@@ -105,12 +105,12 @@ class Store:
     def network(self, name: str) -> NetworkRow | None:
         """The network of this name."""
         rows = self.database.query("SELECT name, bridge, subnet, gateway, mtu, created_at, options FROM networks WHERE name = ?", name)
-        return NetworkRow(*rows[0][:6], json.loads(rows[0][6])) if rows else None
+        return _network_row(rows[0]) if rows else None
 
     def networks(self) -> list[NetworkRow]:
         """Every network, by name."""
         rows = self.database.query("SELECT name, bridge, subnet, gateway, mtu, created_at, options FROM networks ORDER BY name")
-        return [NetworkRow(*row[:6], json.loads(row[6])) for row in rows]
+        return [_network_row(row) for row in rows]
 
     def put_network(self, row: NetworkRow) -> None:
         """Remembers a network, in place of one of the same name."""
@@ -235,7 +235,7 @@ class Store:
     def events(self, after: int = 0) -> list[Event]:
         """The events behind sequence number ``after``, oldest first."""
         rows = self.database.query("SELECT seq, time, action, sandbox_id, name, attributes FROM events WHERE seq > ? ORDER BY seq", after)
-        return [Event(*row[:5], json.loads(row[5])) for row in rows]
+        return [Event._make([*row[:5], json.loads(row[5])]) for row in rows]
 
 
 def _sandbox_row(row: tuple[Any, ...]) -> SandboxRow:
@@ -243,3 +243,7 @@ def _sandbox_row(row: tuple[Any, ...]) -> SandboxRow:
     for column in _JSON_COLUMNS:
         values[column] = json.loads(values[column])
     return SandboxRow(**values)
+
+
+def _network_row(row: tuple[Any, ...]) -> NetworkRow:
+    return NetworkRow._make([*row[:6], json.loads(row[6])])

@@ -24,6 +24,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -215,10 +216,13 @@ static void configure_network(void)
     close(fd);
 }
 
-static void sandbox(const char *directory, int ready)
+static void sandbox(const char *directory, const int ready_pipe[2])
 {
     char options[3 * 4096], merged[4096], path[4096], byte;
+    int ready = ready_pipe[0];
     char *argv[] = {"true", NULL}, *environment[] = {"PATH=/bin", NULL};
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    close(ready_pipe[1]); /* the end of the parent is the end of the wait below */
     snprintf(merged, sizeof merged, "%s/merged", directory);
     for (int i = 0; version == 1 && i < hierarchies; i++) {
         snprintf(path, sizeof path, "%s/floor/tasks", cgroups[i]);
@@ -324,7 +328,7 @@ static void one_round(int number)
         die("pipe");
     pid_t pid = start(&pidfd);
     if (pid == 0)
-        sandbox(directory, ready[0]);
+        sandbox(directory, ready);
     make_veth(number, pid);
     if (write(ready[1], "", 1) != 1 || waitpid(pid, &status, 0) != pid)
         die("wait");

@@ -43,7 +43,7 @@ class Floor:
         version, cgroups = self._cgroups()
         for cgroup in cgroups:
             _make_cgroup(cgroup)
-        argv = [str(binary), "/bin/true", str(self.place.directory / "rootfs"), str(self.directory / "work"), "floor0", f"v{version}"]
+        argv = [str(binary), "/bin/true", str(self.place.directory / "rootfs"), str(self.directory / "work"), "floorbridge", f"v{version}"]
         self._process = subprocess.Popen([*argv, *map(str, cgroups)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
 
     def _cgroups(self) -> tuple[int, list[Path]]:

@@ -35,7 +35,7 @@ class Value(NamedTuple):
 
     median: float
     p95: float
-    count: int
+    taken: int
 
 
 class Results:

@@ -14,6 +14,7 @@ import secrets
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -91,13 +92,13 @@ def _exit_with(function: Callable[[], int]) -> None:
         code = function()
     except KeyboardInterrupt:
         code = 130
-    except BaseException:  # the top of a process
+    except BaseException:  # noqa: BLE001 - the top of a process
         import traceback
 
         traceback.print_exc()
     finally:
         with contextlib.suppress(OSError):
-            os.sys.stdout.flush()  # type: ignore[attr-defined]
+            sys.stdout.flush()
         os._exit(code)
 
 

@@ -45,7 +45,7 @@ FIGURES = (
 
 def command_tasks(subject: Subject) -> list[Task]:
     """Everything that is done through a command line."""
-    tasks = [
+    return [
         _run_task(subject, "run-p", "-p", f"{PORT}:80"),
         _run_task(subject, "run-bridge"),
         _run_task(subject, "run-host", "--network", "host"),
@@ -56,7 +56,6 @@ def command_tasks(subject: Subject) -> list[Task]:
         Task(subject.name, ("weight",), lambda: _weight(subject), rounds=3),
         Task(subject.name, ("series-start", "series-remove"), lambda: _series(subject), rounds=1),
     ]
-    return tasks
 
 
 def _run_task(subject: Subject, figure: str, *options: str) -> Task:

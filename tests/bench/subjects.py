@@ -209,8 +209,9 @@ class Podman(Subject):
 
     def version(self) -> str:
         """Podman, its OCI runtime and its network program."""
-        form = "{{.Version.Version}} ({{.Host.OCIRuntime.Name}}, {{.Host.NetworkBackend}}), {{.Store.GraphDriverName}}, cgroup {{.Host.CgroupsVersion}}"
-        return self("info", "--format", form).strip()
+        fields = ("Version.Version", "Host.OCIRuntime.Name", "Host.NetworkBackend", "Store.GraphDriverName", "Host.CgroupsVersion")
+        version, runtime, network, storage, cgroup = self("info", "--format", " ".join(f"{{{{.{field}}}}}" for field in fields)).split()
+        return f"{version} ({runtime}, {network}), {storage}, cgroup {cgroup}"
 
     def open(self) -> None:
         """Imports the image, and takes runc where the default runtime refuses this host's cgroups (crun does on a hybrid layout)."""

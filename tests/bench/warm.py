@@ -83,7 +83,7 @@ class Firewall:
             figure = f"firewall-{count}"
             self._fill(namespace, count)
             tasks.append(Task(NAME, (figure,), _bound(figure, namespace, _by_backend)))
-            tasks.append(Task("iptables ×2", (figure,), _bound(figure, namespace, _by_commands)))
+            tasks.append(Task("iptables", (figure,), _bound(figure, namespace, _by_commands)))
         return tasks
 
     def _fill(self, namespace: int, count: int) -> None:

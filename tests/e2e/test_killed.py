@@ -11,6 +11,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -160,7 +161,7 @@ def test_a_killed_monitor_takes_its_sandbox_along(cli: Cli, private_host: Privat
         sandbox = engine.run("busybox", "sleep", "60", ports=["18080:80"])
         pid = sandbox.pid
         assert pid is not None
-        monitor = int(open(f"/proc/{pid}/status").read().partition("PPid:")[2].split()[0])
+        monitor = int(Path(f"/proc/{pid}/status").read_text().partition("PPid:")[2].split()[0])
         os.kill(monitor, signal.SIGKILL)
         wait_until(lambda: not os.path.exists(f"/proc/{pid}"), "the sandbox to die with its monitor")
         assert sandbox.refresh().state == "exited"

@@ -49,7 +49,7 @@ def test_the_command_is_pid_1_and_sees_no_other_process(lab: Lab) -> None:
 
 
 def test_nothing_of_the_host_leaks_in(lab: Lab) -> None:
-    result = lab.sh("env; ls -d /proc/1/fd; ls /proc/1/fd; cat /proc/1/mountinfo; cat /proc/1/cmdline; grep Sig /proc/1/status; umask")
+    result = lab.sh("env; ls -d /proc/1/fd; ls /proc/1/fd; cat /proc/1/mountinfo; cat /proc/1/cmdline; grep Sig /proc/self/status; umask")
     assert str(lab.root) not in result.out
     assert lab.settings.run not in result.out
     environment = {line.partition("=")[0] for line in result.out.split("/proc/1/fd")[0].split("\n") if "=" in line}
@@ -84,7 +84,10 @@ def test_kernel_file_systems_cannot_be_written(lab: Lab, path: str) -> None:
 def test_dev_is_minimal(lab: Lab) -> None:
     names = "fd full mqueue null ptmx pts random shm stderr stdin stdout tty urandom zero".split()
     assert lab.run("ls", "/dev").out.split() == names
-    assert lab.sh("head -c 4 /dev/zero | wc -c; echo x > /dev/full || echo full; echo y > /dev/null; touch /dev/shm/a /dev/mqueue").out == "4\nfull\n"
+    assert (
+        lab.sh("head -c 4 /dev/zero | wc -c; echo x > /dev/full || echo full; echo y > /dev/null; touch /dev/shm/a /dev/mqueue").out
+        == "4\nfull\n"
+    )
 
 
 def test_read_only_root(lab: Lab) -> None:
@@ -181,14 +184,18 @@ def test_ulimits(lab: Lab) -> None:
 def test_sysctls_are_set_in_the_own_namespaces(lab: Lab) -> None:
     before = Path("/proc/sys/net/ipv4/ip_forward").read_text()
     sysctls = (("net.ipv4.ip_forward", "1"), ("kernel.shmmax", "123456"), ("net/ipv4/conf/lo/forwarding", "0"))
-    result = lab.sh("cd /proc/sys; cat net/ipv4/ip_forward kernel/shmmax net/ipv4/conf/lo/forwarding; echo 0 > net/ipv4/ip_forward", sysctls=sysctls)
+    result = lab.sh(
+        "cd /proc/sys; cat net/ipv4/ip_forward kernel/shmmax net/ipv4/conf/lo/forwarding; echo 0 > net/ipv4/ip_forward", sysctls=sysctls
+    )
     assert result.out == "1\n123456\n0\n"
     assert "Read-only" in result.err
     assert Path("/proc/sys/net/ipv4/ip_forward").read_text() == before
 
 
 def test_hostname_and_namespaces(lab: Lab) -> None:
-    result = lab.sh("hostname; cd /proc/self/ns; for n in mnt pid uts ipc net cgroup; do readlink $n; done; cat /proc/self/cgroup", hostname="box")
+    result = lab.sh(
+        "hostname; cd /proc/self/ns; for n in mnt pid uts ipc net cgroup; do readlink $n; done; cat /proc/self/cgroup", hostname="box"
+    )
     name, *inside = result.out.split("\n")
     assert name == "box"
     for kind, link in zip(("mnt", "pid", "uts", "ipc", "net", "cgroup"), inside, strict=False):
@@ -214,7 +221,9 @@ def test_joins_the_network_namespace_of_another(lab: Lab, userns: str) -> None:
 
 
 def test_time_namespace_counts_from_zero(lab: Lab) -> None:
-    inside, outside = (float(text.split()[0]) for text in (lab.run("cat", "/proc/uptime", time_namespace=True).out, Path("/proc/uptime").read_text()))
+    inside, outside = (
+        float(text.split()[0]) for text in (lab.run("cat", "/proc/uptime", time_namespace=True).out, Path("/proc/uptime").read_text())
+    )
     assert inside < 10 < outside
 
 
@@ -326,7 +335,7 @@ def test_own_executable_cannot_be_overwritten(lab: Lab) -> None:
     command = ("/proc/self/exe", "-S", "-c", "import time; time.sleep(100)")
     options = {"image": Source(("/",), host=True), "environment": (("PYTHONHOME", sys.base_prefix),)}
     with lab.running(*command, **options) as sandbox:
-        assert os.path.basename(os.readlink(f"/proc/{sandbox.pid}/exe")).startswith("python")
-        with pytest.raises(OSError, match=f"{os.strerror(errno.EROFS)}|{os.strerror(errno.ETXTBSY)}") as refusal:
+        assert os.readlink(f"/proc/{sandbox.pid}/exe") == "/"  # a mount that is attached nowhere
+        with pytest.raises(OSError, match=os.strerror(errno.EROFS)) as refusal:
             os.open(f"/proc/{sandbox.pid}/exe", os.O_WRONLY)
         assert refusal.value.errno == errno.EROFS

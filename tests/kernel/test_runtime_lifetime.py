@@ -1,0 +1,469 @@
+"""From start to end: status, lock, log, attach and detach, terminal, exec, and what SIGKILL leaves."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from netbox.errors import CommandNotExecutable, CommandNotFound, HostError, UsageError, WrongState
+from netbox.runtime import client, execute, protocol, status
+from netbox.runtime.launcher import Launcher
+from netbox.runtime.log_reader import read_logs
+from netbox.runtime.spawner import Spawner
+from netbox.spec import SecuritySpec
+from tests.kernel.runtime_lab import USERNS_BASE, Lab, alive
+from tests.support import leaks
+from tests.support.host import PrivateHost
+from tests.support.waiting import wait_until
+
+STEPS = ("prespawn", "begin", "namespaces", "network", "ready")
+
+
+@pytest.fixture
+def lab(private_host: PrivateHost) -> Iterator[Lab]:
+    made = Lab()
+    yield made
+    made.close()
+
+
+def read_until(attachment: client.Attachment, wanted: bytes, timeout: float = 10.0) -> bytes:
+    """The output up to and including ``wanted``."""
+    got = b""
+    deadline = time.monotonic() + timeout
+    while wanted not in got:
+        if not attachment.pending():
+            assert select.select([attachment], [], [], max(0, deadline - time.monotonic()))[0], f"{got!r} lacks {wanted!r}"
+        item = attachment.read_frame()
+        assert item is not None, got
+        if item[0] in (protocol.STDOUT, protocol.STDERR):
+            got += item[1]
+    return got
+
+
+def test_status_and_lock_follow_the_life(lab: Lab) -> None:
+    before = time.time()
+    with lab.running("sh", "-c", "read x; exit 9", open_stdin=True) as sandbox:
+        found = sandbox.status()
+        assert (found.state, found.exit_code, found.signal, found.finished_at) == ("running", None, None, None)
+        assert found.started_at is not None and before <= found.started_at <= time.time()
+        assert status.start_time(sandbox.pid) == found.pid_start
+        assert status.is_locked(sandbox.config["run_dir"])
+        assert status.acquire_lock(sandbox.config["run_dir"]) is None
+        assert sandbox.attachment is not None
+        sandbox.attachment.close_stdin()
+        assert client.communicate(sandbox.attachment)[0] == 9
+        wait_until(lambda: not status.is_locked(sandbox.config["run_dir"]), "the lock")
+        found = sandbox.status()
+        assert (found.state, found.exit_code, found.signal) == ("exited", 9, None)
+        assert found.finished_at is not None and found.finished_at >= before
+        assert sorted(os.listdir(sandbox.config["run_dir"])) == ["lock", "status.json"]
+
+
+def test_death_by_signal_is_recorded(lab: Lab) -> None:
+    with lab.running() as sandbox:
+        os.kill(sandbox.pid, signal.SIGKILL)
+        assert sandbox.attachment is not None
+        assert client.communicate(sandbox.attachment)[0] == 137
+        assert (sandbox.status().exit_code, sandbox.status().signal) == (137, 9)
+
+
+def test_detached_output_is_in_the_log(lab: Lab) -> None:
+    config = lab.config("sh", "-c", r"echo one; echo two >&2; printf 'a\377b\n'; printf end", plan={"attach": False})
+    assert lab.start(config) is None
+    wait_until(lambda: not status.is_locked(config["run_dir"]), "the end")
+    lines = [(line.stream, line.data) for line in read_logs(config["log"]["directory"])]
+    assert sorted(lines) == [("stderr", b"two\n"), ("stdout", b"a\xffb\n"), ("stdout", b"end"), ("stdout", b"one\n")]
+
+
+def test_log_rotation_under_load_loses_no_line(lab: Lab) -> None:
+    config = lab.config("sh", "-c", "i=0; while [ $i -lt 400 ]; do echo line $i; i=$((i+1)); done", log_max_size=2000, log_max_files=200)
+    attachment = lab.start(config)
+    assert attachment is not None
+    with attachment:
+        assert client.communicate(attachment)[0] == 0
+    directory = Path(config["log"]["directory"])
+    wait_until(lambda: not status.is_locked(config["run_dir"]), "the end")
+    assert len(list(directory.iterdir())) > 1
+    assert all(file.stat().st_size <= 2000 + 70000 for file in directory.iterdir())
+    assert [line.data for line in read_logs(str(directory))] == [b"line %d\n" % number for number in range(400)]
+
+
+def test_a_detached_client_can_attach_and_leave(lab: Lab) -> None:
+    with lab.running("sh", "-c", "while read line; do echo got $line; done; echo over", open_stdin=True, plan={"attach": False}) as sandbox:
+        for word in (b"one", b"two"):
+            with client.connect(sandbox.config["run_dir"]) as attachment:
+                attachment.send_stdin(word + b"\n")
+                assert read_until(attachment, b"got " + word + b"\n")
+        with client.connect(sandbox.config["run_dir"]) as attachment, client.connect(sandbox.config["run_dir"]) as watcher:
+            attachment.send_stdin(b"all\n")
+            read_until(watcher, b"got all\n")
+            attachment.close_stdin()
+            read_until(watcher, b"over\n")
+            assert watcher.read_frame() == (protocol.EXIT, b'{"exit_code":0}')
+            assert watcher.exit_code == 0
+        wait_until(lambda: not status.is_locked(sandbox.config["run_dir"]), "the end")
+        with pytest.raises(WrongState):
+            client.connect(sandbox.config["run_dir"])
+
+
+def test_a_stopped_client_does_not_stop_the_sandbox_for_good(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    size = 3 << 20
+    with lab.running(
+        "sh", "-c", f"read x; head -c {size} /dev/zero; touch /tmp/done; sleep 100", open_stdin=True, plan={"attach": False}
+    ) as sandbox:
+        with client.connect(sandbox.config["run_dir"]) as stopped:
+            stopped.send_stdin(b"\n")
+            wait_until(lambda: sandbox.exec("ls", "/tmp/done").code == 0, "the writer", timeout=20, interval=0.2)
+        logged = sum(len(line.data) for line in read_logs(sandbox.config["log"]["directory"]))
+        assert logged == size
+
+
+def test_a_slow_foreground_client_loses_nothing(lab: Lab) -> None:
+    size = 2 << 20
+    attachment = lab.start(lab.config("sh", "-c", f"head -c {size} /dev/zero | tr '\\0' x"))
+    assert attachment is not None
+    with attachment:
+        time.sleep(0.3)
+        assert client.communicate(attachment) == (0, b"x" * size, b"")
+
+
+def test_foreground_client_that_dies_leaves_the_sandbox_running(lab: Lab) -> None:
+    with lab.running("sh", "-c", "cat; echo input ended; sleep 100", open_stdin=True) as sandbox:
+        assert sandbox.attachment is not None
+        sandbox.attachment.close()
+        sandbox.attachment = None
+        log = sandbox.config["log"]["directory"]
+        wait_until(lambda: [line.data for line in read_logs(log)] == [b"input ended\n"], "the end of input")
+        assert alive(sandbox.pid, sandbox.pid_start)
+
+
+def test_terminal(lab: Lab) -> None:
+    script = "tty; stty size; ls -l /dev/console | cut -c1; trap 'stty size' WINCH; echo ready; read x; read y; echo got $y"
+    config = lab.config("sh", "-c", script, tty=True, open_stdin=True, plan={"console_size": (30, 100)})
+    attachment = lab.start(config)
+    assert attachment is not None
+    with attachment:
+        assert read_until(attachment, b"ready\r\n").split() == [b"/dev/pts/0", b"30", b"100", b"c", b"ready"]
+        attachment.resize(51, 203)
+        attachment.send_stdin(b"\n")
+        assert b"51 203" in read_until(attachment, b"51 203")
+        attachment.send_stdin(b"word\n")
+        assert b"got word" in read_until(attachment, b"got word")
+        assert client.communicate(attachment)[0] == 0
+
+
+def test_terminal_is_the_controlling_one(lab: Lab) -> None:
+    attachment = lab.start(lab.config("sh", "-c", "echo ready; sleep 50", tty=True, open_stdin=True))
+    assert attachment is not None
+    with attachment:
+        read_until(attachment, b"ready")
+        with_handler = lab.start(
+            lab.config(
+                "sh", "-c", "trap 'echo interrupted; exit 4' INT; echo ready; while true; do sleep 0.05; done", tty=True, open_stdin=True
+            )
+        )
+        assert with_handler is not None
+        with with_handler:
+            read_until(with_handler, b"ready")
+            with_handler.send_stdin(b"\x03")
+            code, out, _ = client.communicate(with_handler)
+            assert (code, b"interrupted" in out) == (4, True)
+        attachment.resize(0, 0)  # makes no sense, and is ignored
+    config = lab.config("sh", "-c", "echo $(cat | wc -c)", tty=True, open_stdin=True)
+    attachment = lab.start(config)
+    assert attachment is not None
+    with attachment:
+        attachment.send_stdin(b"four\n")
+        attachment.close_stdin()
+        assert b"5" in client.communicate(attachment)[1]
+
+
+@pytest.mark.parametrize("userns", ["host", "auto"])
+def test_exec(lab: Lab, userns: str) -> None:
+    options = {
+        "security": SecuritySpec(userns=userns),
+        "environment": (("A", "1"),),
+        "working_dir": "/tmp",
+        "plan": {"userns_base": USERNS_BASE},
+    }
+    with lab.running(**options) as sandbox:
+        script = "pwd; id -u; echo $A$B; echo err >&2; grep -E 'CapPrm|NoNew|Seccomp:' /proc/self/status; exit 3"
+        result = sandbox.exec("sh", "-c", script, environment=["B=2"])
+        inside = sandbox.exec("sh", "-c", "grep -E 'CapPrm|NoNew|Seccomp:' /proc/1/status")
+        assert result.out.split("\n")[:3] == ["/tmp", "0", "12"]
+        assert result.out.split("\n")[3:] == inside.out.split("\n")
+        assert (result.code, result.err) == (3, "err\n")
+        links = "for n in mnt pid uts ipc net cgroup user; do readlink /proc/%s/ns/$n; done; cat /proc/%s/cgroup"
+        assert sandbox.exec("sh", "-c", links % ("self", "self")).out == sandbox.exec("sh", "-c", links % (1, 1)).out
+        data = b"z" * 300_000
+        assert sandbox.exec("wc", "-c", data=data).out.strip() == "300000"
+        assert sandbox.exec("id", "-un", user="bob").out == "bob\n"
+        assert sandbox.exec("pwd", working_dir="/bin").out == "/bin\n"
+        assert sandbox.exec("sh", "-c", "tty; stty size", tty=True, console_size=(9, 99)).out == "/dev/pts/0\r\n9 99\r\n"
+        assert sandbox.exec("ls", "/proc/self/fd").out.split() == ["0", "1", "2", "3"]
+
+
+@pytest.mark.parametrize(
+    ("command", "options", "error"),
+    [
+        ("nosuch", {}, CommandNotFound),
+        ("/etc/passwd", {}, CommandNotExecutable),
+        ("true", {"user": "nix"}, UsageError),
+        ("true", {"working_dir": "/nowhere"}, UsageError),
+    ],
+)
+def test_exec_failures(lab: Lab, command: str, options: dict[str, str], error: type[Exception]) -> None:
+    with lab.running() as sandbox, pytest.raises(error):
+        sandbox.exec(command, **options)
+
+
+def test_exec_in_a_dead_sandbox(lab: Lab) -> None:
+    with lab.running() as sandbox:
+        sandbox.end()
+        with pytest.raises(WrongState, match="not running"):
+            execute.start(sandbox.config, sandbox.pid, sandbox.pid_start, ["true"])
+        with pytest.raises(WrongState):  # the pid now belongs to another process
+            execute.start(sandbox.config, os.getpid(), sandbox.pid_start, ["true"])
+
+
+def test_detached_exec_goes_on_alone(lab: Lab) -> None:
+    with lab.running() as sandbox:
+        assert execute.start(sandbox.config, sandbox.pid, sandbox.pid_start, ["sleep", "77"], detach=True) is None
+        wait_until(lambda: "sleep 77" in sandbox.exec("ps", "-o", "args").out, "the detached process")
+
+
+def test_closing_an_exec_ends_its_process(lab: Lab) -> None:
+    with lab.running() as sandbox:
+        attachment = execute.start(sandbox.config, sandbox.pid, sandbox.pid_start, ["sleep", "78"])
+        assert attachment is not None
+        assert "sleep 78" in sandbox.exec("ps", "-o", "args").out
+        attachment.close()
+        wait_until(lambda: "sleep 78" not in sandbox.exec("ps", "-o", "args").out, "the end of the process")
+
+
+def test_sandbox_end_ends_an_exec(lab: Lab) -> None:
+    with lab.running() as sandbox:
+        attachment = execute.start(sandbox.config, sandbox.pid, sandbox.pid_start, ["sleep", "79"])
+        assert attachment is not None
+        with attachment:
+            os.kill(sandbox.pid, signal.SIGKILL)
+            assert client.communicate(attachment)[0] == 137
+
+
+def test_spawner_starts_monitors_and_execs_that_outlive_it(lab: Lab) -> None:
+    with Spawner() as spawner:
+        config = lab.config("sleep", "1000")
+        attachment = lab.start(config, spawner)
+        found = status.read_status(config["run_dir"])
+        assert attachment is not None and found is not None and found.pid and found.pid_start
+        executed = execute.start(config, found.pid, found.pid_start, ["echo", "warm"], spawner=spawner)
+        assert executed is not None
+        assert client.communicate(executed) == (0, b"warm\n", b"")
+        executed.close()
+    with attachment:
+        assert alive(found.pid, found.pid_start)
+        os.kill(found.pid, signal.SIGKILL)
+        assert client.communicate(attachment)[0] == 137
+
+
+def test_spawner_that_was_killed_is_started_again(lab: Lab) -> None:
+    with Spawner() as spawner:
+        spawner.start()
+        process = spawner._pid
+        os.kill(process, signal.SIGKILL)
+        wait_until(lambda: not alive(process), "the spawner's death")
+        attachment = lab.start(lab.config("true"), spawner)
+        assert attachment is not None
+        with attachment:
+            assert client.communicate(attachment)[0] == 0
+
+
+def test_starts_from_many_threads(lab: Lab) -> None:
+    codes: list[int] = []
+    configs = [lab.config("sh", "-c", f"exit {number}") for number in range(6)]
+
+    def run(number: int) -> None:
+        attachment = lab.start(configs[number], spawner)
+        assert attachment is not None
+        with attachment:
+            codes.append(client.communicate(attachment)[0])
+
+    with Spawner() as spawner:
+        threads = [threading.Thread(target=run, args=(number,)) for number in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30)
+    assert sorted(codes) == list(range(6))
+
+
+def test_collect_runs_unless_the_clean_up_was_claimed(lab: Lab, tmp_path: Path) -> None:
+    proof = tmp_path / "collected"
+    collect = ("/bin/sh", "-c", f"ls /proc/self/fd > {proof}.new; echo $NETBOX_ROOT >> {proof}.new; mv {proof}.new {proof}")
+    for claim, expected in ((True, False), (False, True)):
+        config = lab.config("true", plan={"collect": collect, "claim": claim})
+        attachment = lab.start(config)
+        assert attachment is not None
+        with attachment:
+            client.communicate(attachment)
+        if expected:
+            wait_until(proof.exists, "the clean-up process")
+            assert proof.read_text().split() == ["0", "1", "2", "3", str(lab.root)]
+        else:
+            wait_until(lambda: not status.is_locked(config["run_dir"]), "the monitor's end")  # noqa: B023
+            assert not proof.exists()
+
+
+def test_a_claim_dies_with_its_client(lab: Lab, tmp_path: Path) -> None:
+    proof = tmp_path / "collected"
+    with lab.running("sleep", "1000", plan={"collect": ("/bin/sh", "-c", f"echo > {proof}"), "attach": False}) as sandbox:
+        with client.connect(sandbox.config["run_dir"]) as attachment:
+            attachment.claim()
+        os.kill(sandbox.pid, signal.SIGKILL)
+        wait_until(proof.exists, "the clean-up process")
+
+
+def test_monitor_ignores_what_people_kill_with(lab: Lab) -> None:
+    with lab.running() as sandbox:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
+            os.kill(sandbox.monitor, number)
+        assert sandbox.exec("echo", "alive").out == "alive\n"
+
+
+def test_monitor_keeps_nothing_of_the_caller(lab: Lab) -> None:
+    leak = os.open("/", os.O_RDONLY)
+    os.set_inheritable(leak, True)
+    try:
+        with lab.running() as sandbox:
+            assert os.getsid(sandbox.monitor) == sandbox.monitor
+            assert os.readlink(f"/proc/{sandbox.monitor}/cwd") == "/"
+            assert {os.readlink(f"/proc/{sandbox.monitor}/fd/{fd}") for fd in range(3)} == {"/dev/null"}
+            kinds = sorted(os.readlink(entry.path).split(":")[0] for entry in os.scandir(f"/proc/{sandbox.monitor}/fd"))
+            log, lock = f"{sandbox.config['log']['directory']}/log", f"{sandbox.config['run_dir']}/lock"
+            allowed = {"/dev/null", "pipe", "socket", "anon_inode", log, lock}
+            assert set(kinds) <= allowed, kinds
+    finally:
+        os.close(leak)
+
+
+def test_killed_monitor_takes_the_sandbox_along(lab: Lab) -> None:
+    with lab.running("sh", "-c", "sleep 1000 & sleep 1000", plan={"attach": False}) as sandbox:
+        os.kill(sandbox.monitor, signal.SIGKILL)
+        wait_until(lambda: not alive(sandbox.pid, sandbox.pid_start), "the sandbox's end")
+        assert not status.is_locked(sandbox.config["run_dir"])
+        assert sandbox.status().state == "running"  # nobody was left to write another one: the lock tells
+
+
+@pytest.mark.parametrize("userns", ["host", "auto"])
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("victim", ["engine", "monitor", "init"])
+def test_kill_at_each_step_leaves_no_process_and_no_mount(lab: Lab, private_host: PrivateHost, victim: str, step: str, userns: str) -> None:
+    if victim == "init" and step in ("prespawn", "begin"):
+        step = "namespaces"  # there is none before
+    config = lab.config("sleep", "1000", security=SecuritySpec(userns=userns), plan={"userns_base": USERNS_BASE, "attach": False})
+    before = leaks.mounts()
+    lock = status.acquire_lock(config["run_dir"])
+    assert lock is not None
+    engine = os.fork()
+    if engine == 0:
+        _engine(config, lock, victim, STEPS.index(step))
+    os.close(lock)
+    _, code = os.waitpid(engine, 0)
+    assert os.waitstatus_to_exitcode(code) == (-signal.SIGKILL if victim == "engine" else 0)
+    wait_until(lambda: not status.is_locked(config["run_dir"]), "the lock")
+    marked = private_host.mark / "cgroup.procs"
+    own = {os.getpid()}
+    wait_until(lambda: {int(pid) for pid in marked.read_text().split() if alive(int(pid))} <= own, "the end of all processes")
+    assert leaks.mounts() == before
+    found = status.read_status(config["run_dir"])
+    if victim == "engine" and step != "prespawn":
+        assert found is not None and found.state == "aborted"
+
+
+def _engine(config: dict[str, object], lock: int, victim: str, last: int) -> None:
+    """A process that goes as far as step ``last`` of the handshake and kills; exits with 0 when it saw the failure that it should."""
+    code = 1
+    try:
+        launcher = Launcher.prespawn()
+        monitor = launcher._monitor
+        assert monitor is not None
+        pid = 0
+        steps: list[Callable[[], object]] = [
+            lambda: launcher.begin(config, lock),
+            launcher.wait_namespaces,
+            launcher.network_ready,
+            launcher.wait_ready,
+            launcher.go,
+        ]
+        for index, advance in enumerate(steps):
+            if index == last:
+                os.kill({"engine": os.getpid(), "monitor": monitor, "init": pid}[victim], signal.SIGKILL)
+            try:
+                result = advance()
+            except HostError:
+                launcher.abort()
+                code = 0
+                break
+            pid = getattr(result, "pid", pid)
+        else:
+            code = 0 if victim == "init" else 2  # killed between GO and exec: that is a command that ended at once
+    finally:
+        os._exit(code)
+
+
+def test_abort_at_each_step(lab: Lab) -> None:
+    for last in range(len(STEPS)):
+        config = lab.config("sleep", "1000")
+        lock = status.acquire_lock(config["run_dir"])
+        assert lock is not None
+        launcher = Launcher.prespawn()
+        pid = 0
+        if last > 0:
+            launcher.begin(config, lock)
+        if last > 1:
+            pid = launcher.wait_namespaces().pid
+        if last > 2:
+            launcher.network_ready()
+        if last > 3:
+            launcher.wait_ready()
+        launcher.abort()
+        launcher.abort()
+        os.close(lock)
+        assert not pid or not alive(pid)
+        assert not status.is_locked(config["run_dir"])
+        found = status.read_status(config["run_dir"])
+        assert (found.state if found else None) == ("aborted" if last > 0 else None)
+        with pytest.raises(HostError):
+            launcher.go()
+
+
+def test_failed_exec_is_recorded(lab: Lab) -> None:
+    config = lab.config("nosuch")
+    with pytest.raises(CommandNotFound):
+        lab.start(config)
+    wait_until(lambda: not status.is_locked(config["run_dir"]), "the monitor's end")
+    found = status.read_status(config["run_dir"])
+    assert found is not None and (found.state, found.exit_code) == ("aborted", 127)
+
+
+def test_works_when_the_caller_has_no_stdio(lab: Lab, tmp_path: Path) -> None:
+    """Descriptors 0 to 3 of the caller are free: the channel and the interpreter must not end up there."""
+    config = lab.config("echo", "works")
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            os.closerange(0, 4)
+            attachment = lab.start(config)
+            assert attachment is not None
+            code = 0 if client.communicate(attachment) == (0, b"works\n", b"") else 2
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
