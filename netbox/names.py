@@ -17,14 +17,14 @@ SHORT_ID_LENGTH = 12
 NAME_PATTERN = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,63}")
 
 _ADJECTIVES = (
-    "agile amber brave bright calm clear crisp eager early fair fast firm fond fresh gentle glad golden grand keen kind light lively lucky "
-    "merry mild neat nimble noble open plain proud quick quiet rapid ready royal sharp silver smart solid steady still sunny swift tidy true "
-    "vivid warm wise young"
+    "agile amber brave bright calm clear crisp eager early fair fast firm fond fresh gentle glad golden grand keen kind light "
+    "lively lucky merry mild neat nimble noble open plain proud quick quiet rapid ready royal sharp silver smart solid steady "
+    "still sunny swift tidy true vivid warm wise young"
 ).split()
 _NOUNS = (
-    "arc beacon bridge brook canal cedar cloud comet coral delta ember falcon field fjord forest gate glacier harbor heron hill island juniper "
-    "lagoon lantern lark maple meadow mesa moon oak orbit otter packet peak pine port prairie quartz rapids reef ridge river robin signal "
-    "sparrow spruce summit tide valley willow"
+    "arc beacon bridge brook canal cedar cloud comet coral delta ember falcon field fjord forest gate glacier harbor heron "
+    "hill island juniper lagoon lantern lark maple meadow mesa moon oak orbit otter packet peak pine port prairie quartz "
+    "rapids reef ridge river robin signal sparrow spruce summit tide valley willow"
 ).split()
 
 

@@ -9,8 +9,8 @@ from typing import NamedTuple
 class Settings(NamedTuple):
     """Directories and the cgroup below which every sandbox lives.
 
-    ``root`` (``NETBOX_ROOT``) survives a reboot, ``run`` (``NETBOX_RUN``) does not, ``cgroup_parent`` (``NETBOX_CGROUP``) is a path relative to
-    each cgroup hierarchy.
+    ``root`` (``NETBOX_ROOT``) survives a reboot, ``run`` (``NETBOX_RUN``) does not. ``cgroup_parent`` (``NETBOX_CGROUP``) is a path
+    relative to each cgroup hierarchy.
     """
 
     root: str = "/var/lib/netbox"

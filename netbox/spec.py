@@ -36,7 +36,7 @@ class BindMount(NamedTuple):
 
 
 class TmpfsMount(NamedTuple):
-    """A tmpfs inside the sandbox: ``--tmpfs TARGET[:options]``, ``--mount type=tmpfs,…``. ``size`` in bytes, ``mode`` as octal number."""
+    """A tmpfs inside the sandbox: ``--tmpfs TARGET[:options]``, ``--mount type=tmpfs,…``. ``size`` is in bytes."""
 
     target: str
     size: int | None = None
@@ -71,7 +71,7 @@ class Device(NamedTuple):
 
 @dataclass(frozen=True)
 class Resources:
-    """Limits. ``memory_swap`` counts memory plus swap, -1 for unlimited; ``cpus`` is a number of processors; ``blkio_weight`` is 10 to 1000."""
+    """Limits. ``memory_swap`` counts memory plus swap, -1 for unlimited; ``cpus`` counts processors; ``blkio_weight`` is 10 to 1000."""
 
     memory: int | None = None
     memory_swap: int | None = None
@@ -98,7 +98,10 @@ class NetworkSpec:
 
 @dataclass(frozen=True)
 class SecuritySpec:
-    """Privileges. ``seccomp`` is ``default``, ``unconfined`` or the path of a profile; ``cap_add`` and ``cap_drop`` hold ``NET_ADMIN`` or ``ALL``."""
+    """Privileges.
+
+    ``seccomp`` is ``default``, ``unconfined`` or a profile's path; ``cap_add`` and ``cap_drop`` hold ``NET_ADMIN`` and the like, or ``ALL``.
+    """
 
     privileged: bool = False
     cap_add: tuple[str, ...] = ()

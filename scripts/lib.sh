@@ -13,6 +13,8 @@ trap 'rm -f "$LOG"' EXIT
 
 # What netbox needs to run. libseccomp2 compiles the system call filter.
 RUN_PACKAGES=(iptables iproute2 busybox-static tini libseccomp2 curl ca-certificates)
+# What the tests use beside it: real terminals, user namespaces, archives of every kind.
+TEST_PACKAGES=(tmux util-linux xz-utils bzip2 zstd)
 
 BOLD='' DIM='' GREEN='' RED='' PLAIN=''
 if [[ -t 1 && -z ${NO_COLOR:-} ]]; then

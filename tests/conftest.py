@@ -91,7 +91,8 @@ def wait_until() -> Callable[..., object]:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Examples of property tests are the same in every run, and nothing is written into the checkout."""
+    """Names the run, for its workers too. Examples of property tests are the same in every run; nothing is written into the checkout."""
+    leaks.run_prefix()
     try:
         import hypothesis
     except ImportError:

@@ -99,7 +99,7 @@ Exit code: that of the sandbox; 0 after the detach keys.
 @options.sandbox_argument(running=True)
 def attach(no_stdin: bool, detach_keys: str | None, sig_proxy: bool, name: str) -> int:
     """Join stdin, stdout and stderr with those of a running sandbox."""
-    from netbox.cli.run import proxy_to
+    from netbox.cli.run import proxy_to, say_detached
     from netbox.engine import Engine
 
     keys = terminal.parse_detach_keys(detach_keys or terminal.DEFAULT_DETACH_KEYS)
@@ -115,6 +115,7 @@ def attach(no_stdin: bool, detach_keys: str | None, sig_proxy: bool, name: str) 
             )
             outcome = session.run()
         if outcome.detached:
+            say_detached(sandbox)
             return 0
         if outcome.signal is not None:
             return 128 + outcome.signal

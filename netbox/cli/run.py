@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -231,6 +232,7 @@ def _foreground(sandbox: Sandbox, attachment: terminal.Stream, spec: SandboxSpec
 def finish(sandbox: Sandbox, outcome: terminal.Outcome) -> int:
     """The exit code for an outcome; after the end of the sandbox everything is settled."""
     if outcome.detached:
+        say_detached(sandbox)
         return 0
     if outcome.signal is not None:
         return 128 + outcome.signal
@@ -238,6 +240,12 @@ def finish(sandbox: Sandbox, outcome: terminal.Outcome) -> int:
         return sandbox.wait()
     sandbox.settle()
     return outcome.exit_code
+
+
+def say_detached(sandbox: Sandbox) -> None:
+    """Where the sandbox is now. The line break ends the sandbox's own last line."""
+    print(file=sys.stderr)
+    output.report(options.label(), f"{sandbox.name} runs on; 'netbox attach {sandbox.name}' comes back to it")
 
 
 def proxy_to(sandbox: Sandbox) -> terminal.Proxy:

@@ -15,7 +15,7 @@ from netbox.errors import NotFound, WrongState
 if TYPE_CHECKING:
     from netbox.engine import Engine, Sandbox
     from netbox.engine.observing import Stats
-    from netbox.kernel.process_table import ProcessRow
+    from netbox.kernel.processes import ProcessRow
 
 INTERVAL = 1.0  # seconds between two lines of a live display
 _FIRST_SAMPLE = 0.25  # seconds that the first measurement of the load takes

@@ -49,6 +49,9 @@ class Stream(Protocol):
     def resize(self, rows: int, columns: int) -> None:
         """Tells the size of the terminal."""
 
+    def detach(self) -> None:
+        """Says that this side leaves and the sandbox stays."""
+
 
 class Outcome(NamedTuple):
     """How an attachment ended: the exit code, or by the detach keys, or by a signal to this process; all empty when the monitor died."""
@@ -258,6 +261,7 @@ class Session:
             if ready.get(self._attachment.fileno(), 0) & select.POLLOUT:
                 self._send()
             if self._input in ready and self._receive_input():
+                self._detach()
                 return Outcome(detached=True)
             while self._attachment.pending() or ready.get(self._attachment.fileno(), 0) & ~select.POLLOUT:
                 ready = {}
@@ -298,6 +302,12 @@ class Session:
         elif self._at_end:
             self._attachment.close_stdin()
             self._at_end = False
+
+    def _detach(self) -> None:
+        """What was typed before the keys is still sent; the end of the connection is not the end of the sandbox's input."""
+        if self._unsent:
+            self._attachment.send_stdin(self._unsent)
+        self._attachment.detach()
 
     def _frame(self) -> Outcome | None:
         frame = self._attachment.read_frame()

@@ -33,4 +33,3 @@ def main() -> int:
         print(f"netbox: {error}", file=sys.stderr)
         return 1
     return 0
-

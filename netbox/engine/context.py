@@ -11,6 +11,7 @@ from netbox.settings import Settings
 from netbox.state.store import Store
 
 if TYPE_CHECKING:
+    from netbox.engine.background import Background
     from netbox.image.store import ImageStore
     from netbox.kernel.cgroups import Cgroups
     from netbox.network.manager import NetworkManager
@@ -20,12 +21,13 @@ if TYPE_CHECKING:
 
 
 class Context:
-    """Shared by an ``Engine`` and its sandboxes. ``spawner`` is set while an engine keeps a warm one."""
+    """Shared by an ``Engine`` and its sandboxes. ``spawner`` and ``background`` are set while the engine has them."""
 
     def __init__(self, settings: Settings, prespawned: Launcher | None = None) -> None:
         self.settings = settings
         self.store = Store(settings)
         self.spawner: Spawner | None = None
+        self.background: Background | None = None
         self._prespawned = prespawned
 
     def launcher(self) -> Launcher:

@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from netbox import names
+from netbox.engine import events
 from netbox.engine.locks import SandboxLock, acquire_or_conflict
 from netbox.engine.transaction import Transaction
 from netbox.errors import NotFound, Unsupported, UsageError
@@ -39,7 +40,7 @@ def create(context: Context, spec: SandboxSpec, state: str = "created") -> tuple
         with context.images.reading():
             row = sandbox_row(context, spec, sandbox_id, state)
             _remember(context, row)
-        context.store.add_event("create", row.id, row.name, image=spec.image or spec.rootfs)
+        events.record(context, row, "create", image=spec.image or spec.rootfs)
     except BaseException:
         # The lock file is inside the run directory: what the undo left of it is removed by the next collection once the lock is free.
         lock.release()

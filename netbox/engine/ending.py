@@ -14,7 +14,7 @@ import time
 from typing import TYPE_CHECKING
 
 from netbox import names
-from netbox.engine import locks
+from netbox.engine import events, locks
 from netbox.engine.locks import SandboxLock
 from netbox.engine.undo import replay
 from netbox.errors import Conflict, NotFound, WrongState
@@ -91,7 +91,7 @@ def remove_locked(context: Context, sandbox_id: str) -> None:
     replay(context.store.journal(names.sandbox_owner(sandbox_id), RUN), context)
     replay(context.store.journal(names.sandbox_owner(sandbox_id), SANDBOX), context)
     if row is not None:
-        context.store.add_event("destroy", row.id, row.name)
+        events.record(context, row, "destroy")
 
 
 def remove(context: Context, row: SandboxRow, force: bool = False) -> None:
@@ -131,7 +131,7 @@ def stop(context: Context, row: SandboxRow, timeout: float | None = None) -> Non
         send_signal(context, row, signal.SIGKILL, missing_is_fine=True)
         wait(context, row)
     settle(context, row.id)
-    context.store.add_event("stop", row.id, row.name)
+    events.record(context, row, "stop")
 
 
 def send_signal(context: Context, row: SandboxRow, number: int, missing_is_fine: bool = False) -> None:
@@ -226,7 +226,10 @@ def wait(context: Context, row: SandboxRow, timeout: float | None = None) -> int
 
 
 def recover(context: Context) -> list[str]:
-    """Settles every sandbox whose monitor died without a clean-up. Cheap: one lock test per sandbox that is said to run. Returns what was done."""
+    """Settles every sandbox whose monitor died without a clean-up; returns a line for each.
+
+    Cheap: one lock test per sandbox that is said to run.
+    """
     done = []
     for row in context.store.sandboxes():
         if row.state not in ACTIVE or is_alive(context, row):
@@ -261,7 +264,7 @@ def _record_end(context: Context, row: SandboxRow, status: Status | None) -> Non
         context.store.update_sandbox(
             row.id, state=ENDING, exit_code=code, finished_at=finished, pid=None, error=error or None, details=details
         )
-        context.store.add_event("die", row.id, row.name, exit_code=code, **({"oom_killed": True} if oom else {}))
+        events.record(context, row, "die", exit_code=code, **({"oom_killed": True} if oom else {}))
 
 
 def _oom_killed(context: Context, row: SandboxRow) -> bool:

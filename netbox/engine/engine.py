@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import builtins
 import os
-import time
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from netbox import __version__, names
-from netbox.engine import creation, ending, observing, recovery
+from netbox import __version__
+from netbox.engine import creation, ending, events, observing, recovery
+from netbox.engine.background import Background
 from netbox.engine.context import Context
 from netbox.engine.sandbox import Sandbox
 from netbox.errors import Conflict
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from netbox.image.store import Image, ImageStore
     from netbox.runtime.launcher import Launcher
 
-EVENT_POLL_INTERVAL = 0.1  # seconds
-
 
 class PlanSection(NamedTuple):
     """A part of a plan, printed: a title and the commands that a person would type."""
@@ -36,15 +34,18 @@ class PlanSection(NamedTuple):
 
 
 class Engine:
-    """Runs sandboxes below the directories of ``settings`` (default: what the environment says).
+    """Runs sandboxes below the directories of ``settings`` (default: what the environment says). Safe to use from several threads.
 
-    ``warm`` keeps a small process ready from which monitors are forked: a start then costs a few milliseconds. As a context manager it ends that
-    process and takes down networks that no sandbox uses. Safe to use from several threads.
+    An engine keeps a small process ready from which monitors are forked: a start then costs a few milliseconds. As a context manager it
+    ends that process and takes down networks that no sandbox uses. ``warm=False`` is for a process without threads that ends
+    soon, such as the command line: no such process is kept, and idle networks go down in the background after ``close``.
     """
 
     def __init__(self, settings: Settings | None = None, *, warm: bool = True, prespawned: Launcher | None = None) -> None:
         self._context = Context(settings or Settings.from_environment(), prespawned)
-        self._warm = warm and prespawned is None
+        self._background = Background(self._context, own_thread=warm)
+        self._context.background = self._background
+        self._warm = warm
 
     @property
     def settings(self) -> Settings:
@@ -99,9 +100,9 @@ class Engine:
         return Sandbox(self._context, self._context.store.find_sandbox(reference)).refresh()
 
     def list(self, all: bool = False, filters: Sequence[tuple[str, str]] = ()) -> builtins.list[Sandbox]:
-        """The running sandboxes, newest first; with ``all`` every one. ``filters`` are (key, value) of name, id, status, label, image, network, exited.
+        """The running sandboxes, newest first; with ``all`` every one.
 
-        Values of one key are alternatives, keys must all match.
+        ``filters`` are (key, value) of name, id, status, label, image, network and exited: one of the values of each key must match.
         """
         if os.geteuid() == 0:
             self._recover()
@@ -146,22 +147,15 @@ class Engine:
         self,
         since: float | None = None,
         until: float | None = None,
-        follow: bool = True,
+        follow: bool = False,
         filters: Sequence[tuple[str, str]] = (),
         stop: Callable[[], bool] | None = None,
     ) -> Iterator[Event]:
-        """What happened and, with ``follow``, what happens. Without ``since`` only new events are followed. Times are seconds since the epoch."""
-        store = self._context.store
-        past = store.events()
-        last = past[-1].seq if past else 0
-        if since is not None or not follow:
-            yield from (event for event in past if _event_wanted(event, since, until, filters))
-        while follow and not (until is not None and time.time() > until) and not (stop is not None and stop()):
-            for event in store.events(after=last):
-                last = event.seq
-                if _event_wanted(event, since, until, filters):
-                    yield event
-            time.sleep(EVENT_POLL_INTERVAL)
+        """What happened and, with ``follow``, what happens: only new events without ``since``, until ``until`` or until ``stop()`` is true.
+
+        Times are seconds since the epoch; ``filters`` are (key, value) of event, container (name or id) and label.
+        """
+        return events.read(self._context, since, until, follow, filters, stop)
 
     def info(self) -> dict[str, Any]:
         """This host and what netbox keeps on it, as JSON-able values."""
@@ -183,7 +177,7 @@ class Engine:
     def close(self) -> None:
         """Ends the warm process and takes down networks that no sandbox uses."""
         if os.geteuid() == 0 and os.path.exists(self.settings.database):
-            recovery.release_networks(self._context)
+            self._background.finish()
         self._context.close()
 
     def __enter__(self) -> Engine:
@@ -221,10 +215,3 @@ def _has(sandbox: Sandbox, key: str, value: str) -> bool:
     if key == "network":
         return sandbox.spec.network.mode == value
     return False
-
-
-def _event_wanted(event: Event, since: float | None, until: float | None, filters: Sequence[tuple[str, str]]) -> bool:
-    if (since is not None and event.time < since) or (until is not None and event.time > until):
-        return False
-    fields = {"event": {event.action}, "container": {event.sandbox_id, names.short_id(event.sandbox_id), event.name}}
-    return all(any(value in fields.get(key, set()) for other, value in filters if other == key) for key in {key for key, _ in filters})

@@ -1,7 +1,7 @@
 """The lock of a sandbox: whoever works on it, or runs it, holds it.
 
-Liveness is this lock, not a pid: pids are reused, locks are not. The engine takes it and hands the same open file description to the monitor, so there is
-no gap between the two; the kernel lets go of it when the last holder is dead (flock(2)).
+Liveness is this lock, not a pid: pids are reused, locks are not. The engine takes it and hands the same open file description to the
+monitor, so there is no gap between the two; the kernel lets go of it when the last holder is dead (flock(2)).
 """
 
 from __future__ import annotations

@@ -62,7 +62,7 @@ def machine_memory() -> int:
 
 
 def state_of(context: Context, row: SandboxRow) -> str:
-    """created, starting, running, paused or exited, as it is now: a record that says "running" without a living monitor is an ended sandbox."""
+    """created, starting, running, paused or exited, as it is now: one whose record says "running" but has no living monitor has ended."""
     if row.state not in ending.ACTIVE:
         return row.state
     if not ending.is_alive(context, row):

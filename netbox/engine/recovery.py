@@ -31,6 +31,8 @@ def collect(context: Context) -> list[str]:
     done += _orphaned_directories(context)
     with context.images.changing():
         done += context.images.gc(layers_in_use(context))
+    if context.background is not None:
+        context.background.flush()
     done += [f"network {name}" for name in release_networks(context)]
     return done
 
@@ -49,7 +51,8 @@ def _wait_for_starts(context: Context) -> None:
     """Waits a moment for starts under way: one whose engine was just killed is still being aborted by its monitor, which holds the lock."""
     deadline = time.monotonic() + START_PATIENCE
     while time.monotonic() < deadline:
-        if not any(row.state in ending.ACTIVE and row.state != "running" and ending.is_alive(context, row) for row in context.store.sandboxes()):
+        rows = [row for row in context.store.sandboxes() if row.state in ending.ACTIVE and row.state != "running"]
+        if not any(ending.is_alive(context, row) for row in rows):
             return
         time.sleep(0.01)
 

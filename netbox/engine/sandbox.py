@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from netbox import names
-from netbox.engine import ending, observing, starting
+from netbox.engine import ending, events, observing, starting
 from netbox.errors import UsageError, WrongState
 from netbox.spec import PortSpec, Resources, SandboxSpec
 from netbox.state.rows import SandboxRow
@@ -76,7 +76,7 @@ class Sandbox:
     @property
     def labels(self) -> dict[str, str]:
         """The labels."""
-        return {key: value for key, value in self._row.spec["labels"]}
+        return dict(self._row.spec["labels"])
 
     @property
     def state(self) -> str:
@@ -259,7 +259,7 @@ class Sandbox:
     def logs(
         self, follow: bool = False, since: float | None = None, until: float | None = None, tail: int | None = None
     ) -> Iterator[LogLine]:
-        """Its output so far; ``follow`` goes on until it ends. ``since`` and ``until`` are seconds since the epoch, ``tail`` a number of lines."""
+        """Its output so far; ``follow`` goes on until it ends. ``since`` and ``until`` are epoch seconds, ``tail`` a number of lines."""
         from netbox.runtime.log_reader import read_logs
 
         row = self.refresh()._row
@@ -394,7 +394,7 @@ class Sandbox:
         self._row = self._context.store.sandbox(self._row.id) or self._row
 
     def _event(self, action: str, **attributes: Any) -> None:
-        self._context.store.add_event(action, self.id, self.name, **attributes)
+        events.record(self._context, self._row, action, **attributes)
 
     def _expect(self, state: str, operation: str) -> None:
         found = self.refresh().state

@@ -22,7 +22,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from netbox import names, policies
-from netbox.engine import collector, ending, runtime_plan
+from netbox.engine import collector, ending, events, runtime_plan
 from netbox.engine.creation import TINI, device_rules, limits
 from netbox.engine.locks import SandboxLock, acquire_or_conflict
 from netbox.engine.transaction import Transaction
@@ -209,7 +209,7 @@ def _handshake(context: Context, row: SandboxRow, plan: Plan, launcher: Launcher
                 "first_run": row.state == ending.CREATING,
             },
         )
-        context.store.add_event("start", row.id, row.name)
+        events.record(context, row, "start")
     return launcher.go()
 
 
@@ -274,7 +274,7 @@ def _target_netns(context: Context, target: JoinTarget | None) -> int | None:
 
 
 def _remember_failure(context: Context, row: SandboxRow, spec: SandboxSpec, error: BaseException) -> None:
-    """Sets the sandbox back to what it was, with the reason. A ``run`` that failed leaves nothing, nor does a sandbox made with ``--rm``."""
+    """Sets the sandbox back to what it was, with the reason. A ``run`` that failed leaves nothing, nor does one made with ``--rm``."""
     if spec.remove or row.state == ending.CREATING:
         ending.remove_locked(context, row.id)
         return

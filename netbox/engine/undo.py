@@ -1,7 +1,7 @@
 """Undo: one registry of how each kind of thing is removed, and the replay of a journal.
 
-Normal end, failed start and recovery after a crash all come through ``replay``; there is no second removal path. Every handler is idempotent:
-"already gone" is success.
+Normal end, failed start and recovery after a crash all come through ``replay``; there is no second removal path.
+Every handler is idempotent: "already gone" is success.
 """
 
 from __future__ import annotations
@@ -23,15 +23,33 @@ Handler = Callable[["Context", dict[str, Any]], None]
 def replay(journal: Journal, context: Context) -> None:
     """Undoes an owner's rows, last first. Every row is tried; those that fail stay in the journal.
 
+    Rows that nobody need wait for go to the context's background, if it has one.
+
     Raises:
         CleanupError: some rows failed; the message names each.
     """
+    rows = list(reversed(journal.rows()))
+    background = context.background
+    if background is not None:
+        for row in rows:
+            if row.kind in background.kinds:
+                background.add(journal, row)
+        rows = [row for row in rows if row.kind not in background.kinds]
+    replay_rows(journal, rows, context)
+
+
+def replay_rows(journal: Journal, rows: list[JournalRow], context: Context) -> None:
+    """Undoes these rows in the order given.
+
+    Raises:
+        CleanupError: as ``replay``.
+    """
     undone: list[JournalRow] = []
     failures: list[str] = []
-    for row in reversed(journal.rows()):
+    for row in rows:
         try:
             handler(row.kind)(context, row.args)
-        except Exception as error:  # undo goes on whatever one step does; the failure is reported and its row kept
+        except Exception as error:  # noqa: BLE001 — undo goes on whatever one step does; the failure is reported and its row kept
             failures.append(f"{row.kind} {_subject(row)}: {_reason(error)}")
         else:
             undone.append(row)

@@ -114,6 +114,10 @@ class NetworkManager:
         """The contents of ``hosts``, ``hostname`` and ``resolv.conf``; empty in mode container, see ``plan.shared_files``."""
         return modes.planned(plan).files(plan, resolve.host_files())
 
+    def has_idle(self) -> bool:
+        """Whether a network stands that no sandbox uses. Cheap."""
+        return networks.has_idle(self._store)
+
     def release_idle(self, replay: Callable[[Journal], None]) -> list[str]:
         """Takes down the networks that no sandbox uses, and returns their names. ``replay`` undoes the rows of a journal.
 

@@ -142,6 +142,11 @@ def release_idle(store: Store, settings: Settings, replay: Callable[[Journal], N
     return idle
 
 
+def has_idle(store: Store) -> bool:
+    """Whether ``release_idle`` would find something to do. Asks the database only."""
+    return bool(_idle(store))
+
+
 def _idle(store: Store) -> list[str]:
     standing = [owner.removeprefix(_OWNER_PREFIX) for owner, _ in store.journal_owners() if owner.startswith(_OWNER_PREFIX)]
     return [name for name in standing if not _in_use(store, name)]

@@ -226,7 +226,7 @@ class Attachments:
         return not any(client.foreground for client in self._clients.values())
 
     def finish(self) -> bool:
-        """Takes in what clients still say, waits until they have fetched everything, hangs up.
+        """Takes in what clients still say and waits until they have fetched everything; ``close`` hangs up then.
 
         Returns whether one of them does the clean-up.
         """
@@ -247,7 +247,10 @@ class Attachments:
                 for client in pending:
                     if client.waiting and not client.foreground:
                         self._drop(client)
+        return claimed
+
+    def close(self) -> None:
+        """Hangs up: who waited for the end of file finds everything else done."""
         for client in list(self._clients.values()):
             client.connection.close()
         self._clients.clear()
-        return claimed

@@ -144,3 +144,4 @@ def _finish(session: Session, pidfd: int) -> None:
     code = result.si_status if result.si_code == _CLD_EXITED else 128 + result.si_status
     session.attachments.send(protocol.EXIT, protocol.exit_payload(code))
     session.attachments.finish()
+    session.attachments.close()

@@ -1,9 +1,8 @@
 """The sandbox's root file system, built by init in its own mount namespace.
 
-The order: open what is needed of the host (``trees``), stop propagation, mount the new root on ``STAGING``, pivot, run the mount operations
-with plain paths, detach the old root. Every path is resolved after the pivot, where no symbolic link of an image can lead out; the old root
-stays attached (above ``/``, where no lookup meets it) until the end, because a user namespace may mount a fresh /proc and /sys only while
-it can see the host's.
+The order: open what is needed of the host (``trees``), stop propagation, mount the new root on ``STAGING``, pivot, detach the old root, run
+the mount operations with plain paths. By then no symbolic link of an image can lead out. (An old root that stayed stacked over ``/`` could
+be reached: a lookup of ``..`` that arrives at ``/`` goes on to what is mounted there.)
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import os
 import stat
 
 from netbox.kernel import syscalls
-from netbox.runtime.failure import Failure, stage
+from netbox.runtime.failure import stage
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,7 +24,9 @@ STAGING = "/run"
 """Where the new root is mounted until the pivot: a directory that every host has, reachable for everyone. Nobody else sees the mount."""
 
 _ENOENT = 2
+_ENODEV = 19
 _ELOOP = 40
+_DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 _FLAGS = {
     "ro": syscalls.MS_RDONLY,
     "nosuid": syscalls.MS_NOSUID,
@@ -38,6 +39,12 @@ _FLAGS = {
     "suid": 0,
     "dev": 0,
     "exec": 0,
+}
+_ATTRIBUTES = {
+    "ro": syscalls.MOUNT_ATTR_RDONLY,
+    "nosuid": syscalls.MOUNT_ATTR_NOSUID,
+    "nodev": syscalls.MOUNT_ATTR_NODEV,
+    "noexec": syscalls.MOUNT_ATTR_NOEXEC,
 }
 _PROPAGATION = {
     "private": syscalls.MS_PRIVATE,
@@ -52,21 +59,24 @@ _NOT_DEVICES = ("pts", "shm", "mqueue", "console", "fd", "stdin", "stdout", "std
 class RootFilesystem:
     """The root file system of one sandbox.
 
-    ``enter``, ``populate`` and ``leave_host`` are called once each, in this order. All raise Failure.
+    ``enter``, ``populate`` and ``seal`` are called once each, in this order. All raise Failure.
     """
 
     def __init__(self, config: dict[str, Any], trees: Trees) -> None:
         self._rootfs = config["rootfs"]
         self._operations = config["mounts"]
         self._trees = trees
-        self._host_root = -1
+        self._host_devices_fd = -1
+        self._premounted: dict[int, int] = {}
         self.sysctls: int | None = None  # /proc/sys from before it turned read-only, where the operation "sysctls" stands
 
     def enter(self) -> None:
         """Mounts the new root and makes it this process's root and working directory."""
         with stage("propagation", "/"):
-            self._host_root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            host_root = os.open("/", _DIRECTORY)
+            self._host_devices_fd = os.open("/dev", _DIRECTORY)
             syscalls.mount(None, "/", None, syscalls.MS_REC | syscalls.MS_PRIVATE)
+        self._premount()
         if self._trees.directory is not None:
             with stage("root file system", self._rootfs["directory"]):
                 syscalls.move_mount(self._trees.directory, STAGING)
@@ -75,7 +85,24 @@ class RootFilesystem:
         with stage("pivot_root"):
             os.chdir(STAGING)
             syscalls.pivot_root(".", ".")
+            os.fchdir(host_root)
+            syscalls.umount2(".", syscalls.MNT_DETACH)
             os.chdir("/")
+            os.close(host_root)
+
+    def _premount(self) -> None:
+        """In a user namespace, /proc and /sys while those of the host can still be seen: the kernel grants no more than those show."""
+        if not self._trees.mapped:
+            return
+        for index, (kind, *arguments) in enumerate(self._operations):
+            if kind == "mount" and arguments[2] in ("proc", "sysfs"):
+                source, target, fstype, flags, _ = arguments
+                with stage(f"mount {fstype}", target):
+                    context = syscalls.fsopen(fstype)
+                    syscalls.fsconfig(context, syscalls.FSCONFIG_SET_STRING, "source", source)
+                    syscalls.fsconfig(context, syscalls.FSCONFIG_CMD_CREATE)
+                    self._premounted[index] = syscalls.fsmount(context, sum(_ATTRIBUTES[flag] for flag in flags))
+                    os.close(context)
 
     def _mount_overlays(self) -> None:
         storage = self._writable_storage()
@@ -132,10 +159,14 @@ class RootFilesystem:
         """Runs the mount operations, in their order."""
         for index, operation in enumerate(self._operations):
             kind = operation[0]
-            if kind == "bind":
+            if index in self._premounted:
+                with stage("mount", operation[2]):
+                    make_directory(operation[2])
+                    syscalls.move_mount(self._premounted.pop(index), operation[2])
+            elif kind == "bind":
                 self._bind(self._trees.binds[index], *operation[1:])
             elif kind == "device":
-                self._device(*operation[1:])
+                self._device(index, *operation[1:])
             elif kind == "sysctls":
                 with stage("sysctl", "/proc/sys"):
                     self.sysctls = os.open("/proc/sys", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -157,61 +188,44 @@ class RootFilesystem:
             kind = _PROPAGATION[propagation.removeprefix("r")]
             syscalls.mount_setattr(tree, "", syscalls.AT_EMPTY_PATH | deep, attributes, propagation=kind)
 
-    def _device(self, source: str, target: str) -> None:
-        """A node of its own where the kernel lets us make one; in a user namespace or a nested container, the host's node."""
-        with stage("device", source):
-            status = os.stat(source.lstrip("/"), dir_fd=self._host_root)
-            if not (stat.S_ISCHR(status.st_mode) or stat.S_ISBLK(status.st_mode)):
-                raise Failure("device", 22, source, "not a device")
+    def _device(self, index: int, source: str, target: str) -> None:
+        """In a user namespace the host's node, which the monitor has opened; else one of our own."""
         with stage("device", target):
-            try:
-                os.mknod(target, status.st_mode, status.st_rdev)
-            except FileNotFoundError:
-                make_directory(os.path.dirname(target))
-                os.mknod(target, status.st_mode, status.st_rdev)
-            except FileExistsError:
-                os.unlink(target)
-                os.mknod(target, status.st_mode, status.st_rdev)
-            except PermissionError:
+            if index in self._trees.binds:
                 make_file(target)
-                tree = syscalls.open_tree(source.lstrip("/"), directory_fd=self._host_root)
-                syscalls.move_mount(tree, target)
-                os.close(tree)
+                syscalls.move_mount(self._trees.binds[index], target)
                 return
-            os.chmod(target, stat.S_IMODE(status.st_mode))
-            os.chown(target, status.st_uid, status.st_gid)
+        with stage("device", source):
+            status = os.stat(self._trees.devices[index])
+            if not _is_device(status.st_mode):
+                raise OSError(_ENODEV, os.strerror(_ENODEV), source)
+        with stage("device", target):
+            _make_node(target, status)
 
     def _host_devices(self) -> None:
         """All device nodes of the host, as --privileged asks for."""
-        pending = ["dev"]
+        pending = [""]
         while pending:
             directory = pending.pop()
-            with stage("device", "/" + directory):
-                fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._host_root)
-                entries = os.listdir(fd)
+            with stage("device", f"/dev/{directory}"):
+                fd = os.open(directory or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._host_devices_fd)
+                for name in os.listdir(fd):
+                    if not directory and name in _NOT_DEVICES:
+                        continue
+                    try:
+                        status = os.stat(name, dir_fd=fd, follow_symlinks=False)
+                    except FileNotFoundError:
+                        continue
+                    if stat.S_ISDIR(status.st_mode):
+                        pending.append(f"{directory}{name}/")
+                    elif _is_device(status.st_mode) and not os.path.lexists(f"/dev/{directory}{name}"):
+                        _make_node(f"/dev/{directory}{name}", status)
                 os.close(fd)
-            for name in entries:
-                path = f"{directory}/{name}"
-                if directory == "dev" and name in _NOT_DEVICES:
-                    continue
-                try:
-                    mode = os.stat(path, dir_fd=self._host_root, follow_symlinks=False).st_mode
-                except FileNotFoundError:
-                    continue
-                if stat.S_ISDIR(mode):
-                    pending.append(path)
-                elif (stat.S_ISCHR(mode) or stat.S_ISBLK(mode)) and not os.path.lexists("/" + path):
-                    self._device("/" + path, "/" + path)
 
-    def leave_host(self) -> None:
-        """Detaches the host's root and makes the own one read-only if asked: from here on no path leads outside."""
-        with stage("pivot_root", "/"):
-            os.fchdir(self._host_root)
-            syscalls.umount2(".", syscalls.MNT_DETACH)
-            os.chdir("/")
-            os.close(self._host_root)
-            if self._rootfs["read_only"]:
-                syscalls.mount_setattr(syscalls.AT_FDCWD, "/", 0, syscalls.MOUNT_ATTR_RDONLY)
+    def seal(self) -> None:
+        """Makes the root read-only if asked, now that every mount point is there."""
+        if self._rootfs["read_only"]:
+            _seal("/")
 
 
 def make_directory(path: str, mode: int = 0o755) -> None:
@@ -250,6 +264,24 @@ def make_file(path: str) -> None:
                 return
             raise
     raise OSError(_ELOOP, os.strerror(_ELOOP), path)
+
+
+def _is_device(mode: int) -> bool:
+    return stat.S_ISCHR(mode) or stat.S_ISBLK(mode)
+
+
+def _make_node(target: str, status: os.stat_result) -> None:
+    """A device node with the number, mode and owner of another. Raises OSError."""
+    try:
+        os.mknod(target, status.st_mode, status.st_rdev)
+    except FileNotFoundError:
+        make_directory(os.path.dirname(target))
+        os.mknod(target, status.st_mode, status.st_rdev)
+    except FileExistsError:
+        os.unlink(target)
+        os.mknod(target, status.st_mode, status.st_rdev)
+    os.chmod(target, stat.S_IMODE(status.st_mode))
+    os.chown(target, status.st_uid, status.st_gid)
 
 
 def _attach(tree: int, target: str) -> None:

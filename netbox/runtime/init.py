@@ -66,7 +66,7 @@ def _become(config: dict[str, Any], sync: _socket.socket, cgroup_fds: list[int],
     sysctls = filesystem.sysctls
     uid, gid, groups, home = privileges.read_account(config["user"])
     far = _open_console(config, uid)
-    filesystem.leave_host()
+    filesystem.seal()
     # Every descriptor of the host goes before the working directory is entered: /proc/self/fd/N must not lead out.
     kept = [sync.fileno(), *far] + ([] if sysctls is None else [sysctls])
     syscalls.close_all_except(kept)

@@ -45,15 +45,15 @@ def read_logs(
     With ``follow`` it goes on with what is written from then on, until ``alive()`` says False and everything is read, or ``until`` has
     passed. A line that stays unfinished for a moment comes in parts then. Raises OSError.
     """
-    source = _Source(directory)
     assembler = _Assembler(since, until)
-    lines: Iterable[LogLine] = assembler.lines(source.records())
-    if not follow:
-        everything = _chain(lines, assembler)
-        yield from everything if tail is None else deque(everything, maxlen=tail)
-        return
-    yield from lines if tail is None else deque(lines, maxlen=tail)
-    yield from _follow(source, assembler, until, alive or (lambda: True))
+    with _Source(directory) as source:
+        lines: Iterable[LogLine] = assembler.lines(source.records())
+        if not follow:
+            everything = _chain(lines, assembler)
+            yield from everything if tail is None else deque(everything, maxlen=tail)
+            return
+        yield from lines if tail is None else deque(lines, maxlen=tail)
+        yield from _follow(source, assembler, until, alive or (lambda: True))
 
 
 def _chain(lines: Iterable[LogLine], assembler: _Assembler) -> Iterator[LogLine]:
@@ -118,6 +118,13 @@ class _Source:
         self._file: io.BufferedReader | None = None
         self._inode = 0
         self._rest = b""
+
+    def __enter__(self) -> _Source:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            self._file.close()
 
     def records(self) -> Iterator[_Record]:
         while self._file is not None or self._open_next():

@@ -13,7 +13,7 @@ import time
 
 from netbox.kernel import namespaces, syscalls
 from netbox.runtime import init, protocol, status_file
-from netbox.runtime.attachments import Client
+from netbox.runtime.attachments import CONTROL_SOCKET, Client
 from netbox.runtime.failure import Failure, stage
 from netbox.runtime.init import IGNORED_SIGNALS
 from netbox.runtime.logs import LogWriter
@@ -229,7 +229,8 @@ class Monitor:
             os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED)
         code = (127 if failure.number == _ENOENT else 126) if failure.stage == "exec" else None
         self._status |= {"state": status_file.ABORTED, "exit_code": code, "finished_at": time.time()}
-        self._end(claimed=True)
+        self._write_status()
+        self._release()
 
     def _finish(self) -> None:
         """The order matters: who sees the sandbox gone (the process reaped, the lock free) finds its status complete."""
@@ -244,9 +245,11 @@ class Monitor:
         if self._log:
             self._log.close()
         self._session.attachments.send(protocol.EXIT, protocol.exit_payload(code))
-        claimed = self._session.attachments.finish()
         os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED)
-        self._end(claimed)
+        claimed = self._session.attachments.finish()
+        self._release()
+        self._session.attachments.close()
+        self._hand_over(claimed)
 
     def _write_status(self) -> None:
         try:
@@ -254,13 +257,17 @@ class Monitor:
         except OSError:
             pass  # the disk is full or the directory was removed: the sandbox counts as dead without a status
 
-    def _end(self, claimed: bool) -> None:
-        if claimed and self._status["state"] == status_file.ABORTED:
-            self._write_status()
+    def _release(self) -> None:
+        """Lets go of the lock and the port reservations, before anybody reads the end of file that says that all is over."""
         try:
-            os.unlink(f"{self._config['run_dir']}/control.sock")
+            os.unlink(f"{self._config['run_dir']}/{CONTROL_SOCKET}")
         except OSError:
             pass
+        for fd in self._held:
+            os.close(fd)
+
+    def _hand_over(self, claimed: bool) -> None:
+        """Becomes the clean-up process, unless a client does its work."""
         collect = self._config["collect"]
         if collect and not claimed:
             syscalls.close_range(3)

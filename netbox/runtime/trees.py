@@ -21,7 +21,10 @@ _NO_IDMAP = 22  # EINVAL: this file system cannot be mounted with mapped ids
 
 
 class Trees:
-    """Descriptors by role. ``mapped`` says that they are detached mounts, to be attached before an overlay can use them."""
+    """Descriptors by role; ``binds`` and ``devices`` by the index of their operation.
+
+    ``mapped`` says that they are detached mounts, to be attached before an overlay can use them.
+    """
 
     def __init__(self, mapped: bool) -> None:
         self.mapped = mapped
@@ -30,6 +33,7 @@ class Trees:
         self.directory: int | None = None
         self.storage: int | None = None
         self.binds: dict[int, int] = {}
+        self.devices: dict[int, int] = {}
 
     def pack(self) -> tuple[dict[str, Any], list[int]]:
         """Values and descriptors for a message."""
@@ -74,7 +78,18 @@ def open_trees(config: dict[str, Any], userns_fd: int | None = None) -> Trees:
     for index, operation in enumerate(config["mounts"]):
         if operation[0] == "bind":
             trees.binds[index] = _clone(operation[1], operation[4])
+        elif operation[0] == "device":
+            _open_device(trees, index, operation[1])
     return trees
+
+
+def _open_device(trees: Trees, index: int, source: str) -> None:
+    """To copy its number; or, in a user namespace, where no node can be made, to mount it."""
+    if trees.mapped:
+        trees.binds[index] = _clone(source, recursive=False)
+        return
+    with stage("device", source):
+        trees.devices[index] = os.open(source, _PATH_FLAGS)
 
 
 def _open(path: str, userns_fd: int | None) -> int:

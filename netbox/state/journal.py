@@ -1,7 +1,7 @@
 """The journal: what must be undone, written before it is done.
 
 Rows have an owner (``sandbox:…``, ``network:…``), a scope (``run``: until the sandbox stops; ``sandbox``: until it is removed;
-``network``: until the network goes down), a kind and plain arguments. Undo replays an owner's rows backwards; see ``netbox/engine/undo.py``.
+``network``: until the network goes down), a kind and plain arguments. Undo replays an owner's rows backwards: ``netbox/engine/undo.py``.
 """
 
 from __future__ import annotations

@@ -74,8 +74,9 @@ def run_inside(work: Callable[[Place], int]) -> int:
         try:
             return os.waitstatus_to_exitcode(os.waitpid(init, 0)[1])
         except KeyboardInterrupt:
-            os.kill(init, signal.SIGKILL)  # our own child, not reaped yet: the id is still its own
-            os.waitpid(init, 0)
+            with contextlib.suppress(ProcessLookupError, ChildProcessError):
+                os.kill(init, signal.SIGKILL)
+                os.waitpid(init, 0)
             return 130
     finally:
         place.remove()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
+import sys
 import threading
 from collections.abc import Callable
 
@@ -17,6 +18,7 @@ from netbox.network.firewall_iptables import IptablesBackend
 from netbox.spec import PortSpec
 from tests.support import leaks, linux
 from tests.support.host import PrivateHost
+from tests.support.waiting import wait_until
 
 BACKENDS: list[Callable[[], FirewallBackend]] = [IptablesBackend]
 
@@ -158,8 +160,6 @@ def test_no_namespace_is_kept_alive(backend: FirewallBackend) -> None:
     with linux.network_namespace(fd):
         backend.apply([ports("sandbox:a", 8080)])
     os.close(fd)
-    from tests.support.waiting import wait_until
-
     wait_until(lambda: "left0" not in {name for _, name in socket.if_nameindex()}, "the namespace's end", timeout=5)
 
 
@@ -198,8 +198,6 @@ def test_processes_at_once(backend: FirewallBackend) -> None:
         "    Backend().apply([firewall.publish_rules(f'sandbox:{n}', '10.9.0.2', [PortSpec(80, 8000 + n)])])\n"
         "    Backend().apply(remove=[f'sandbox:{n}'])\n"
     )
-    import sys
-
     started = [subprocess.Popen([sys.executable, "-c", program, str(number)], stderr=subprocess.PIPE, text=True) for number in range(4)]
     for process in started:
         _, errors = process.communicate(timeout=60)

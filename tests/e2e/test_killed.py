@@ -1,7 +1,7 @@
-"""SIGKILL at every step: of the engine, the monitor, the sandbox, the clean-up. Afterwards ``gc`` leaves nothing (the fixture's leak check looks).
+"""SIGKILL at every step: of the engine, the monitor, the sandbox, the clean-up. Afterwards ``gc`` leaves nothing (the leak check looks).
 
-A child process counts the steps of a start (each journal row and each message of the handshake, before and after) and kills at the n-th. Steps are
-tried until a start gets through all of them.
+A child process counts the steps of a start (each journal row and each message of the handshake, before and after) and kills at
+the n-th. Steps are tried until a start gets through all of them.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def in_child(body: Callable[[], int]) -> int:
     if pid == 0:
         try:
             code = body()
-        except BaseException:
+        except BaseException:  # noqa: BLE001 — the top of the child
             traceback.print_exc()
             code = 99
         sys.stdout.flush()

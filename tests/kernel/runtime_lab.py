@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -131,8 +132,9 @@ class Running:
         self.config = config
         self.attachment = attachment
         found = status.read_status(config["run_dir"])
-        assert found is not None and found.state == "running" and found.pid and found.pid_start and found.monitor_pid
-        self.pid, self.pid_start, self.monitor = found.pid, found.pid_start, found.monitor_pid
+        assert found is not None
+        assert found.state == "running"
+        self.pid, self.pid_start, self.monitor = found.pid or 0, found.pid_start or 0, found.monitor_pid or 0
         self.pidfd = os.pidfd_open(self.pid)
 
     def exec(self, *command: str, data: bytes | None = None, **options: Any) -> Result:
@@ -154,7 +156,7 @@ class Running:
         if self.pidfd < 0:
             return
         try:
-            os.kill(self.pid, 9) if alive(self.pid, self.pid_start) else None
+            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
         except ProcessLookupError:
             pass
         if self.attachment:

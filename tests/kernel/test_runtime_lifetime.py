@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -52,7 +53,8 @@ def test_status_and_lock_follow_the_life(lab: Lab) -> None:
     with lab.running("sh", "-c", "read x; exit 9", open_stdin=True) as sandbox:
         found = sandbox.status()
         assert (found.state, found.exit_code, found.signal, found.finished_at) == ("running", None, None, None)
-        assert found.started_at is not None and before <= found.started_at <= time.time()
+        assert found.started_at is not None
+        assert before <= found.started_at <= time.time()
         assert status.start_time(sandbox.pid) == found.pid_start
         assert status.is_locked(sandbox.config["run_dir"])
         assert status.acquire_lock(sandbox.config["run_dir"]) is None
@@ -62,7 +64,8 @@ def test_status_and_lock_follow_the_life(lab: Lab) -> None:
         wait_until(lambda: not status.is_locked(sandbox.config["run_dir"]), "the lock")
         found = sandbox.status()
         assert (found.state, found.exit_code, found.signal) == ("exited", 9, None)
-        assert found.finished_at is not None and found.finished_at >= before
+        assert found.finished_at is not None
+        assert found.finished_at >= before
         assert sorted(os.listdir(sandbox.config["run_dir"])) == ["lock", "status.json"]
 
 
@@ -113,11 +116,10 @@ def test_a_detached_client_can_attach_and_leave(lab: Lab) -> None:
             client.connect(sandbox.config["run_dir"])
 
 
-def test_a_stopped_client_does_not_stop_the_sandbox_for_good(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stopped_client_does_not_stop_the_sandbox_for_good(lab: Lab) -> None:
     size = 3 << 20
-    with lab.running(
-        "sh", "-c", f"read x; head -c {size} /dev/zero; touch /tmp/done; sleep 100", open_stdin=True, plan={"attach": False}
-    ) as sandbox:
+    script = f"read x; head -c {size} /dev/zero; touch /tmp/done; sleep 100"
+    with lab.running("sh", "-c", script, open_stdin=True, plan={"attach": False}) as sandbox:
         with client.connect(sandbox.config["run_dir"]) as stopped:
             stopped.send_stdin(b"\n")
             wait_until(lambda: sandbox.exec("ls", "/tmp/done").code == 0, "the writer", timeout=20, interval=0.2)
@@ -145,39 +147,33 @@ def test_foreground_client_that_dies_leaves_the_sandbox_running(lab: Lab) -> Non
 
 
 def test_terminal(lab: Lab) -> None:
-    script = "tty; stty size; ls -l /dev/console | cut -c1; trap 'stty size' WINCH; echo ready; read x; read y; echo got $y"
-    config = lab.config("sh", "-c", script, tty=True, open_stdin=True, plan={"console_size": (30, 100)})
-    attachment = lab.start(config)
+    resized = "echo ready; until [ \"$(stty size)\" = '51 203' ]; do sleep 0.02; done; echo resized"
+    script = f"tty; stty size; ls -l /dev/console | cut -c1; {resized}; read y; echo got $y"
+    attachment = lab.start(lab.config("sh", "-c", script, tty=True, open_stdin=True, plan={"console_size": (30, 100)}))
     assert attachment is not None
     with attachment:
         assert read_until(attachment, b"ready\r\n").split() == [b"/dev/pts/0", b"30", b"100", b"c", b"ready"]
         attachment.resize(51, 203)
-        attachment.send_stdin(b"\n")
-        assert b"51 203" in read_until(attachment, b"51 203")
+        read_until(attachment, b"resized\r\n")
         attachment.send_stdin(b"word\n")
         assert b"got word" in read_until(attachment, b"got word")
         assert client.communicate(attachment)[0] == 0
 
 
 def test_terminal_is_the_controlling_one(lab: Lab) -> None:
-    attachment = lab.start(lab.config("sh", "-c", "echo ready; sleep 50", tty=True, open_stdin=True))
+    script = "trap 'echo interrupted; exit 4' INT; echo ready; while true; do sleep 0.05; done"
+    attachment = lab.start(lab.config("sh", "-c", script, tty=True, open_stdin=True))
     assert attachment is not None
     with attachment:
         read_until(attachment, b"ready")
-        with_handler = lab.start(
-            lab.config(
-                "sh", "-c", "trap 'echo interrupted; exit 4' INT; echo ready; while true; do sleep 0.05; done", tty=True, open_stdin=True
-            )
-        )
-        assert with_handler is not None
-        with with_handler:
-            read_until(with_handler, b"ready")
-            with_handler.send_stdin(b"\x03")
-            code, out, _ = client.communicate(with_handler)
-            assert (code, b"interrupted" in out) == (4, True)
         attachment.resize(0, 0)  # makes no sense, and is ignored
-    config = lab.config("sh", "-c", "echo $(cat | wc -c)", tty=True, open_stdin=True)
-    attachment = lab.start(config)
+        attachment.send_stdin(b"\x03")
+        code, out, _ = client.communicate(attachment)
+        assert (code, b"interrupted" in out) == (4, True)
+
+
+def test_end_of_input_reaches_a_terminal(lab: Lab) -> None:
+    attachment = lab.start(lab.config("sh", "-c", "echo $(cat | wc -c)", tty=True, open_stdin=True))
     assert attachment is not None
     with attachment:
         attachment.send_stdin(b"four\n")
@@ -219,7 +215,7 @@ def test_exec(lab: Lab, userns: str) -> None:
         ("true", {"working_dir": "/nowhere"}, UsageError),
     ],
 )
-def test_exec_failures(lab: Lab, command: str, options: dict[str, str], error: type[Exception]) -> None:
+def test_exec_failures(lab: Lab, command: str, options: dict[str, Any], error: type[Exception]) -> None:
     with lab.running() as sandbox, pytest.raises(error):
         sandbox.exec(command, **options)
 
@@ -262,7 +258,10 @@ def test_spawner_starts_monitors_and_execs_that_outlive_it(lab: Lab) -> None:
         config = lab.config("sleep", "1000")
         attachment = lab.start(config, spawner)
         found = status.read_status(config["run_dir"])
-        assert attachment is not None and found is not None and found.pid and found.pid_start
+        assert attachment is not None
+        assert found is not None
+        assert found.pid is not None
+        assert found.pid_start is not None
         executed = execute.start(config, found.pid, found.pid_start, ["echo", "warm"], spawner=spawner)
         assert executed is not None
         assert client.communicate(executed) == (0, b"warm\n", b"")
@@ -384,7 +383,8 @@ def test_kill_at_each_step_leaves_no_process_and_no_mount(lab: Lab, private_host
     assert leaks.mounts() == before
     found = status.read_status(config["run_dir"])
     if victim == "engine" and step != "prespawn":
-        assert found is not None and found.state == "aborted"
+        assert found is not None
+        assert found.state == "aborted"
 
 
 def _engine(config: dict[str, object], lock: int, victim: str, last: int) -> None:
@@ -450,7 +450,8 @@ def test_failed_exec_is_recorded(lab: Lab) -> None:
         lab.start(config)
     wait_until(lambda: not status.is_locked(config["run_dir"]), "the monitor's end")
     found = status.read_status(config["run_dir"])
-    assert found is not None and (found.state, found.exit_code) == ("aborted", 127)
+    assert found is not None
+    assert (found.state, found.exit_code) == ("aborted", 127)
 
 
 def test_works_when_the_caller_has_no_stdio(lab: Lab, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ class Mark:
 
     def __init__(self) -> None:
         self.hierarchy = cgroups.marking_hierarchy()
-        self.path = self.hierarchy / f"netbox-tests-{secrets.token_hex(4)}"
+        self.path = self.hierarchy / f"{leaks.run_prefix()}-mark-{secrets.token_hex(4)}"
         self._before = self._current()
         self.path.mkdir()
         Path(self.path, "cgroup.procs").write_text(str(os.getpid()))
@@ -59,7 +59,7 @@ class PrivateHost:
         self.base = Path("/run/netbox-test")
         self.root = self.base / "root"
         self.run = self.base / "run"
-        self.cgroup = f"netbox-test-{secrets.token_hex(4)}"
+        self.cgroup = f"{leaks.run_prefix()}-{secrets.token_hex(4)}"
         self.mark = mark
         self._before: leaks.Snapshot = {}
         self._environment = {name: os.environ.get(name) for name in ("NETBOX_ROOT", "NETBOX_RUN", "NETBOX_CGROUP")}

@@ -6,6 +6,7 @@ import contextlib
 import gc
 import os
 import re
+import secrets
 import socket
 import sqlite3
 import subprocess
@@ -165,14 +166,20 @@ def snapshot(root: Path, run: Path, cgroup_parent: str, mark: Path) -> Snapshot:
     }
 
 
+def run_prefix() -> str:
+    """How the cgroups of this test run are called, on its controller and on its workers."""
+    return f"netbox-test-{os.environ.setdefault('NETBOX_TEST_RUN', secrets.token_hex(3))}"
+
+
 def machine_snapshot() -> Snapshot:
-    """What a whole test run must leave alone on the machine itself."""
+    """What a whole test run must leave alone on the machine itself. The cgroups of other test runs are theirs."""
+    mine = re.compile(rf"/({run_prefix()}[^/]*|netbox)(/|$)")
     return {
         "link": links(),
         "route": routes(),
         "firewall": firewall(),
         "mount": mounts(),
-        "cgroup": {path for path in cgroups.below("") if "netbox" in path},
+        "cgroup": {path for path in cgroups.below("") if mine.search(path)},
         "file": {str(path) for path in (Path("/var/lib/netbox"), Path("/run/netbox")) if path.exists()},
         "sysctl": sysctls(),
     }
