@@ -83,9 +83,11 @@ def ps(show_all: bool, last: str | None, latest: bool, filters: tuple[str, ...],
     """List running sandboxes, the newest first."""
     from netbox.engine import Engine
     from netbox.parse import parse_filters
-    from netbox.parse.text import parse_integer
+    from netbox.parse.text import parse_integer, quote
 
     wanted = parse_filters(filters, FILTERS)
+    for state in (value for key, value in wanted if key in ("state", "status") and value not in STATES):
+        raise UsageError(f"filter status {quote(state)}: no such state", "use one of " + ", ".join(STATES))
     count = 1 if latest else None if last is None else parse_integer(last, "last", 1, 1_000_000)
     now = time.time()
     with Engine(warm=False) as engine:

@@ -8,6 +8,7 @@ A start is prepared before anything heavy is loaded: the interpreter of the moni
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import sys
@@ -25,6 +26,7 @@ _NO_START = ("--help", "--dry-run", "--version")
 INTERNAL_ERROR = 125
 INTERRUPTED = 130
 BROKEN_PIPE = 141
+_OUTPUT_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 # Imports make many objects and no garbage: fewer collections save some milliseconds of every start.
 _GC_THRESHOLD = 50_000
 
@@ -69,6 +71,9 @@ def _open_missing_descriptors() -> None:
     while null <= 2:
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     os.close(null)
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:  # Python found the descriptor closed
+            setattr(sys, name, open(os.devnull, "r+", encoding="utf-8"))  # noqa: SIM115 - until the process ends
 
 
 def _prespawn(arguments: Sequence[str]) -> Launcher | None:
@@ -93,7 +98,9 @@ def _guarded(arguments: list[str], state: State) -> int:
     label = command_label(arguments)
     try:
         _catch_termination()
-        return _dispatch(arguments, state, label)
+        code = _dispatch(arguments, state, label)
+        sys.stdout.flush()
+        return code
     except NetboxError as error:
         state.print_traceback(arguments)
         output.report(label, str(error))
@@ -107,10 +114,20 @@ def _guarded(arguments: list[str], state: State) -> int:
         return BROKEN_PIPE
     except Exception as error:  # noqa: BLE001 - the top of the process: whatever it is, the user gets one line
         state.print_traceback(arguments)
-        reason = " ".join(str(error).split())
-        detail = f"{type(error).__name__}: {reason}" if reason else type(error).__name__
-        output.report(label, f"{detail}; this is a bug; run again with --debug")
+        output.report(label, _unexpected(error))
         return INTERNAL_ERROR
+
+
+def _unexpected(error: Exception) -> str:
+    """The line for an exception that nobody turned into an error of netbox."""
+    from netbox.errors import host_error
+
+    if isinstance(error, OSError) and error.errno in _OUTPUT_ERRORS:
+        _silence_stdout()
+        return str(host_error("write", str(error.filename or "the output"), error))
+    reason = " ".join(str(error).split())
+    detail = f"{type(error).__name__}: {reason}" if reason else type(error).__name__
+    return f"{detail}; this is a bug; run again with --debug"
 
 
 def _dispatch(arguments: list[str], state: State, label: str) -> int:
@@ -140,8 +157,8 @@ def _dispatch(arguments: list[str], state: State, label: str) -> int:
 def _one_line(text: str) -> str:
     """A message of click in this program's manner: one sentence, small letter, a guess in brackets."""
     message = " ".join(text.split()).rstrip(".")
-    sentence, separator, guess = message.partition(". Did you mean ")
-    return f"{sentence[:1].lower()}{sentence[1:]}" + (f" (did you mean {guess})" if separator else "")
+    sentence, separator, guess = message.replace(". (Did", ". Did").partition(". Did you mean ")
+    return f"{sentence[:1].lower()}{sentence[1:]}" + (f" (did you mean {guess.rstrip(')')})" if separator else "")
 
 
 def command_label(arguments: Sequence[str]) -> str:

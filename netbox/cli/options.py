@@ -86,7 +86,11 @@ detach_keys_option = click.option(
     "--detach-keys", metavar="KEYS", default=None, help="Keys that leave a sandbox running (default ctrl-p,ctrl-q)."
 )
 sig_proxy_option = click.option(
-    "--sig-proxy/--no-sig-proxy", default=True, help="Pass signals on to the sandbox (default); the third ctrl-c kills it."
+    "--sig-proxy",
+    type=bool,
+    default=True,
+    metavar="true|false",
+    help="Pass signals on to the sandbox (default true); the third ctrl-c kills it.",
 )
 
 

@@ -221,8 +221,8 @@ def _foreground(sandbox: Sandbox, attachment: terminal.Stream, spec: SandboxSpec
     )
     try:
         outcome = session.run()
-    except (BrokenPipeError, KeyboardInterrupt):
-        # Nobody reads any more, as in 'netbox run … | head': the sandbox ends as a plain command in the pipe would.
+    except (OSError, KeyboardInterrupt):
+        # The output goes nowhere any more, as in 'netbox run … | head': the sandbox ends as a plain command in the pipe would.
         send(sandbox, signal.SIGKILL)
         sandbox.wait()
         raise

@@ -19,8 +19,7 @@ if TYPE_CHECKING:
 
 INTERVAL = 1.0  # seconds between two lines of a live display
 _FIRST_SAMPLE = 0.25  # seconds that the first measurement of the load takes
-_HOME_AND_CLEAR = "\x1b[H\x1b[J"
-_SCREEN_ON, _SCREEN_OFF = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"
+_HIDE_CURSOR, _SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
 _HEADERS = ("ID", "NAME", "CPU %", "MEMORY / LIMIT", "MEM %", "NET IN / OUT", "PACKETS IN / OUT", "BLOCK READ / WRITTEN", "PIDS")
 _RIGHT = ("CPU %", "MEM %", "PIDS")
 
@@ -114,36 +113,41 @@ def table(found: Sequence[Stats], no_trunc: bool) -> str:
 
 
 def _live(meter: Meter, output_format: str, no_trunc: bool) -> None:
-    """Until ctrl-c, or until the named ones have ended. The alternate screen leaves what was on the terminal as it was."""
+    """Until ctrl-c, or until the named ones have ended."""
     redraw = output_format == "table" and sys.stdout.isatty()
+    lines = 0
     try:
         if redraw:
-            sys.stdout.write(_SCREEN_ON)
+            sys.stdout.write(_HIDE_CURSOR)
         while True:
             found = meter.measure()
             if meter.finished:
                 return
-            _draw(found, output_format, no_trunc, redraw)
+            if output_format == "json":
+                output.echo_json([document(item) for item in found], compact=True)
+            elif redraw:
+                lines = _redraw(table(found, no_trunc), lines)
+            else:
+                print(table(found, no_trunc), flush=True)
             time.sleep(INTERVAL)
     except KeyboardInterrupt:
-        pass
+        if redraw:
+            print()  # ends the line on which the terminal showed ^C
     finally:
         if redraw:
-            sys.stdout.write(_SCREEN_OFF)
+            sys.stdout.write(_SHOW_CURSOR)
             sys.stdout.flush()
 
 
-def _draw(found: Sequence[Stats], output_format: str, no_trunc: bool, redraw: bool) -> None:
-    if output_format == "json":
-        output.echo_json([document(item) for item in found], compact=True)
-        return
-    text = table(found, no_trunc)
-    if redraw:
-        import shutil
+def _redraw(text: str, before: int) -> int:
+    """Puts the text where the ``before`` lines of the last one are, cut to what the terminal shows. Returns how many lines it has."""
+    import shutil
 
-        size = shutil.get_terminal_size()
-        text = _HOME_AND_CLEAR + "\n".join(line[: size.columns] for line in text.split("\n")[: size.lines - 1])
-    print(text, flush=True)
+    size = shutil.get_terminal_size()
+    lines = [line[: size.columns] for line in text.split("\n")[: size.lines - 1]]
+    back = f"\x1b[{before}A\r\x1b[J" if before else ""
+    print(back + "\n".join(lines), flush=True)
+    return len(lines)
 
 
 @click.command(

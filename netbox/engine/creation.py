@@ -13,7 +13,7 @@ from netbox.engine.locks import SandboxLock, acquire_or_conflict
 from netbox.engine.transaction import Transaction
 from netbox.errors import NotFound, Unsupported, UsageError
 from netbox.image.model import Image
-from netbox.kernel import capabilities, sysctl
+from netbox.kernel import capabilities, seccomp, sysctl
 from netbox.kernel.cgroups import ALLOW_ALL, DEFAULT_DEVICES, DeviceRule, Limits
 from netbox.spec import Device, SandboxSpec
 from netbox.state.journal import SANDBOX
@@ -56,13 +56,14 @@ def check(context: Context, spec: SandboxSpec) -> None:
         NetboxError: the first thing that is wrong.
     """
     _check_network(context, spec)
-    capabilities.resolve(spec.security.cap_add, spec.security.cap_drop, spec.security.privileged)
+    mask = capabilities.resolve(spec.security.cap_add, spec.security.cap_drop, spec.security.privileged)
     capabilities.check_grantable(spec.security.cap_add)
     for name, value in spec.sysctls:
         sysctl.check(name, host_network=spec.network.mode == "host")
         sysctl.check_value(name, value)
     context.cgroups.check(limits(spec))
     _check_paths(spec)
+    _check_seccomp(spec.security.seccomp, mask)
     if spec.init and not os.access(TINI, os.X_OK):
         raise Unsupported(f"cannot use --init: {TINI} is not there", "apt install tini")
 
@@ -114,9 +115,14 @@ def _check_paths(spec: SandboxSpec) -> None:
             raise UsageError(f"cannot give device {device.source}: there is no such device", "'ls /dev' lists what this machine has")
     if spec.rootfs is not None and not os.path.isdir(spec.rootfs):
         raise UsageError(f"cannot use {spec.rootfs} as root file system: it is not a directory", "give a directory with a root file system")
-    profile = spec.security.seccomp
-    if profile not in ("default", "unconfined") and not os.path.isfile(profile):
+
+
+def _check_seccomp(profile: str, mask: int) -> None:
+    if profile in ("default", "unconfined"):
+        return
+    if not os.path.isfile(profile):
         raise UsageError(f"no seccomp profile at {profile}", "give the path of a profile in the OCI JSON format, or 'unconfined'")
+    seccomp.check(profile, mask)
 
 
 def _is_device(path: str) -> bool:
@@ -127,9 +133,9 @@ def _is_device(path: str) -> bool:
     return stat.S_ISCHR(mode) or stat.S_ISBLK(mode)
 
 
-def sandbox_row(context: Context, spec: SandboxSpec, sandbox_id: str, state: str) -> SandboxRow:
-    """The record of a new sandbox; makes the image busybox when it is asked for and not there."""
-    image = _image(context, spec)
+def sandbox_row(context: Context, spec: SandboxSpec, sandbox_id: str, state: str, dry_run: bool = False) -> SandboxRow:
+    """The record of a new sandbox; makes the image busybox when it is asked for and not there, unless ``dry_run``."""
+    image = _image(context, spec, dry_run)
     if not spec.command and not image["command"]:
         raise UsageError(f"no command given, and {spec.image or spec.rootfs} has none of its own", "name a command behind the image")
     return SandboxRow(
@@ -142,10 +148,10 @@ def sandbox_row(context: Context, spec: SandboxSpec, sandbox_id: str, state: str
     )
 
 
-def _image(context: Context, spec: SandboxSpec) -> dict[str, object]:
+def _image(context: Context, spec: SandboxSpec, dry_run: bool) -> dict[str, object]:
     if spec.rootfs is not None:
         return Image(name="", id="", created_at=0.0, size=0, source=spec.rootfs, layers=())._asdict()
-    image = context.images.get(spec.image)
+    image = context.images.preview(spec.image) if dry_run else context.images.get(spec.image)
     if spec.storage_size is not None and not image.host:
         raise UsageError(
             f"--storage-opt size applies to the image host, not to {image.name}", "leave it out: the writable layer is on disk"
@@ -163,7 +169,7 @@ def _remember(context: Context, row: SandboxRow) -> None:
             transaction.record("directory", path=settings.sandbox_run(row.id))
             transaction.record("directory", path=settings.sandbox_root(row.id))
             context.store.insert_sandbox(row)
-        os.makedirs(settings.sandbox_root(row.id), mode=0o711)
+        os.makedirs(settings.sandbox_root(row.id), mode=0o700)  # no user of the host can run a set-uid file of its writable layer
 
 
 def _remove_empty_run_directory(path: str) -> None:

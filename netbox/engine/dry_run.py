@@ -20,7 +20,7 @@ def sections(context: Context, spec: SandboxSpec) -> list[tuple[str, list[str]]]
         NetboxError: what a real start would refuse.
     """
     creation.check(context, spec)
-    row = creation.sandbox_row(context, spec, names.new_id(), "created")
+    row = creation.sandbox_row(context, spec, names.new_id(), "created", dry_run=True)
     target = starting.join_target(context, spec)
     network = context.network.preview(row.id, spec.hostname, spec.network, target)
     base = starting.ID_RANGE_BASES[0] if spec.security.userns == "auto" else None

@@ -32,7 +32,8 @@ def _describe_unshare(config: Mapping[str, Any]) -> list[str]:
     names = {"mnt": "mount"}
     options = [f"--{names.get(kind, kind)}" for kind in config["namespaces"]]
     if config["userns"]:
-        options.append(f"--map-users=0:{config['userns']['base']}:{config['userns']['size']}")
+        mapped = f"{config['userns']['base']},0,{config['userns']['size']}"
+        options += [f"--map-users={mapped}", f"--map-groups={mapped}"]
     lines = [f"unshare --fork {' '.join(options)}"]
     lines += [f"echo 0 > {_quote(path)}" for path in config["cgroup"]["join"]]
     if config["hostname"]:

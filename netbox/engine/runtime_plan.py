@@ -147,39 +147,29 @@ def runtime_config(
     check_targets(spec)
     if spec.security.userns == "auto" and userns_base is None:
         raise UsageError("--userns=auto needs a range of ids", "none was allocated")
-    argv = list(spec.command or (image.command if image else ()))
-    if not argv:
-        raise UsageError("no command: the image has no default one" if image else "no command", "name one after the image")
     root = settings.sandbox_root(sandbox_id)
     rootfs = _rootfs(spec, image, settings, facts, f"{root}/storage")
     own_hostname = hostname or spec.hostname or (None if spec.network.mode == "host" else short_id(sandbox_id))
-    storage = [f"{root}/storage"] if rootfs["upper"] else []
     return {
         "id": sandbox_id,
         "name": name,
-        "argv": argv,
-        "env": _environment(spec, image, own_hostname or facts.hostname),
-        "cwd": posixpath.join("/", spec.working_dir or (image.working_dir if image else "") or "/"),
-        "user": spec.user or getattr(image, "user", "") or "",
-        "tty": spec.tty,
+        **_process(spec, image, own_hostname or facts.hostname),
         "console_size": list(console_size) if console_size else None,
-        "open_stdin": spec.open_stdin,
         "hostname": own_hostname,
         "namespaces": _namespaces(spec),
         "join_netns": spec.network.mode.startswith(_CONTAINED),
         "userns": {"base": userns_base, "size": userns_size} if spec.security.userns == "auto" else None,
         "rootfs": rootfs,
         "mounts": _mounts(spec, image, settings, facts, network_files),
-        "sysctls": [list(pair) for pair in spec.sysctls],
+        "create_directories": [
+            *([f"{root}/storage"] if rootfs["upper"] else []),
+            *(bind.source for bind in spec.binds if bind.create_source),
+        ],
         "cgroup": {"version": facts.cgroup_version, "join": list(cgroup_join)},
-        "rlimits": [list(limit) for limit in spec.ulimits],
         "capabilities": capabilities,
-        "no_new_privileges": spec.security.no_new_privileges and not spec.security.privileged,
         "seccomp": seccomp,
-        "init_binary": INIT_TARGET if spec.init else None,
         "log": {"directory": f"{root}/logs", "max_size": spec.log_max_size, "max_files": spec.log_max_files},
         "run_dir": settings.sandbox_run(sandbox_id),
-        "create_directories": storage + [bind.source for bind in spec.binds if bind.create_source],
         "attach": attach,
         "claim": claim,
         "collect": list(collect) if collect else None,
@@ -189,6 +179,25 @@ def runtime_config(
             "NETBOX_RUN": settings.run,
             "NETBOX_CGROUP": settings.cgroup_parent,
         },
+    }
+
+
+def _process(spec: SandboxSpec, image: RootSource | None, hostname: str) -> dict[str, Any]:
+    """What runs, as whom, and with which limits."""
+    argv = list(spec.command or (image.command if image else ()))
+    if not argv:
+        raise UsageError("no command: the image has no default one" if image else "no command", "name one after the image")
+    return {
+        "argv": argv,
+        "env": _environment(spec, image, hostname),
+        "cwd": posixpath.join("/", spec.working_dir or (image.working_dir if image else "") or "/"),
+        "user": spec.user or getattr(image, "user", "") or "",
+        "tty": spec.tty,
+        "open_stdin": spec.open_stdin,
+        "init_binary": INIT_TARGET if spec.init else None,
+        "sysctls": [list(pair) for pair in spec.sysctls],
+        "rlimits": [list(limit) for limit in spec.ulimits],
+        "no_new_privileges": spec.security.no_new_privileges and not spec.security.privileged,
     }
 
 
@@ -287,22 +296,23 @@ def _is_below(path: str, directory: str) -> bool:
 def _mounts(
     spec: SandboxSpec, image: RootSource | None, settings: Settings, facts: RuntimeFacts, network_files: NetworkFiles
 ) -> list[list[Any]]:
-    operations: list[list[Any]] = [["mount", "proc", "/proc", "proc", _BOUNDED, ""]]
-    if spec.sysctls:
-        operations.append(["sysctls"])
-    operations += _dev(spec)
-    operations += _sys(spec, facts)
+    """In their order. /proc comes last: until then no link of an image can reach a descriptor of init through /proc/self/fd."""
+    operations = [*_dev(spec), *_sys(spec, facts)]
     if image is not None and image.host:
         operations.append(["mount", "tmpfs", "/run", "tmpfs", ["nosuid", "nodev"], "mode=0755,size=64m"])
         operations += [["mask", path] for path in _hidden(settings)]
     operations += _user_mounts(spec)
+    taken = {mount.target for mount in (*spec.binds, *spec.tmpfs)}
     for source, target in zip(network_files, ("/etc/hosts", "/etc/hostname", "/etc/resolv.conf"), strict=True):
-        if source:
+        if source and target not in taken:
             operations.append(["bind", source, target, False, False, "rprivate"])
     if spec.init:
         if facts.init_binary is None:
             raise Unsupported(f"cannot use --init: {TINI} is not installed", "apt install tini")
         operations.append(["bind", facts.init_binary, INIT_TARGET, True, False, "rprivate"])
+    operations.append(["mount", "proc", "/proc", "proc", _BOUNDED, ""])
+    if spec.sysctls:
+        operations.append(["sysctls"])
     if not spec.security.privileged:
         operations += [["mask", path] for path in MASKED_PATHS]
         operations += [["readonly", path] for path in READ_ONLY_PATHS]

@@ -239,7 +239,7 @@ def _network_files(root: str, network: NetworkPlan) -> runtime_plan.NetworkFiles
 
 def _write_files(context: Context, sandbox_id: str, network: NetworkPlan) -> None:
     root = context.settings.sandbox_root(sandbox_id)
-    os.makedirs(root, mode=0o711, exist_ok=True)
+    os.makedirs(root, mode=0o700, exist_ok=True)
     for name, content in context.network.files(network).items():
         with open(f"{root}/{name}", "w", encoding="utf-8") as file:
             file.write(content)

@@ -17,6 +17,7 @@ _SECCOMP_MODE_FILTER = 2  # <linux/seccomp.h>
 _INSTRUCTION_SIZE = 8  # struct sock_filter, <linux/filter.h>
 _INSTRUCTIONS_MAX = 4096  # BPF_MAXINSNS
 _INCOMING = ".incoming"
+_PROFILE_HINT = "give a profile in the OCI JSON format, or 'unconfined'"
 _FORMAT = "1"  # counted up when the same profile gives another program
 _LIBRARY_DIRECTORIES = (f"/usr/lib/{os.uname().machine}-linux-gnu", "/usr/lib64", "/usr/lib", "/lib64", "/lib")
 
@@ -51,6 +52,17 @@ def install(program: bytes) -> None:
     syscalls.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.addressof(header))
 
 
+def check(profile_path: str, capability_mask: int) -> None:
+    """Whether the profile can be read and makes sense here. Does not need libseccomp, and writes nothing.
+
+    Raises UsageError.
+    """
+    from netbox.kernel import seccomp_profile
+
+    with _about(profile_path):
+        seccomp_profile.select(_decoded(_content(profile_path)), seccomp_profile.this_host(capability_mask))
+
+
 def cached(profile_path: str, capability_mask: int, cache_dir: str) -> str:
     """The path of the compiled program of a profile, compiled and kept in ``cache_dir`` when it is not there yet.
 
@@ -58,27 +70,46 @@ def cached(profile_path: str, capability_mask: int, cache_dir: str) -> str:
     ``minKernel``), libseccomp and this code. Several processes may compile the same at once: the last rename wins, with equal content.
     Raises UsageError when the profile cannot be read, HostError when the cache cannot be written, and what ``compile_profile`` raises.
     """
-    try:
-        with open(profile_path, "rb") as file:
-            text = file.read()
-    except OSError as error:
-        raise UsageError(f"cannot read the seccomp profile {profile_path}: {error.strerror}", "give a readable file") from None
+    text = _content(profile_path)
     path = f"{cache_dir}/{_key(text, capability_mask)}.bpf"
     try:
         if os.stat(path).st_size > 0:
             return path
     except OSError:  # not there, or not to be looked at: writing it will tell
         pass
-    try:
-        decoded = text.decode()
-    except UnicodeDecodeError as error:
-        raise UsageError(f"the seccomp profile {profile_path} is not text: {error.reason} at byte {error.start}") from None
-    try:
-        program = compile_profile(decoded, capability_mask)
-    except UsageError as error:
-        raise UsageError(f"{profile_path}: {error.message}", error.hint) from None
+    with _about(profile_path):
+        program = compile_profile(_decoded(text), capability_mask)
     _write(path, program)
     return path
+
+
+def _content(profile_path: str) -> bytes:
+    try:
+        with open(profile_path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise UsageError(f"cannot read the seccomp profile {profile_path}: {error.strerror}", "give a readable file") from None
+
+
+def _decoded(text: bytes) -> str:
+    try:
+        return text.decode()
+    except UnicodeDecodeError as error:
+        raise UsageError(f"not text: {error.reason} at byte {error.start}", _PROFILE_HINT) from None
+
+
+class _about:
+    """``with _about(path):`` names the profile in the UsageErrors from inside."""
+
+    def __init__(self, profile_path: str) -> None:
+        self._path = profile_path
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, UsageError):
+            raise UsageError(f"seccomp profile {self._path}: {error.message}", error.hint or _PROFILE_HINT) from None
 
 
 def _key(text: bytes, capability_mask: int) -> str:

@@ -82,6 +82,8 @@ class NetworkManager:
             return mode.prepare(request, modes.Facts(os.uname().nodename))
         row, stands = self._network_preview(names.DEFAULT_NETWORK)
         endpoint = self._lease_preview(row, sandbox_id, spec)
+        if spec.ports:
+            ports.check(self._store, sandbox_id, spec.ports)
         return mode.prepare(request, modes.Facts(os.uname().nodename, (endpoint,), spec.ports, stands))
 
     def attach(self, plan: NetworkPlan, netns_fd: int, recorder: Recorder) -> None:

@@ -39,6 +39,20 @@ def reserve(store: Store, sandbox_id: str, ports: Iterable[PortSpec]) -> tuple[t
     return tuple(reserved), sockets
 
 
+def check(store: Store, sandbox_id: str, ports: Iterable[PortSpec]) -> None:
+    """Whether ``reserve`` would succeed now; nothing stays taken. Raises what it raises."""
+    try:
+        with store.database.transaction():
+            _close(reserve(store, sandbox_id, ports)[1])
+            raise _RollBack
+    except _RollBack:
+        pass
+
+
+class _RollBack(Exception):
+    """Ends a transaction whose changes must not stay."""
+
+
 def _reserve_one(store: Store, sandbox_id: str, port: PortSpec) -> tuple[PortSpec, list[socket.socket]]:
     if port.host_port:
         _claim(store, sandbox_id, port)  # first, because its message names the sandbox

@@ -70,7 +70,7 @@ class Input:
 
     def __init__(self, fd: int | None, terminal: bool) -> None:
         self.fd = fd
-        self._terminal = terminal
+        self.terminal = terminal
         self._waiting = bytearray()
         self._ended = False
 
@@ -87,7 +87,7 @@ class Input:
 
     def end(self) -> None:
         """End of file after what was written: the pipe is closed, a terminal gets its end-of-file character."""
-        if self._terminal:
+        if self.terminal:
             self.write(_END_OF_INPUT)
             return
         self._ended = True
@@ -105,8 +105,8 @@ class Input:
             return
         except OSError:  # EPIPE, EIO: nobody will read it
             self._waiting.clear()
-            self._ended = self._ended or not self._terminal
-        if self._ended and not self._terminal:
+            self._ended = self._ended or not self.terminal
+        if self._ended and not self.terminal:
             os.close(self.fd)
             self.fd = None
 
@@ -198,7 +198,8 @@ class Attachments:
     def _drop(self, client: Client) -> None:
         del self._clients[client.connection.fileno()]
         client.connection.close()
-        if client.foreground:
+        # Who leaves a terminal has detached from it; who leaves a pipe was all of its input.
+        if client.foreground and not self.input.terminal:
             self.input.end()
 
     def blocked(self) -> bool:

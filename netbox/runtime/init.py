@@ -64,12 +64,11 @@ def _become(config: dict[str, Any], sync: _socket.socket, cgroup_fds: list[int],
     filesystem.enter()
     filesystem.populate()
     sysctls = filesystem.sysctls
+    # Every descriptor of the host goes before a path of the image or the user is looked up: /proc/self/fd/N must not lead out.
+    syscalls.close_all_except([sync.fileno(), *([] if sysctls is None else [sysctls])])
     uid, gid, groups, home = privileges.read_account(config["user"])
     far = _open_console(config, uid)
     filesystem.seal()
-    # Every descriptor of the host goes before the working directory is entered: /proc/self/fd/N must not lead out.
-    kept = [sync.fileno(), *far] + ([] if sysctls is None else [sysctls])
-    syscalls.close_all_except(kept)
     enter_directory(config["cwd"])
     protocol.send_message(sync, protocol.STDIO, {}, far)
     for fd in far:

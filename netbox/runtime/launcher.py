@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["Launcher", "Namespaces", "error_of", "reap"]
 
 _ENOENT = 2
+_EACCES = 13
 _EINVAL = 22
 _EPERM = 1
 _ABORT_PATIENCE = 10.0
@@ -200,8 +201,18 @@ def error_of(failure: Failure) -> NetboxError:
     if stage == "ulimit":
         hint = "raising a hard limit needs CAP_SYS_RESOURCE" if number == _EPERM else "'man 2 setrlimit' lists the names"
         return HostError(f"cannot set the limit {path}: {message}", hint, number)
+    if stage == "sysctl":
+        return _sysctl_error(failure)
     subject = f" ({path})" if path else ""
     return HostError(f"cannot start the sandbox: {stage}{subject}: {message or os.strerror(number)}", errno=number)
+
+
+def _sysctl_error(failure: Failure) -> NetboxError:
+    if failure.number in (_ENOENT, _EACCES):  # /proc/sys lets nobody make a file
+        return UsageError(f"cannot set sysctl {failure.path}: there is no such sysctl in the sandbox", "'sysctl -a' inside one lists them")
+    if failure.number == _EINVAL:
+        return UsageError(f"cannot set sysctl {failure.path}: the kernel refuses the value", "give one that it takes")
+    return HostError(f"cannot set sysctl {failure.path}: {failure.message}", errno=failure.number)
 
 
 def _exec_error(failure: Failure) -> NetboxError:

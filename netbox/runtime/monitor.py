@@ -96,9 +96,11 @@ class Monitor:
 
     def _start(self) -> None:
         config = self._config
+        with stage("status", config["run_dir"]):
+            status_file.remove_status(config["run_dir"])  # an earlier run's
         for directory in config["create_directories"]:
             with stage("mkdir", directory):
-                os.makedirs(directory, 0o755, exist_ok=True)
+                _make_directory(directory, config)
         self._clone()
         self._announce()
         if config["userns"]:
@@ -273,6 +275,15 @@ class Monitor:
             syscalls.close_range(3)
             syscalls.reset_signals()
             os.execve(collect[0], collect, self._config.get("collect_env") or {})
+
+
+def _make_directory(path: str, config: dict[str, Any]) -> None:
+    """The source of a bind may be a file that is there. One that is made belongs to the sandbox's root; storage is mapped on its mount."""
+    if os.path.exists(path):
+        return
+    os.makedirs(path, 0o755, exist_ok=True)
+    if config["userns"] and path != os.path.dirname(config["rootfs"]["upper"] or ""):
+        os.chown(path, config["userns"]["base"], config["userns"]["base"])
 
 
 class _ForChildren:

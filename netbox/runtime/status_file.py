@@ -27,6 +27,14 @@ def write_status(run_dir: str, values: Mapping[str, object]) -> None:
     os.rename(incoming, path)
 
 
+def remove_status(run_dir: str) -> None:
+    """Forgets a status, if there is one. Raises OSError."""
+    try:
+        os.unlink(f"{run_dir}/status.json")
+    except FileNotFoundError:
+        pass
+
+
 def _render(value: object) -> str:
     if value is None:
         return "null"

@@ -41,12 +41,20 @@ CREATE TABLE events (
 """
 
 
+class _Connection(sqlite3.Connection):
+    """Closed when the thread that it belongs to is gone."""
+
+    def __del__(self) -> None:
+        self.close()
+
+
 class Database:
     """A sqlite file that is made on first use. Safe for threads and forks: every thread of every process has a connection of its own."""
 
     def __init__(self, path: str) -> None:
         self.path = path
         self._local = threading.local()
+        self._inherited: list[sqlite3.Connection] = []
 
     def query(self, statement: str, *parameters: Any) -> list[Any]:
         """Runs one statement and returns its rows.
@@ -83,10 +91,6 @@ class Database:
                 raise
             connection.commit()
 
-    def data_version(self) -> int:
-        """A number that changes when another connection has changed the database (pragma data_version)."""
-        return int(self.query("PRAGMA data_version")[0][0])
-
     def close(self) -> None:
         """Closes the calling thread's connection."""
         connection = getattr(self._local, "connection", None)
@@ -98,6 +102,9 @@ class Database:
         local = self._local
         if getattr(local, "connection", None) is None or local.pid != os.getpid():
             # A connection must not be carried across a fork (https://sqlite.org/howtocorrupt.html#_carrying_an_open_database_connection_across_a_fork).
+            # Not even closed: that would let go of locks which the parent believes in.
+            if getattr(local, "connection", None) is not None:
+                self._inherited.append(local.connection)
             local.connection = self._open()
             local.pid = os.getpid()
         connection: sqlite3.Connection = local.connection
@@ -109,7 +116,7 @@ class Database:
             os.makedirs(directory, mode=0o711, exist_ok=True)
         except PermissionError as error:
             raise NoPermission(f"cannot create {directory}: permission denied", "run it as root (sudo)") from error
-        connection = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)
+        connection = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False, factory=_Connection)
         try:
             self._prepare(connection)
         except BaseException:

@@ -18,8 +18,8 @@ PORT = 18080
 IDLE = 3
 SERIES = 50
 _TRUE = ("true",)
-_SLEEP = ("sleep", "1000")
-# Pid 1 gets no default action for a signal: what shall end on TERM must say so.
+# Pid 1 gets no default action for a signal, so what shall end on TERM must say so: podman's "rm -f" waits ten seconds otherwise.
+_SLEEP = ("sh", "-c", "trap 'exit 0' TERM; sleep 1000 & wait")
 _SERVICE = ("sh", "-c", "trap 'exit 0' TERM; httpd -f -p 80 -h /etc & wait")
 _REQUEST = b"GET /passwd HTTP/1.0\r\n\r\n"
 

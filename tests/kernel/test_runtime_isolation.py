@@ -146,6 +146,20 @@ def test_a_relative_link_of_an_image_cannot_lead_a_mount_out(lab: Lab, tmp_path:
     assert not os.path.lexists("/run/escape-too")
 
 
+def test_a_link_of_an_image_to_a_descriptor_cannot_lead_a_mount_out(lab: Lab, tmp_path: Path) -> None:
+    """The layers are open while init mounts: /proc/self/fd/N/../… would be the host."""
+    (tmp_path / "file").write_text("content")
+    image = Path(lab.image.layers[0])
+    for fd in range(3, 20):
+        (image / f"link{fd}").symlink_to(f"/proc/self/fd/{fd}/../../../..{tmp_path}")
+        (image / f"flat{fd}").symlink_to(f"/proc/self/fd/{fd}")
+    links = [f"/{kind}{fd}/made" for kind in ("link", "flat") for fd in range(3, 20)]
+    assert lab.run("true", binds=tuple(BindMount(f"{tmp_path}/file", link) for link in links)).code == 0
+    assert sorted(os.listdir(tmp_path)) == ["file"]
+    assert not (image / "made").exists()
+    assert not (lab.root / "made").exists()
+
+
 @pytest.mark.parametrize(
     ("user", "expected"),
     [

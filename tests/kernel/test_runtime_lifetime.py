@@ -146,6 +146,41 @@ def test_foreground_client_that_dies_leaves_the_sandbox_running(lab: Lab) -> Non
         assert alive(sandbox.pid, sandbox.pid_start)
 
 
+def test_a_terminal_survives_that_its_foreground_client_detaches(lab: Lab) -> None:
+    with lab.running("sh", "-c", "echo ready; read x; echo got $x; sleep 100", tty=True, open_stdin=True) as sandbox:
+        assert sandbox.attachment is not None
+        read_until(sandbox.attachment, b"ready")
+        sandbox.attachment.close()
+        sandbox.attachment = None
+        with client.connect(sandbox.config["run_dir"]) as attachment:
+            attachment.send_stdin(b"later\n")
+            read_until(attachment, b"got later")
+
+
+def test_the_status_of_an_earlier_run_is_forgotten(lab: Lab) -> None:
+    config = lab.config("true")
+    status.write_status(config["run_dir"], {"state": "exited", "exit_code": 1})
+    lock = status.acquire_lock(config["run_dir"])
+    assert lock is not None
+    with Launcher.prespawn() as launcher:
+        launcher.begin(config, lock)
+        launcher.wait_namespaces()
+        assert status.read_status(config["run_dir"]) is None
+    os.close(lock)
+
+
+def test_a_stopped_and_started_sandbox_keeps_its_files(lab: Lab) -> None:
+    """Also one whose overlay was mounted "volatile" (--rm), and killed."""
+    for remove in (False, True):
+        config = lab.config("sh", "-c", "cat /made; echo one >> /made; kill -9 $$; sleep 9", remove=remove, init=True)
+        for expected in (b"", b"one\n"):
+            attachment = lab.start(config)
+            assert attachment is not None
+            with attachment:
+                assert client.communicate(attachment)[1] == expected
+            wait_until(lambda: not status.is_locked(config["run_dir"]), "the monitor's end")  # noqa: B023
+
+
 def test_terminal(lab: Lab) -> None:
     resized = "echo ready; until [ \"$(stty size)\" = '51 203' ]; do sleep 0.02; done; echo resized"
     script = f"tty; stty size; ls -l /dev/console | cut -c1; {resized}; read y; echo got $y"

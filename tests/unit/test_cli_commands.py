@@ -208,7 +208,7 @@ def test_every_option_reaches_the_request(world: World, netbox_command: Any, tmp
         "--read-only --cap-add net_admin --cap-drop all --security-opt no-new-privileges=false --userns auto -u 1:2 -w /w -e A=b "
         "--ulimit core=0 --sysctl net.x.y=1 --init -m 64m --memory-swap -1 --cpus 1.5 -c 512 --cpuset-cpus 0 --pids-limit 9 "
         "--blkio-weight 10 --device /dev/null -l k=v --stop-signal HUP --stop-timeout 5 --shm-size 1m --log-opt max-size=1m "
-        "--log-opt max-file=7 --time-namespace --detach-keys a --no-sig-proxy"
+        "--log-opt max-file=7 --time-namespace --detach-keys a --sig-proxy=false"
     ).split()
     more = ["--device-cgroup-rule", "c 1:3 r", "--env-file", str(tmp_path / "env")]
     assert netbox_command(*line, *more, "busybox", "cmd", "--rm", "-x").code == 0
@@ -587,6 +587,14 @@ def test_live_stats_end_with_the_sandboxes(world: World, netbox_command: Any, mo
     result = netbox_command("stats", "web")
     assert result.code == 0
     assert result.out.count("12.50") == 2
+
+
+def test_a_live_table_is_drawn_over_the_last_one(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("COLUMNS", "5")
+    monkeypatch.setenv("LINES", "3")
+    assert stats._redraw("123456\nab\nc\nd", 0) == 2
+    assert stats._redraw("x", 2) == 1
+    assert capsys.readouterr().out == "12345\nab\n\x1b[2A\r\x1b[Jx\n"
 
 
 def test_live_stats_end_with_ctrl_c(world: World, netbox_command: Any, monkeypatch: pytest.MonkeyPatch) -> None:

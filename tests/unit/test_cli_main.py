@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -74,6 +75,13 @@ def test_a_broken_pipe_is_quiet(monkeypatch: pytest.MonkeyPatch, capfd: pytest.C
     assert main.execute(["ps"]) == 141
     assert capfd.readouterr().err == ""
     assert silenced
+
+
+def test_a_full_disk_is_no_bug(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(main, "_silence_stdout", lambda: None)
+    fail_with(OSError(errno.ENOSPC, "No space left on device"), monkeypatch)
+    assert main.execute(["ps"]) == 125
+    assert capsys.readouterr().err == "netbox ps: cannot write the output: No space left on device; free some space and try again\n"
 
 
 def test_a_monitor_made_ahead_is_ended_when_nobody_took_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,7 +50,8 @@ def operations(config: dict[str, Any], kind: str) -> list[list[Any]]:
 
 def target(config: dict[str, Any], path: str) -> list[Any]:
     """The last operation for a target."""
-    return [operation for operation in config["mounts"] if len(operation) > 2 and operation[2] == path][-1]
+    found: list[Any] = [operation for operation in config["mounts"] if len(operation) > 2 and operation[2] == path][-1]
+    return found
 
 
 def test_the_configuration_is_json() -> None:
@@ -186,6 +187,11 @@ def test_missing_sources_are_made_only_where_asked() -> None:
     assert config["create_directories"][1:] == ["/new"]
 
 
+def test_proc_comes_after_every_mount_whose_target_an_image_may_have_chosen() -> None:
+    config = plan(binds=(BindMount("/a", "/b"),), init=True, options={"network_files": NetworkFiles("/h", "/n", "/r")})
+    assert [operation[0] for operation in config["mounts"][config["mounts"].index(target(config, "/proc")) :]].count("bind") == 0
+
+
 def test_network_files() -> None:
     config = plan(options={"network_files": NetworkFiles("/h", None, "/r")})
     assert target(config, "/etc/hosts")[:2] == ["bind", "/h"]
@@ -228,7 +234,9 @@ def test_no_command() -> None:
 
 def test_sysctls_are_opened_while_proc_can_be_written() -> None:
     config = plan(sysctls=(("net.ipv4.ip_forward", "1"),))
-    assert [operation[0] for operation in config["mounts"]][:2] == ["mount", "sysctls"]
+    kinds = [operation[0] for operation in config["mounts"]]
+    assert config["mounts"][kinds.index("sysctls") - 1][2] == "/proc"
+    assert kinds.index("sysctls") < kinds.index("readonly")
     assert config["sysctls"] == [["net.ipv4.ip_forward", "1"]]
     assert operations(plan(), "sysctls") == []
 

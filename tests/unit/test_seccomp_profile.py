@@ -409,7 +409,7 @@ def test_cache_says_which_profile_is_wrong(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"profile\.json: not JSON"):
         seccomp.cached(str(source), DEFAULT, str(tmp_path))
     source.write_bytes(b"\xff\xfe")
-    with pytest.raises(UsageError, match=r"profile\.json is not text"):
+    with pytest.raises(UsageError, match=r"profile\.json: not text"):
         seccomp.cached(str(source), DEFAULT, str(tmp_path))
 
 
