@@ -13,7 +13,7 @@ from netbox.parse import parse_filters, parse_time
 if TYPE_CHECKING:
     from netbox.state.rows import Event
 
-FILTERS = ("event", "sandbox", "container")
+FILTERS = ("event", "sandbox", "container", "label")
 
 
 @click.command(

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from netbox.engine import Sandbox
     from netbox.engine.observing import Stats
 
-FILTERS = ("name", "id", "state", "status", "label", "image", "network")
+FILTERS = ("name", "id", "state", "status", "exited", "label", "image", "ancestor", "network")
+STATES = ("created", "starting", "running", "paused", "exited")
 ACTIVE = ("running", "paused")
 _COMMAND_WIDTH = 30
 

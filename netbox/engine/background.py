@@ -61,6 +61,9 @@ class Background:
 
     def _finish_in_child(self) -> None:
         """Forked, so that nothing is loaded again; twice, so that no zombie stays. The caller has no threads whose locks could be held."""
+        # An open sqlite database must not cross a fork: the child's rows would go to a log that this process deletes at its end
+        # (https://sqlite.org/howtocorrupt.html).
+        self._context.store.close()
         child = os.fork()
         if child:
             os.waitpid(child, 0)

@@ -8,6 +8,7 @@ import sys
 from netbox.errors import NetboxError
 from netbox.settings import Settings
 
+PATIENCE = 1.0  # seconds; who holds the sandbox for longer has started it again
 _PACKAGE_PARENT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 
@@ -27,7 +28,7 @@ def main() -> int:
 
     context = Context(Settings.from_environment())
     try:
-        ending.settle(context, sys.argv[1])
+        ending.settle(context, sys.argv[1], PATIENCE)
         recovery.release_networks(context)
     except NetboxError as error:
         print(f"netbox: {error}", file=sys.stderr)

@@ -31,6 +31,7 @@ CREATING = "creating"  # by ``run``: until it runs, its failure leaves no record
 ENDING = "ending"  # the end is recorded, its clean-up is not complete
 ACTIVE = (CREATING, "starting", "running", ENDING)  # states in which a sandbox whose lock is free is a dead one
 LOCK_TIMEOUT = 10.0  # seconds that a verb waits for another process to finish with the sandbox
+_LOOK_AGAIN = 0.1  # seconds
 KILLED = 128 + signal.SIGKILL
 
 
@@ -39,19 +40,26 @@ def is_alive(context: Context, row: SandboxRow) -> bool:
     return not locks.is_free(context.settings.sandbox_run(row.id))
 
 
-def settle(context: Context, sandbox_id: str, timeout: float = LOCK_TIMEOUT) -> None:
+def settle(context: Context, sandbox_id: str, timeout: float = LOCK_TIMEOUT, started_at: float | None = None) -> None:
     """Waits until nobody holds the sandbox, then records its end and undoes its run; removes it if it was started with ``--rm``.
+
+    With ``started_at``, the start of the run that has ended, a later run is left alone: who started it has settled the former.
 
     Raises:
         Conflict: somebody held it for ``timeout`` seconds.
         CleanupError: some undo steps failed.
     """
     directory = context.settings.sandbox_run(sandbox_id)
-    if context.store.sandbox(sandbox_id) is None:
-        return
-    lock = SandboxLock.acquire(directory, timeout)
-    if lock is None:
-        raise Conflict(f"sandbox {names.short_id(sandbox_id)} has ended but is still held", "run 'netbox gc' in a moment")
+    deadline = time.monotonic() + timeout
+    while True:
+        row = context.store.sandbox(sandbox_id)
+        if row is None or _started_again(row, started_at):
+            return
+        lock = SandboxLock.acquire(directory, max(0.0, min(_LOOK_AGAIN, deadline - time.monotonic())))
+        if lock is not None:
+            break
+        if time.monotonic() >= deadline:
+            raise Conflict(f"sandbox {names.short_id(sandbox_id)} has ended but is still held", "run 'netbox gc' in a moment")
     with lock:
         settle_locked(context, sandbox_id)
         discard_run_directory(context, sandbox_id)
@@ -103,13 +111,15 @@ def remove(context: Context, row: SandboxRow, force: bool = False) -> None:
     """
     directory = context.settings.sandbox_run(row.id)
     lock = SandboxLock.acquire(directory)
-    if lock is None:
-        if not force:
+    if lock is None and not force:
+        if not _has_ended(context, row):
             raise WrongState(f"cannot remove {row.name}: it runs", f"stop it first, or use 'netbox rm -f {row.name}'")
+        lock = locks.acquire_or_conflict(directory, row.name, LOCK_TIMEOUT)  # somebody is just settling it
+    elif lock is None:
         # From here on it is removed at its end, whoever sees to that: this process may be killed too.
         context.store.update_sandbox(row.id, spec={**row.spec, "remove": True})
         send_signal(context, row, signal.SIGKILL, missing_is_fine=True)
-        wait(context, row)
+        _ends_within(context, row, None)
         lock = locks.acquire_or_conflict(directory, row.name, LOCK_TIMEOUT)
     with lock:
         settle_locked(context, row.id)
@@ -127,9 +137,9 @@ def stop(context: Context, row: SandboxRow, timeout: float | None = None) -> Non
     send_signal(context, row, row.spec["stop_signal"], missing_is_fine=True)
     if manager.exists(path) and manager.is_frozen(path):
         manager.thaw(path)  # a frozen process takes no signal
-    if wait(context, row, None if patience < 0 else patience) is None:
+    if not _ends_within(context, row, None if patience < 0 else patience):
         send_signal(context, row, signal.SIGKILL, missing_is_fine=True)
-        wait(context, row)
+        _ends_within(context, row, None)
     settle(context, row.id)
     events.record(context, row, "stop")
 
@@ -225,6 +235,13 @@ def wait(context: Context, row: SandboxRow, timeout: float | None = None) -> int
                 return int(json.loads(frame[1])["exit_code"])
 
 
+def _ends_within(context: Context, row: SandboxRow, timeout: float | None) -> bool:
+    try:
+        return wait(context, row, timeout) is not None
+    except NotFound:
+        return True  # its clean-up was faster than this process
+
+
 def recover(context: Context) -> list[str]:
     """Settles every sandbox whose monitor died without a clean-up; returns a line for each.
 
@@ -285,6 +302,21 @@ def _final_code(context: Context, row: SandboxRow) -> int:
     if fresh.state == "running":
         return KILLED  # the monitor is dead and left no status: it was killed, and its sandbox with it
     return fresh.exit_code or 0
+
+
+def _started_again(row: SandboxRow, started_at: float | None) -> bool:
+    return started_at is not None and (row.state == "starting" or (row.started_at or 0.0) > started_at)
+
+
+def _has_ended(context: Context, row: SandboxRow) -> bool:
+    """Whether the sandbox is over although somebody holds its lock still."""
+    fresh = context.store.sandbox(row.id)
+    status = read_status(context.settings.sandbox_run(row.id))
+    return (
+        fresh is None
+        or fresh.state in (ENDING, "exited")
+        or (fresh.state == "running" and status is not None and status.state != "running")
+    )
 
 
 def _is_running(context: Context, row: SandboxRow) -> bool:

@@ -153,7 +153,7 @@ class Engine:
     ) -> Iterator[Event]:
         """What happened and, with ``follow``, what happens: only new events without ``since``, until ``until`` or until ``stop()`` is true.
 
-        Times are seconds since the epoch; ``filters`` are (key, value) of event, container (name or id) and label.
+        Times are seconds since the epoch; ``filters`` are (key, value) of event, sandbox (name, id or its beginning) and label.
         """
         return events.read(self._context, since, until, follow, filters, stop)
 
@@ -210,7 +210,7 @@ def _has(sandbox: Sandbox, key: str, value: str) -> bool:
         return sandbox.state == "exited" and str(sandbox.exit_code) == value
     if key in ("state", "status"):
         return sandbox.state == value
-    if key == "image":
+    if key in ("image", "ancestor"):
         return sandbox.image == value
     if key == "network":
         return sandbox.spec.network.mode == value

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from netbox import names
 from netbox.state.rows import Event, SandboxRow
 
 if TYPE_CHECKING:
@@ -54,8 +53,8 @@ def _wanted(event: Event, since: float | None, until: float | None, filters: Fil
 def _has(event: Event, key: str, value: str) -> bool:
     if key == "event":
         return event.action == value
-    if key == "container":
-        return value in (event.sandbox_id, names.short_id(event.sandbox_id), event.name)
+    if key in ("sandbox", "container"):
+        return bool(value) and (event.name == value or event.sandbox_id.startswith(value))
     if key == "label":
         name, separator, wanted = value.partition("=")
         labels = event.attributes.get("labels", {})

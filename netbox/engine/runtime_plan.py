@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from netbox.engine.runtime_commands import describe
 from netbox.errors import Unsupported, UsageError
+from netbox.kernel.cgroups.hierarchies import V1_CONTROLLERS
 from netbox.kernel.mounts import MountEntry, read_mountinfo
 from netbox.names import short_id
 
@@ -106,7 +107,10 @@ def host_facts(cgroup_version: int) -> RuntimeFacts:
 
 
 def v1_hierarchies(mounts: Sequence[MountEntry]) -> tuple[str, ...]:
-    """The cgroup v1 hierarchies as mount options (``memory``, ``cpu,cpuacct``, ``name=systemd``), each once. Pure."""
+    """The cgroup v1 hierarchies as mount options (``memory``, ``cpu,cpuacct``), each once. Pure.
+
+    Those in which a sandbox has no cgroup of its own (``name=systemd``) would show it the host's.
+    """
     found: dict[str, None] = {}
     for entry in mounts:
         if entry.fstype == "cgroup":
@@ -115,8 +119,9 @@ def v1_hierarchies(mounts: Sequence[MountEntry]) -> tuple[str, ...]:
                 for option in entry.super_options
                 if option not in ("rw", "ro", "xattr", "clone_children") and "release_agent" not in option
             ]
-            found[",".join(options)] = None
-    return tuple(option for option in found if option)
+            if any(option in V1_CONTROLLERS for option in options):
+                found[",".join(options)] = None
+    return tuple(found)
 
 
 def runtime_config(
@@ -302,7 +307,7 @@ def _mounts(
         operations.append(["mount", "tmpfs", "/run", "tmpfs", ["nosuid", "nodev"], "mode=0755,size=64m"])
         operations += [["mask", path] for path in _hidden(settings)]
     operations += _user_mounts(spec)
-    taken = {mount.target for mount in (*spec.binds, *spec.tmpfs)}
+    taken = {posixpath.normpath(bind.target) for bind in spec.binds}  # the user's own /etc/hosts wins
     for source, target in zip(network_files, ("/etc/hosts", "/etc/hostname", "/etc/resolv.conf"), strict=True):
         if source and target not in taken:
             operations.append(["bind", source, target, False, False, "rprivate"])
@@ -344,9 +349,7 @@ def _sys(spec: SandboxSpec, facts: RuntimeFacts) -> list[list[Any]]:
         return [*operations, ["mount", "cgroup", "/sys/fs/cgroup", "cgroup2", flags, ""]]
     operations.append(["mount", "tmpfs", "/sys/fs/cgroup", "tmpfs", _BOUNDED, "mode=755,size=64k"])
     for options in facts.cgroup_hierarchies:
-        directory = options.removeprefix("name=")
-        data = f"none,{options}" if options.startswith("name=") else options
-        operations.append(["mount", "cgroup", f"/sys/fs/cgroup/{directory}", "cgroup", flags, data])
+        operations.append(["mount", "cgroup", f"/sys/fs/cgroup/{options}", "cgroup", flags, options])
     return operations if privileged else [*operations, ["seal", "/sys/fs/cgroup"]]
 
 

@@ -177,9 +177,18 @@ class Sandbox:
         self._event("kill", signal=number)
 
     def restart(self, timeout: float | None = None) -> None:
-        """Stops it if it runs, and starts it."""
-        self.stop(timeout)
-        self.start()
+        """Stops it if it runs, and starts it. One that is removed at its end is kept for the new run."""
+        remove = self.refresh().spec.remove
+        if remove:
+            self._set_remove(False)
+        try:
+            self.stop(timeout)
+            self.start()
+        finally:
+            if remove:
+                self._set_remove(True)
+                if not ending.is_alive(self._context, self._row):  # it did not start, or is over already
+                    self.remove()
         self._event("restart")
 
     def pause(self) -> None:
@@ -216,7 +225,7 @@ class Sandbox:
 
     def settle(self) -> None:
         """Records the end and undoes the run, when it has ended and nobody else did so."""
-        ending.settle(self._context, self.id)
+        ending.settle(self._context, self.id, started_at=self._row.started_at)
         self._reread()
 
     def rename(self, name: str) -> None:
@@ -392,6 +401,10 @@ class Sandbox:
 
     def _reread(self) -> None:
         self._row = self._context.store.sandbox(self._row.id) or self._row
+
+    def _set_remove(self, remove: bool) -> None:
+        self._context.store.update_sandbox(self.id, spec={**self._row.spec, "remove": remove})
+        self._reread()
 
     def _event(self, action: str, **attributes: Any) -> None:
         events.record(self._context, self._row, action, **attributes)

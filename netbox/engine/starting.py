@@ -275,9 +275,12 @@ def _target_netns(context: Context, target: JoinTarget | None) -> int | None:
 
 def _remember_failure(context: Context, row: SandboxRow, spec: SandboxSpec, error: BaseException) -> None:
     """Sets the sandbox back to what it was, with the reason. A ``run`` that failed leaves nothing, nor does one made with ``--rm``."""
+    code = error.exit_code if isinstance(error, NetboxError) else None
+    fresh = context.store.sandbox(row.id)
+    if fresh is not None and fresh.state == "running":  # its start is among the events
+        events.record(context, row, "die", exit_code=code)
     if spec.remove or row.state == ending.CREATING:
         ending.remove_locked(context, row.id)
         return
     reason = error.message if isinstance(error, NetboxError) else str(error) or error.__class__.__name__
-    code = error.exit_code if isinstance(error, NetboxError) else None
     context.store.update_sandbox(row.id, state="created" if row.finished_at is None else "exited", error=reason, exit_code=code, pid=None)

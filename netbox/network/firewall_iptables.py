@@ -149,15 +149,16 @@ def _command(table: str, item: Entry, position: int | None) -> str:
 
 
 def _change(editor: TableEditor, entries: Iterable[Entry], leaving: set[str]) -> None:
-    for rule in reversed(list(_own_rules(editor))):  # numbers behind a deleted rule move up
-        if rule.comment in leaving:
-            editor.delete(rule.chain, rule.number)
+    standing = _own_rules(editor)
+    gone = [rule for rule in standing if rule.comment in leaving]
+    for rule in reversed(gone):  # numbers behind a deleted rule move up
+        editor.delete(rule.chain, rule.number)
     entries = list(entries)
     if entries:
         _ensure_base(editor)
         for item in entries:
             editor.append(item)
-    elif editor.changed and not _own_rules(editor):
+    elif gone and len(gone) == len(standing):
         _remove_base(editor)
 
 

@@ -297,11 +297,13 @@ def _forget_volatile(storage: int) -> None:
 
     The page cache holds all of it unless the host crashed.
     """
-    for name in ("work/work/incompat/volatile", "work/work/incompat"):
-        try:
-            os.rmdir(name, dir_fd=storage)
-        except OSError:
-            return
+    incompatible = "work/work/incompat"
+    try:
+        os.unlink(f"{incompatible}/volatile/dirty", dir_fd=storage)
+        os.rmdir(f"{incompatible}/volatile", dir_fd=storage)
+        os.rmdir(incompatible, dir_fd=storage)
+    except OSError:  # there is none, or none that the mount will not report
+        return
 
 
 def _mount(source: str, target: str, fstype: str, flags: list[str], data: str) -> None:

@@ -71,6 +71,14 @@ def executable(pid: int) -> str:
         return ""
 
 
+def is_inside(pid: int) -> bool:
+    """Whether the process is in another PID namespace than this one: it is what runs in a sandbox."""
+    try:
+        return os.readlink(f"/proc/{pid}/ns/pid") != os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return False
+
+
 def weight(pid: int) -> int:
     """The resident memory of the process in bytes, shared pages counted in parts (PSS)."""
     with contextlib.suppress(OSError):

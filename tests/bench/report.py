@@ -47,7 +47,7 @@ def _within(results: Results, goal: str, factor: float) -> Verdict:
 
 
 def _compared(goal: str, one: Value | None, other: Value | None, good: Callable[[float], bool], who: str) -> Verdict:
-    if one is None or other is None:
+    if one is None or other is None or not other.median:
         return Verdict(goal, None, "not measured")
     ratio = one.median / other.median
     return Verdict(goal, good(ratio), f"{who} {ratio:.2f} times as long ({one.median:.1f} and {other.median:.1f} ms)")
@@ -100,7 +100,7 @@ def _cell(value: Value | None, base: Value | None) -> str:
     if value is None:
         return "-"
     text = f"{value.median:.1f} ({value.p95:.1f})"
-    return text if base is None or base is value else f"{text} {value.median / base.median:.2f}x"
+    return text if base is None or base is value or not base.median else f"{text} {value.median / base.median:.2f}x"
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:

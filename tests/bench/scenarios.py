@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 
@@ -89,20 +90,20 @@ def _service(subject: Subject) -> Iterator[Sample]:
     """A web server from its start to its end. The client asks from the first moment on, as someone would who waits for the port."""
     name = f"bench-{next(_numbers)}"
     argv = subject.argv(*subject.run("-d", "--name", name, "-p", f"{PORT}:80", command=_SERVICE))
+    null = subprocess.DEVNULL
     begun = time.perf_counter()
     try:
-        with subprocess.Popen(
-            argv, env=subject.env, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-        ) as starting:
-            answered, returned = _first_answer(starting, begun)
-            if returned is None:
-                starting.wait(processes.TIMEOUT)
-                returned = time.perf_counter()
-            if starting.returncode:
+        with subprocess.Popen(argv, env=subject.env, stdin=null, stdout=null, stderr=subprocess.PIPE) as starting:
+            returns: list[float] = []
+            watch = threading.Thread(target=lambda: returns.append(_end(starting)))
+            watch.start()
+            answered = _first_answer(starting, begun)
+            watch.join(processes.TIMEOUT)
+            if starting.returncode or answered is None or not returns:
                 errors = starting.stderr.read().decode(errors="replace") if starting.stderr else ""
-                raise Failed(f"{' '.join(argv)}: {errors.strip()}")
+                raise Failed(f"{' '.join(argv)}: {errors.strip() or 'no HTTP answer within 20 s'}")
         yield "http", (answered - begun) * 1e3
-        yield "detach", (returned - begun) * 1e3
+        yield "detach", (returns[0] - begun) * 1e3
         yield "exec", subject.timed("exec", name, *_TRUE) * 1e3
         yield "stop", subject.timed("stop", name) * 1e3
     finally:
@@ -110,24 +111,24 @@ def _service(subject: Subject) -> Iterator[Sample]:
             subject("rm", "-f", name)
 
 
-def _first_answer(starting: subprocess.Popen[bytes], begun: float) -> tuple[float, float | None]:
-    """When the first answer came, and when the command returned if that was before."""
-    returned = None
-    while time.perf_counter() - begun < 20:
-        if returned is None and starting.poll() is not None:
-            returned = time.perf_counter()
-            if starting.returncode:
-                return returned, returned
+def _end(process: subprocess.Popen[bytes]) -> float:
+    process.wait()
+    return time.perf_counter()
+
+
+def _first_answer(starting: subprocess.Popen[bytes], begun: float) -> float | None:
+    """When the first answer came; ``None`` when the command failed or nothing answers."""
+    while time.perf_counter() - begun < 20 and not starting.returncode:
         try:
             with socket.create_connection(("127.0.0.1", PORT), timeout=5) as connection:
                 connection.sendall(_REQUEST)
                 if connection.recv(64).startswith(b"HTTP/1."):
-                    return time.perf_counter(), returned
+                    return time.perf_counter()
         except OSError:
             pass
         time.sleep(0.001)
     starting.kill()
-    raise Failed("no HTTP answer within 20 s")
+    return None
 
 
 def _removal(subject: Subject) -> Iterator[Sample]:
@@ -142,7 +143,8 @@ def _weight(subject: Subject) -> Iterator[Sample]:
         for index in range(IDLE):
             stack.enter_context(_sandbox(subject, "-p", f"{PORT + index}:80"))
         time.sleep(0.5)
-        watchers = [pid for pid in processes.pids() - before if processes.executable(pid) not in subject.daemons | {"busybox", ""}]
+        outside = [pid for pid in processes.pids() - before if not processes.is_inside(pid)]
+        watchers = [pid for pid in outside if processes.executable(pid) not in subject.daemons]
         yield "weight", sum(map(processes.weight, watchers)) / IDLE / 1024 / 1024
 
 

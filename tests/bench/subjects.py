@@ -92,7 +92,8 @@ class Netbox(Subject):
         return None
 
     def open(self) -> None:
-        """Makes the image and the network by one first run."""
+        """Makes the image and the network by one first run, after what an installation does: compiling the modules."""
+        processes.run([sys.executable, "-m", "compileall", "-q", str(CHECKOUT / "netbox")])
         if self.prefix[0] == sys.executable:
             self.env["PYTHONPATH"] = str(CHECKOUT)
         self("run", "--rm", self.image, "true")

@@ -87,6 +87,19 @@ def test_the_empty_parent_stays_while_another_sandbox_is_in_it(cgroups: Cgroups,
     assert not cgroups.exists(os.path.dirname(path))
 
 
+def test_the_parent_can_be_kept_for_the_next_one(cgroups: Cgroups, path: str) -> None:
+    parent = os.path.dirname(path)
+    cgroups.create(path)
+    cgroups.remove_empty(parent)
+    assert cgroups.exists(path)
+    cgroups.remove(path, parents=False)
+    assert not cgroups.exists(path)
+    assert cgroups.exists(parent)
+    cgroups.remove_empty(parent)
+    assert not cgroups.exists(parent)
+    cgroups.remove_empty(parent)
+
+
 def test_a_deep_parent_is_made_and_removed(cgroups: Cgroups, private_host: PrivateHost) -> None:
     path = f"{private_host.cgroup}/a/b/c"
     cgroups.create(path)

@@ -215,7 +215,7 @@ def test_closed_standard_streams(cli: Cli) -> None:
 
 
 def test_environment(cli: Cli, tmp_path: Path) -> None:
-    (tmp_path / "one").write_text("# a comment\n\nFIRST=1\nBOTH=file\nQUOTED=\"a b\"\nINHERITED\nNOT_SET\n")
+    (tmp_path / "one").write_text('# a comment\n\nFIRST=1\nBOTH=file\nQUOTED="a b"\nINHERITED\nNOT_SET\n')
     (tmp_path / "two").write_text("BOTH=second file\nEMPTY=\n")
     files = ("--env-file", str(tmp_path / "one"), "--env-file", str(tmp_path / "two"))
     variables = ("-e", "GIVEN=x=y", "-e", "FROM_HERE", "-e", "NOT_HERE", "-e", "FIRST=2")
@@ -244,7 +244,13 @@ def test_working_directory(cli: Cli) -> None:
 
 @pytest.mark.parametrize(
     ("user", "found"),
-    [("0", "0 0 /root"), ("nobody", "65534 65534 /"), ("1000", "1000 0 /"), ("1000:2000", "1000 2000 /"), ("root:nogroup", "0 65534 /root")],
+    [
+        ("0", "0 0 /root"),
+        ("nobody", "65534 65534 /"),
+        ("1000", "1000 0 /"),
+        ("1000:2000", "1000 2000 /"),
+        ("root:nogroup", "0 65534 /root"),
+    ],
 )
 def test_user(cli: Cli, user: str, found: str) -> None:
     uid, gid, home = shell(cli, 'echo "$(id -u) $(id -g) $HOME"', "-u", user).split()

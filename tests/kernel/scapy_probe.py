@@ -17,6 +17,7 @@ from typing import Any
 
 logging.getLogger("scapy").setLevel(logging.ERROR)
 
+from scapy.arch import get_if_hwaddr  # noqa: E402
 from scapy.config import conf  # noqa: E402
 from scapy.layers.inet import ICMP, IP, TCP, UDP  # noqa: E402
 from scapy.layers.l2 import ARP, Ether  # noqa: E402
@@ -58,7 +59,8 @@ def frame(request: dict[str, Any]) -> None:
         "udp": UDP(sport=4000, dport=request.get("port", 0)) / Raw(b"forged"),
         "icmp": ICMP(),
     }
-    packet = Ether(dst=request["mac"]) / IP(src=request["source"], dst=request["address"]) / layer[request["protocol"]]
+    own = get_if_hwaddr(request["interface"])  # scapy would take that of the route, which is lo for 127.0.0.1
+    packet = Ether(src=own, dst=request["mac"]) / IP(src=request["source"], dst=request["address"]) / layer[request["protocol"]]
     sendp(packet, iface=request["interface"])
 
 

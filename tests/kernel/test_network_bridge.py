@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -166,6 +167,7 @@ def _forge(interface: str, mac: str, source: str, address: str, port: int) -> di
 def test_a_forged_loopback_address_does_not_come_in_by_the_bridge(lab: Lab, outside: Neighbour) -> None:
     guest = lab.guest()
     gateway_mac = _mac("netbox0")
+    Path("/proc/sys/net/ipv4/conf/netbox0/accept_local").write_text("1")  # with which the kernel would let the second frame in
     with _udp("127.0.0.1", 9999) as private, _udp("0.0.0.0", 9998) as public:
         guest.probe(
             _forge("eth0", gateway_mac, guest.address, "127.0.0.1", 9999),  # would reach the host's own services
@@ -228,6 +230,12 @@ def test_an_announcement_goes_out_and_the_first_packet_does_not_wait(lab: Lab) -
     assert frame[0:6] == b"\xff" * 6
     assert frame[22:28].hex(":") == guest.plan.endpoint.mac_address  # sender MAC
     assert frame[28:32] == frame[38:42] == address  # sender and target address: an announcement
+    # Neither side has to ask before it can send.
+    assert (
+        guest.plan.endpoint.mac_address
+        in subprocess.run(["ip", "neighbour", "show", guest.address], capture_output=True, text=True, timeout=20, check=True).stdout
+    )
+    assert "lladdr 02:6e:0a:d2:00:01" in guest.execute("ip", "neighbour", "show", guest.gateway)
 
 
 def test_a_neighbour_that_remembers_another_mac_learns_the_new_one(lab: Lab) -> None:

@@ -1,4 +1,4 @@
-"""From start to end: status, lock, log, attach and detach, terminal, exec, and what SIGKILL leaves."""
+"""From start to end: status, lock, log, attach and detach, terminal, spawner, clean-up."""
 
 from __future__ import annotations
 
@@ -7,24 +7,19 @@ import select
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from netbox.errors import CommandNotExecutable, CommandNotFound, HostError, UsageError, WrongState
+from netbox.errors import CommandNotFound, WrongState
 from netbox.runtime import client, execute, protocol, status
 from netbox.runtime.launcher import Launcher
 from netbox.runtime.log_reader import read_logs
 from netbox.runtime.spawner import Spawner
-from netbox.spec import SecuritySpec
-from tests.kernel.runtime_lab import USERNS_BASE, Lab, alive
-from tests.support import leaks
+from tests.kernel.runtime_lab import Lab, alive
 from tests.support.host import PrivateHost
 from tests.support.waiting import wait_until
-
-STEPS = ("prespawn", "begin", "namespaces", "network", "ready")
 
 
 @pytest.fixture
@@ -216,78 +211,6 @@ def test_end_of_input_reaches_a_terminal(lab: Lab) -> None:
         assert b"5" in client.communicate(attachment)[1]
 
 
-@pytest.mark.parametrize("userns", ["host", "auto"])
-def test_exec(lab: Lab, userns: str) -> None:
-    options = {
-        "security": SecuritySpec(userns=userns),
-        "environment": (("A", "1"),),
-        "working_dir": "/tmp",
-        "plan": {"userns_base": USERNS_BASE},
-    }
-    with lab.running(**options) as sandbox:
-        script = "pwd; id -u; echo $A$B; echo err >&2; grep -E 'CapPrm|NoNew|Seccomp:' /proc/self/status; exit 3"
-        result = sandbox.exec("sh", "-c", script, environment=["B=2"])
-        inside = sandbox.exec("sh", "-c", "grep -E 'CapPrm|NoNew|Seccomp:' /proc/1/status")
-        assert result.out.split("\n")[:3] == ["/tmp", "0", "12"]
-        assert result.out.split("\n")[3:] == inside.out.split("\n")
-        assert (result.code, result.err) == (3, "err\n")
-        links = "for n in mnt pid uts ipc net cgroup user; do readlink /proc/%s/ns/$n; done; cat /proc/%s/cgroup"
-        assert sandbox.exec("sh", "-c", links % ("self", "self")).out == sandbox.exec("sh", "-c", links % (1, 1)).out
-        data = b"z" * 300_000
-        assert sandbox.exec("wc", "-c", data=data).out.strip() == "300000"
-        assert sandbox.exec("id", "-un", user="bob").out == "bob\n"
-        assert sandbox.exec("pwd", working_dir="/bin").out == "/bin\n"
-        assert sandbox.exec("sh", "-c", "tty; stty size", tty=True, console_size=(9, 99)).out == "/dev/pts/0\r\n9 99\r\n"
-        assert sandbox.exec("ls", "/proc/self/fd").out.split() == ["0", "1", "2", "3"]
-
-
-@pytest.mark.parametrize(
-    ("command", "options", "error"),
-    [
-        ("nosuch", {}, CommandNotFound),
-        ("/etc/passwd", {}, CommandNotExecutable),
-        ("true", {"user": "nix"}, UsageError),
-        ("true", {"working_dir": "/nowhere"}, UsageError),
-    ],
-)
-def test_exec_failures(lab: Lab, command: str, options: dict[str, Any], error: type[Exception]) -> None:
-    with lab.running() as sandbox, pytest.raises(error):
-        sandbox.exec(command, **options)
-
-
-def test_exec_in_a_dead_sandbox(lab: Lab) -> None:
-    with lab.running() as sandbox:
-        sandbox.end()
-        with pytest.raises(WrongState, match="not running"):
-            execute.start(sandbox.config, sandbox.pid, sandbox.pid_start, ["true"])
-        with pytest.raises(WrongState):  # the pid now belongs to another process
-            execute.start(sandbox.config, os.getpid(), sandbox.pid_start, ["true"])
-
-
-def test_detached_exec_goes_on_alone(lab: Lab) -> None:
-    with lab.running() as sandbox:
-        assert execute.start(sandbox.config, sandbox.pid, sandbox.pid_start, ["sleep", "77"], detach=True) is None
-        wait_until(lambda: "sleep 77" in sandbox.exec("ps", "-o", "args").out, "the detached process")
-
-
-def test_closing_an_exec_ends_its_process(lab: Lab) -> None:
-    with lab.running() as sandbox:
-        attachment = execute.start(sandbox.config, sandbox.pid, sandbox.pid_start, ["sleep", "78"])
-        assert attachment is not None
-        assert "sleep 78" in sandbox.exec("ps", "-o", "args").out
-        attachment.close()
-        wait_until(lambda: "sleep 78" not in sandbox.exec("ps", "-o", "args").out, "the end of the process")
-
-
-def test_sandbox_end_ends_an_exec(lab: Lab) -> None:
-    with lab.running() as sandbox:
-        attachment = execute.start(sandbox.config, sandbox.pid, sandbox.pid_start, ["sleep", "79"])
-        assert attachment is not None
-        with attachment:
-            os.kill(sandbox.pid, signal.SIGKILL)
-            assert client.communicate(attachment)[0] == 137
-
-
 def test_spawner_starts_monitors_and_execs_that_outlive_it(lab: Lab) -> None:
     with Spawner() as spawner:
         config = lab.config("sleep", "1000")
@@ -385,98 +308,6 @@ def test_monitor_keeps_nothing_of_the_caller(lab: Lab) -> None:
             assert set(kinds) <= allowed, kinds
     finally:
         os.close(leak)
-
-
-def test_killed_monitor_takes_the_sandbox_along(lab: Lab) -> None:
-    with lab.running("sh", "-c", "sleep 1000 & sleep 1000", plan={"attach": False}) as sandbox:
-        os.kill(sandbox.monitor, signal.SIGKILL)
-        wait_until(lambda: not alive(sandbox.pid, sandbox.pid_start), "the sandbox's end")
-        assert not status.is_locked(sandbox.config["run_dir"])
-        assert sandbox.status().state == "running"  # nobody was left to write another one: the lock tells
-
-
-@pytest.mark.parametrize("userns", ["host", "auto"])
-@pytest.mark.parametrize("step", STEPS)
-@pytest.mark.parametrize("victim", ["engine", "monitor", "init"])
-def test_kill_at_each_step_leaves_no_process_and_no_mount(lab: Lab, private_host: PrivateHost, victim: str, step: str, userns: str) -> None:
-    if victim == "init" and step in ("prespawn", "begin"):
-        step = "namespaces"  # there is none before
-    config = lab.config("sleep", "1000", security=SecuritySpec(userns=userns), plan={"userns_base": USERNS_BASE, "attach": False})
-    before = leaks.mounts()
-    lock = status.acquire_lock(config["run_dir"])
-    assert lock is not None
-    engine = os.fork()
-    if engine == 0:
-        _engine(config, lock, victim, STEPS.index(step))
-    os.close(lock)
-    _, code = os.waitpid(engine, 0)
-    assert os.waitstatus_to_exitcode(code) == (-signal.SIGKILL if victim == "engine" else 0)
-    wait_until(lambda: not status.is_locked(config["run_dir"]), "the lock")
-    marked = private_host.mark / "cgroup.procs"
-    own = {os.getpid()}
-    wait_until(lambda: {int(pid) for pid in marked.read_text().split() if alive(int(pid))} <= own, "the end of all processes")
-    assert leaks.mounts() == before
-    found = status.read_status(config["run_dir"])
-    if victim == "engine" and step != "prespawn":
-        assert found is not None
-        assert found.state == "aborted"
-
-
-def _engine(config: dict[str, object], lock: int, victim: str, last: int) -> None:
-    """A process that goes as far as step ``last`` of the handshake and kills; exits with 0 when it saw the failure that it should."""
-    code = 1
-    try:
-        launcher = Launcher.prespawn()
-        monitor = launcher._monitor
-        assert monitor is not None
-        pid = 0
-        steps: list[Callable[[], object]] = [
-            lambda: launcher.begin(config, lock),
-            launcher.wait_namespaces,
-            launcher.network_ready,
-            launcher.wait_ready,
-            launcher.go,
-        ]
-        for index, advance in enumerate(steps):
-            if index == last:
-                os.kill({"engine": os.getpid(), "monitor": monitor, "init": pid}[victim], signal.SIGKILL)
-            try:
-                result = advance()
-            except HostError:
-                launcher.abort()
-                code = 0
-                break
-            pid = getattr(result, "pid", pid)
-        else:
-            code = 0 if victim == "init" else 2  # killed between GO and exec: that is a command that ended at once
-    finally:
-        os._exit(code)
-
-
-def test_abort_at_each_step(lab: Lab) -> None:
-    for last in range(len(STEPS)):
-        config = lab.config("sleep", "1000")
-        lock = status.acquire_lock(config["run_dir"])
-        assert lock is not None
-        launcher = Launcher.prespawn()
-        pid = 0
-        if last > 0:
-            launcher.begin(config, lock)
-        if last > 1:
-            pid = launcher.wait_namespaces().pid
-        if last > 2:
-            launcher.network_ready()
-        if last > 3:
-            launcher.wait_ready()
-        launcher.abort()
-        launcher.abort()
-        os.close(lock)
-        assert not pid or not alive(pid)
-        assert not status.is_locked(config["run_dir"])
-        found = status.read_status(config["run_dir"])
-        assert (found.state if found else None) == ("aborted" if last > 0 else None)
-        with pytest.raises(HostError):
-            launcher.go()
 
 
 def test_failed_exec_is_recorded(lab: Lab) -> None:

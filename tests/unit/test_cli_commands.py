@@ -41,9 +41,9 @@ class FakeSandbox:
         self.pid: int | None = 4242
         self.exit_code: int | None = 3 if state == "exited" else None
         self.error: str | None = None
-        self.created_at = time.time() - 600
-        self.started_at: float | None = time.time() - 300
-        self.finished_at: float | None = time.time() - 60 if state == "exited" else None
+        self.created_at = time.time() - 605
+        self.started_at: float | None = time.time() - 305
+        self.finished_at: float | None = time.time() - 65 if state == "exited" else None
         self.ip_address = "10.1.0.2"
         self.ports = spec.network.ports
 
@@ -486,7 +486,7 @@ def test_logs(world: World, netbox_command: Any) -> None:
 
 def test_top(world: World, netbox_command: Any) -> None:
     values = {"pid": 4242, "inner_pid": 1, "user": "root", "state": "S", "cpu_percent": 1.25, "cpu_seconds": 61.5, "resident": 2 << 20}
-    row = SimpleNamespace(**values, started_at=time.time() - 120, command="httpd -f", _asdict=lambda: {**values, "command": "httpd -f"})
+    row = SimpleNamespace(**values, started_at=time.time() - 125, command="httpd -f", _asdict=lambda: {**values, "command": "httpd -f"})
     world.results["top"] = [row]
     lines = netbox_command("top", "web").out.splitlines()
     assert lines[0].split() == ["PID", "INSIDE", "USER", "STATE", "%CPU", "TIME", "MEMORY", "STARTED", "COMMAND"]

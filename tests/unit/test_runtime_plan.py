@@ -146,16 +146,16 @@ def test_host_network_keeps_the_host_name() -> None:
 
 def test_cgroup_file_systems_of_both_versions() -> None:
     assert target(plan(), "/sys/fs/cgroup")[3:] == ["cgroup2", ["nosuid", "nodev", "noexec", "ro"], ""]
-    config = plan(facts=FACTS._replace(cgroup_version=1, cgroup_hierarchies=("cpu,cpuacct", "name=systemd")))
+    config = plan(facts=FACTS._replace(cgroup_version=1, cgroup_hierarchies=("cpu,cpuacct", "memory")))
     assert target(config, "/sys/fs/cgroup/cpu,cpuacct")[5] == "cpu,cpuacct"
-    assert target(config, "/sys/fs/cgroup/systemd")[5] == "none,name=systemd"
+    assert target(config, "/sys/fs/cgroup/memory")[5] == "memory"
     assert ["seal", "/sys/fs/cgroup"] in config["mounts"]
 
 
 def test_hierarchies_are_found_in_the_mount_table() -> None:
     lines = [f"{number} 1 0:{number} / /sys/fs/cgroup/x{number} rw - cgroup cgroup rw,{options}" for number, options in enumerate(
         ("cpu,cpuacct", "memory", "xattr,name=systemd", "memory", "clone_children,cpuset"))]  # fmt: skip
-    assert runtime_plan.v1_hierarchies(parse_mountinfo("\n".join(lines))) == ("cpu,cpuacct", "memory", "name=systemd", "cpuset")
+    assert runtime_plan.v1_hierarchies(parse_mountinfo("\n".join(lines))) == ("cpu,cpuacct", "memory", "cpuset")
 
 
 def test_privileged_lifts_the_masks() -> None:
@@ -190,6 +190,11 @@ def test_missing_sources_are_made_only_where_asked() -> None:
 def test_proc_comes_after_every_mount_whose_target_an_image_may_have_chosen() -> None:
     config = plan(binds=(BindMount("/a", "/b"),), init=True, options={"network_files": NetworkFiles("/h", "/n", "/r")})
     assert [operation[0] for operation in config["mounts"][config["mounts"].index(target(config, "/proc")) :]].count("bind") == 0
+
+
+def test_a_bind_of_the_user_wins_over_a_network_file() -> None:
+    config = plan(binds=(BindMount("/mine", "/etc/hosts"),), options={"network_files": NetworkFiles("/h", "/n", "/r")})
+    assert [operation[1] for operation in operations(config, "bind")] == ["/mine", "/n", "/r"]
 
 
 def test_network_files() -> None:

@@ -63,8 +63,14 @@ class Cgroups(Protocol):
     def oom_killed(self, path: str) -> bool:
         """Whether the kernel has killed a process of the sandbox for want of memory."""
 
-    def remove(self, path: str, timeout: float = 5.0) -> None:
-        """Removes the cgroup, those below it and the empty ones above. Idempotent; waits ``timeout`` seconds for ending processes."""
+    def remove(self, path: str, timeout: float = 5.0, parents: bool = True) -> None:
+        """Removes the cgroup, those below it and, with ``parents``, the empty ones above, which cost the next one time.
+
+        Idempotent. Waits up to ``timeout`` seconds for processes that are ending. Raises ``HostError`` naming who is left.
+        """
+
+    def remove_empty(self, path: str) -> None:
+        """Removes the cgroup and those above it as far as nothing is in them. Never fails."""
 
     def exists(self, path: str) -> bool:
         """Whether the cgroup is there."""

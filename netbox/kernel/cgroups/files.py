@@ -112,8 +112,8 @@ def processes(path: str) -> list[int]:
     return sorted(found)
 
 
-def remove_tree(path: str, top: str, timeout: float) -> None:
-    """Removes ``path``, what is below it, and every level above it (not ``top``) that is empty then. Already gone is success.
+def remove_tree(path: str, timeout: float) -> None:
+    """Removes ``path`` and what is below it. Already gone is success.
 
     A process that was killed leaves its cgroup only when it has exited: EBUSY is waited out for ``timeout`` seconds, then ``HostError``.
     """
@@ -132,13 +132,16 @@ def remove_tree(path: str, top: str, timeout: float) -> None:
                 raise HostError(what, "kill the process, then run 'netbox gc'", errno.EBUSY) from error
         time.sleep(pause)
         pause = min(pause * 2, 0.02)
-    parent = os.path.dirname(path)
-    while parent.startswith(f"{top}/"):
+
+
+def remove_empty(path: str, top: str) -> None:
+    """Removes ``path`` and every level above it (not ``top``) as long as they are empty. Never fails."""
+    while path.startswith(f"{top}/"):
         try:
-            _remove(parent)
+            _remove(path)
         except OSError:  # other sandboxes are in it, or someone else's processes
-            break
-        parent = os.path.dirname(parent)
+            return
+        path = os.path.dirname(path)
 
 
 def _remove_with_children(path: str) -> None:

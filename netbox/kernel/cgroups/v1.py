@@ -180,13 +180,20 @@ class V1:
         """Whether the kernel has killed a process of the sandbox for want of memory; false when the cgroup is gone."""
         return self._oom_kills(path) > 0
 
-    def remove(self, path: str, timeout: float = 5.0) -> None:
-        """Removes the cgroup, those below it, and the empty ones above. Idempotent.
+    def remove(self, path: str, timeout: float = 5.0, parents: bool = True) -> None:
+        """Removes the cgroup, those below it and, with ``parents``, the empty ones above. Idempotent.
 
         Waits up to ``timeout`` seconds for processes that are ending. Raises ``HostError`` naming who is left.
         """
         for root in self._unique:
-            files.remove_tree(f"{root}/{path}", root, timeout)
+            files.remove_tree(f"{root}/{path}", timeout)
+        if parents:
+            self.remove_empty(os.path.dirname(path))
+
+    def remove_empty(self, path: str) -> None:
+        """Removes the cgroup and those above it as far as nothing is in them. Never fails."""
+        for root in self._unique:
+            files.remove_empty(f"{root}/{path}", root)
 
     def exists(self, path: str) -> bool:
         """Whether the cgroup is there in any hierarchy."""

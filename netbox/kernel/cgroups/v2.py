@@ -140,12 +140,18 @@ class V2:
         """Whether the kernel has killed a process of the sandbox for want of memory; false when the cgroup is gone."""
         return parse.flat_keyed(files.read_optional(f"{self._root}/{path}/memory.events")).get("oom_kill", 0) > 0
 
-    def remove(self, path: str, timeout: float = 5.0) -> None:
-        """Removes the cgroup, those below it, and the empty ones above. Idempotent.
+    def remove(self, path: str, timeout: float = 5.0, parents: bool = True) -> None:
+        """Removes the cgroup, those below it and, with ``parents``, the empty ones above. Idempotent.
 
         Waits up to ``timeout`` seconds for processes that are ending. Raises ``HostError`` naming who is left.
         """
-        files.remove_tree(f"{self._root}/{path}", self._root, timeout)
+        files.remove_tree(f"{self._root}/{path}", timeout)
+        if parents:
+            self.remove_empty(os.path.dirname(path))
+
+    def remove_empty(self, path: str) -> None:
+        """Removes the cgroup and those above it as far as nothing is in them. Never fails."""
+        files.remove_empty(f"{self._root}/{path}", self._root)
 
     def exists(self, path: str) -> bool:
         """Whether the cgroup is there."""

@@ -1,7 +1,7 @@
 """``--network bridge``: a veth pair between the sandbox and a bridge of the host, an address, a default route.
 
 Two datagrams to the kernel build it: one from the host's side (pair, port of the bridge, neighbour entry), one from inside the namespace
-(loopback, address, link, neighbour entry, route), through a socket that was opened there. A third has the kernel announce the address by
+(loopback, address, link, route), through a socket that was opened there. A third has the kernel announce the address by
 ARP (RFC 5227), so that whoever remembers another MAC for it learns the new one.
 """
 
@@ -62,9 +62,12 @@ def attach(plan: NetworkPlan, netns_fd: int, recorder: Recorder) -> None:
                     for name, value in endpoint_sysctls(endpoint.interface):
                         sysctl.write(name, value)
                 with inside:
-                    index = _configure(inside, endpoint, gateway_mac, is_default=position == 0)
+                    index = _configure(inside, endpoint, is_default=position == 0)
                     _await_forwarding(host, endpoint.host_interface)
-                    inside.request(rtnetlink.set_mac(index, endpoint.mac_address))  # announces, see endpoint_sysctls
+                    # The first announces (see endpoint_sysctls), and forgets all neighbours.
+                    inside.request(
+                        rtnetlink.set_mac(index, endpoint.mac_address), rtnetlink.set_neighbour(index, endpoint.gateway, gateway_mac)
+                    )
         except OSError as error:
             raise host_error("connect the sandbox to", f"{endpoint.bridge} ({error.filename or endpoint.host_interface})", error) from error
 
@@ -97,7 +100,7 @@ def _connect(host: RouteSocket, endpoint: Endpoint, netns_fd: int) -> str:
     return bridge.mac
 
 
-def _configure(inside: RouteSocket, endpoint: Endpoint, gateway_mac: str, is_default: bool) -> int:
+def _configure(inside: RouteSocket, endpoint: Endpoint, is_default: bool) -> int:
     link = inside.link(endpoint.interface)
     if link is None:
         raise HostError(f"the interface {endpoint.interface} of the sandbox is gone")
@@ -105,7 +108,6 @@ def _configure(inside: RouteSocket, endpoint: Endpoint, gateway_mac: str, is_def
         rtnetlink.set_up(rtnetlink.LOOPBACK_INDEX),
         rtnetlink.add_address(link.index, endpoint.address, endpoint.prefix_length),
         rtnetlink.set_up(link.index),
-        rtnetlink.set_neighbour(link.index, endpoint.gateway, gateway_mac),
     ]
     if is_default:
         requests.append(rtnetlink.add_default_route(link.index, endpoint.gateway))
@@ -157,9 +159,11 @@ def describe(plan: NetworkPlan) -> list[str]:
             f"ip netns exec {netns} sysctl -qw {values}",
             f"ip -n {netns} address add {endpoint.address}/{endpoint.prefix_length} broadcast + dev {inner}",
             f"ip -n {netns} link set {inner} up",
-            f"ip -n {netns} neighbour replace {endpoint.gateway} lladdr {ipam.mac_for(endpoint.gateway)} dev {inner} nud stale",
         ]
         if position == 0:
             commands.append(f"ip -n {netns} route add default via {endpoint.gateway} dev {inner}")
-        commands.append(f"ip -n {netns} link set {inner} address {mac}")  # announces, see endpoint_sysctls
+        commands += [
+            f"ip -n {netns} link set {inner} address {mac}",  # announces, see endpoint_sysctls
+            f"ip -n {netns} neighbour replace {endpoint.gateway} lladdr {ipam.mac_for(endpoint.gateway)} dev {inner} nud stale",
+        ]
     return commands
