@@ -14,12 +14,12 @@ from typing import Any, NamedTuple
 class PortSpec(NamedTuple):
     """One published port or range of ports: ``-p [ip:][hostport[-range]]:port[-range][/tcp|udp]``.
 
-    ``host_port`` 0 means: choose a free one. ``count`` ports are published, ``host_port + i`` to ``port + i``.
+    ``host_port`` 0 means: choose a free one. ``length`` ports are published, ``host_port + i`` to ``port + i``.
     """
 
     port: int
     host_port: int = 0
-    count: int = 1
+    length: int = 1
     protocol: str = "tcp"
     host_ip: str = "0.0.0.0"
 

@@ -203,7 +203,7 @@ def port(output_format: str, name: str, inside: str | None) -> None:
         if inside is not None:
             output.echo(output.host_side(item))
         else:
-            output.echo(f"{output.port_range(item.port, item.count)}/{item.protocol} -> {output.host_side(item)}")
+            output.echo(f"{output.port_range(item.port, item.length)}/{item.protocol} -> {output.host_side(item)}")
 
 
 def _matching(ports: list[Any], inside: str, name: str) -> list[Any]:
@@ -211,12 +211,12 @@ def _matching(ports: list[Any], inside: str, name: str) -> list[Any]:
     from netbox.parse import parse_port
 
     wanted = parse_port(inside)
-    if wanted.host_port or wanted.count != 1 or ":" in inside:
+    if wanted.host_port or wanted.length != 1 or ":" in inside:
         raise UsageError(f"port {inside[:60]!r}: not one port of the sandbox", "write PORT or PORT/udp")
     found = [
-        item._replace(port=wanted.port, host_port=item.host_port + wanted.port - item.port if item.host_port else 0, count=1)
+        item._replace(port=wanted.port, host_port=item.host_port + wanted.port - item.port if item.host_port else 0, length=1)
         for item in ports
-        if item.protocol == wanted.protocol and item.port <= wanted.port < item.port + item.count
+        if item.protocol == wanted.protocol and item.port <= wanted.port < item.port + item.length
     ]
     if not found:
         raise NotFound(f"{name} publishes no port {wanted.port}/{wanted.protocol}", f"'netbox port {name}' lists what it publishes")

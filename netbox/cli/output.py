@@ -134,7 +134,7 @@ def merged_ports(ports: Iterable[PortSpec]) -> list[PortSpec]:
     for port in sorted(ports, key=lambda item: (item.protocol, item.host_ip, item.port, item.host_port)):
         last = result[-1] if result else None
         if last is not None and _continues(last, port):
-            result[-1] = PortSpec(last.port, last.host_port, last.count + port.count, last.protocol, last.host_ip)
+            result[-1] = PortSpec(last.port, last.host_port, last.length + port.length, last.protocol, last.host_ip)
         else:
             result.append(port)
     return result
@@ -142,19 +142,19 @@ def merged_ports(ports: Iterable[PortSpec]) -> list[PortSpec]:
 
 def _continues(last: PortSpec, port: PortSpec) -> bool:
     same = last.protocol == port.protocol and last.host_ip == port.host_ip and bool(last.host_port) == bool(port.host_port)
-    next_host_port = last.host_port + last.count if last.host_port else 0
-    return same and port.port == last.port + last.count and port.host_port == next_host_port
+    next_host_port = last.host_port + last.length if last.host_port else 0
+    return same and port.port == last.port + last.length and port.host_port == next_host_port
 
 
 def port_text(port: PortSpec) -> str:
     """``0.0.0.0:8080->80/tcp``; without a host port, which a sandbox that does not run may lack, ``80/tcp``."""
-    inside = f"{port_range(port.port, port.count)}/{port.protocol}"
+    inside = f"{port_range(port.port, port.length)}/{port.protocol}"
     return f"{host_side(port)}->{inside}" if port.host_port else inside
 
 
 def host_side(port: PortSpec) -> str:
     """``0.0.0.0:8080``: where the port is reached on the host."""
-    return f"{port.host_ip}:{port_range(port.host_port, port.count)}"
+    return f"{port.host_ip}:{port_range(port.host_port, port.length)}"
 
 
 def port_range(first: int, count: int) -> str:
@@ -169,7 +169,7 @@ def ports_text(ports: Iterable[PortSpec]) -> str:
 
 def port_document(port: PortSpec) -> dict[str, Any]:
     """A port for JSON output."""
-    return {"host_ip": port.host_ip, "host_port": port.host_port, "port": port.port, "count": port.count, "protocol": port.protocol}
+    return {"host_ip": port.host_ip, "host_port": port.host_port, "port": port.port, "length": port.length, "protocol": port.protocol}
 
 
 def shortened(text: str, length: int) -> str:

@@ -67,8 +67,9 @@ def _orphaned_journals(context: Context) -> list[str]:
             continue  # release_networks sees to them, under the network's lock
         row = known.get(owner)
         if row is None:
+            rows = store.journal(owner, scope).rows()
             replay(store.journal(owner, scope), context)
-            done.append(f"journal of {owner}")
+            done += [f"{row.kind} of {owner}" for row in rows]
         elif scope == "run" and row.state not in ending.ACTIVE:
             with _locked(context, row.id) as free:
                 if free:

@@ -149,7 +149,7 @@ def publish_rules(owner: str, address: str, ports: Iterable[PortSpec]) -> RuleGr
                 Redirect(address, port.port),
                 destination="" if port.host_ip == ANY_ADDRESS else port.host_ip,
                 protocol=port.protocol,
-                ports=(port.host_port, port.host_port + port.count - 1),
+                ports=(port.host_port, port.host_port + port.length - 1),
             )
             for port in ports
         ),

@@ -103,7 +103,7 @@ class NetworkManager:
         if not plan.ports:
             return
         owner = names.sandbox_owner(plan.sandbox_id)
-        udp = [(port.host_ip, port.host_port, port.count) for port in plan.ports if port.protocol == "udp"]
+        udp = [(port.host_ip, port.host_port, port.length) for port in plan.ports if port.protocol == "udp"]
         recorder.record("rules", owner=owner, udp=udp)
         firewall.backend().apply([firewall.publish_rules(owner, plan.address, plan.ports)])
         for host_ip, first, count in udp:

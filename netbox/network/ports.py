@@ -25,7 +25,7 @@ def reserve(store: Store, sandbox_id: str, ports: Iterable[PortSpec]) -> tuple[t
         UsageError: the host has no such address, or the ports are more than this process may have open files.
     """
     ports = tuple(ports)
-    _check_file_limit(sum(port.count for port in ports))
+    _check_file_limit(sum(port.length for port in ports))
     reserved: list[PortSpec] = []
     sockets: list[socket.socket] = []
     try:
@@ -62,8 +62,8 @@ def _reserve_one(store: Store, sandbox_id: str, port: PortSpec) -> tuple[PortSpe
         chosen = port._replace(host_port=first.getsockname()[1])
         held = [first]
         try:
-            if chosen.host_port + port.count - 1 > _LAST_PORT:
-                raise Conflict(f"the ports behind {chosen.host_port} are not enough for {port.count}")
+            if chosen.host_port + port.length - 1 > _LAST_PORT:
+                raise Conflict(f"the ports behind {chosen.host_port} are not enough for {port.length}")
             held += _bind_range(chosen, start=1)
             _claim(store, sandbox_id, chosen)
         except Conflict:
@@ -80,14 +80,14 @@ def _reserve_one(store: Store, sandbox_id: str, port: PortSpec) -> tuple[PortSpe
 
 def _claim(store: Store, sandbox_id: str, port: PortSpec) -> None:
     with store.database.transaction():  # all of a range, or none
-        for offset in range(port.count):
+        for offset in range(port.length):
             store.claim_port(sandbox_id, port.protocol, port.host_ip, port.host_port + offset)
 
 
 def _bind_range(port: PortSpec, start: int = 0) -> list[socket.socket]:
     sockets: list[socket.socket] = []
     try:
-        for offset in range(start, port.count):
+        for offset in range(start, port.length):
             sockets.append(_bind(port, port.host_port + offset))
     except BaseException:
         _close(sockets)

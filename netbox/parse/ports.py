@@ -84,18 +84,18 @@ def _protocol(name: str, text: str) -> str:
 
 
 def _check_port(port: PortSpec) -> PortSpec:
-    parse_integer(port.count, "number of ports", 1, PORT_MAX)
+    parse_integer(port.length, "number of ports", 1, PORT_MAX)
     parse_integer(port.port, "port", 1, PORT_MAX)
-    parse_integer(port.port + port.count - 1, "last port of a range", 1, PORT_MAX)
+    parse_integer(port.port + port.length - 1, "last port of a range", 1, PORT_MAX)
     parse_integer(port.host_port, "host port", 0, PORT_MAX)
-    parse_integer(port.host_port + port.count - 1, "last host port of a range", 0, PORT_MAX)
+    parse_integer(port.host_port + port.length - 1, "last host port of a range", 0, PORT_MAX)
     return port._replace(protocol=_protocol(port.protocol, format_port(port)), host_ip=parse_ipv4(port.host_ip, "published address"))
 
 
 def format_port(port: PortSpec) -> str:
     """The port in the form that ``parse_port`` reads back: ``8080:80``, ``127.0.0.1::53/udp``."""
-    inside = _format_range(port.port, port.count) + ("" if port.protocol == "tcp" else f"/{port.protocol}")
-    host = _format_range(port.host_port, port.count) if port.host_port else ""
+    inside = _format_range(port.port, port.length) + ("" if port.protocol == "tcp" else f"/{port.protocol}")
+    host = _format_range(port.host_port, port.length) if port.host_port else ""
     if port.host_ip != ANY_ADDRESS:
         return f"{port.host_ip}:{host}:{inside}"
     return f"{host}:{inside}" if host else inside
@@ -123,4 +123,4 @@ def _overlap(one: PortSpec, other: PortSpec) -> bool:
         return False
     if one.host_ip != other.host_ip and ANY_ADDRESS not in (one.host_ip, other.host_ip):
         return False
-    return one.host_port < other.host_port + other.count and other.host_port < one.host_port + one.count
+    return one.host_port < other.host_port + other.length and other.host_port < one.host_port + one.length

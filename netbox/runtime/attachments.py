@@ -194,6 +194,9 @@ class Attachments:
                     self._resize(*size)
             elif kind == protocol.CLAIM:
                 client.claims = True
+            elif kind == protocol.DETACH:
+                # It leaves on purpose: no end of file for the sandbox, and the clean-up is the monitor's again.
+                client.foreground = client.claims = False
 
     def _drop(self, client: Client) -> None:
         del self._clients[client.connection.fileno()]

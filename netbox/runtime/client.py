@@ -71,8 +71,12 @@ class Attachment:
         """Says that this side does the clean-up: the monitor starts none as long as this attachment is connected."""
         self._send(protocol.CLAIM)
 
+    def detach(self) -> None:
+        """Says that this side leaves and the sandbox stays: its input remains open, and the clean-up becomes the monitor's."""
+        self._send(protocol.DETACH)
+
     def close(self) -> None:
-        """Detaches."""
+        """Hangs up. For a sandbox that was started attached this is the end of its input, unless ``detach`` was said before."""
         self._socket.close()
 
     def __enter__(self) -> Attachment:

@@ -47,10 +47,13 @@ def main(channel_fd: int = protocol.CHANNEL_FD) -> None:
         return
     protocol.send_message(channel, protocol.STARTED)
     if config["detach"]:
+        os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
         return
     session.attachments.add(Client(channel, foreground=True))
     if session.run(until_foreground_leaves=True):
         _finish(session, pidfd)
+    else:
+        _kill(pidfd)
 
 
 def _clone(config: dict[str, Any], sandbox: int) -> tuple[int, _socket.socket]:
@@ -98,6 +101,8 @@ def _become(config: dict[str, Any], sync: _socket.socket, sandbox: int, cgroup_f
     # host.
     syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
     syscalls.close_all_except([sync.fileno(), sandbox, *cgroup_fds])
+    if config["detach"] and syscalls.clone3(0)[0]:
+        os._exit(0)  # the other's parent was a process of the sandbox then, so the sandbox's pid 1 adopts it, not the host's
     with stage("cgroup"):
         for fd in cgroup_fds:
             os.write(fd, b"0")
@@ -135,6 +140,15 @@ def _open_stdio(config: dict[str, Any], uid: int) -> list[int]:
         size = config["console_size"]
         return [console.open_terminal(uid, tuple(size) if size else None, as_console=False)]
     return console.open_pipes(uid, config["open_stdin"], discard=config["detach"])
+
+
+def _kill(pidfd: int) -> None:
+    """Reaps it too: the end of the sandbox would wait until the host's pid 1 does."""
+    try:
+        syscalls.pidfd_send_signal(pidfd, _SIGKILL)
+    except ProcessLookupError:
+        pass
+    os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
 
 
 def _finish(session: Session, pidfd: int) -> None:

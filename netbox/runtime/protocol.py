@@ -70,6 +70,7 @@ STDIN_EOF = 4
 EXIT = 5
 CLAIM = 6
 ERROR = 7
+DETACH = 8
 
 _LENGTH = struct.Struct(">I")
 _FRAME = struct.Struct(">BxxxI")

@@ -57,11 +57,13 @@ class Database:
         self._inherited: list[sqlite3.Connection] = []
 
     def query(self, statement: str, *parameters: Any) -> list[Any]:
-        """Runs one statement and returns its rows.
+        """Runs one statement and returns its rows: none where there is no database yet, for looking makes nothing.
 
         Raises:
             StateError: the database cannot be used.
         """
+        if getattr(self._local, "connection", None) is None and not os.path.exists(self.path):
+            return []
         with self._translated():
             return self._connection().execute(statement, parameters).fetchall()
 

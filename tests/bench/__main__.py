@@ -88,7 +88,12 @@ def work(where: Place, options: argparse.Namespace) -> int:
                 subject.close()
             if why is not None:
                 absent[subject.name] = why
-        results = interleave(_tasks(opened, options.only), options.rounds, progress)
+        tasks = _tasks(opened, options.only)
+        try:
+            tasks += _firewall_tasks(options.only)
+        except Failed as error:
+            absent["firewall"] = str(error)
+        results = interleave(tasks, options.rounds, progress)
     finally:
         progress.show("cleaning up")
         for subject in reversed(opened):
@@ -120,10 +125,17 @@ def _tasks(opened: list[Opened], only: list[str]) -> list[Task]:
             tasks += scenarios.command_tasks(subject)
         elif isinstance(subject, Floor | Warm):
             tasks += subject.tasks()
+    return _wanted(tasks, only)
+
+
+def _firewall_tasks(only: list[str]) -> list[Task]:
     named = set(only)
-    if not named & set(SUBJECTS) or "firewall" in named:
-        tasks += Firewall().tasks()
-    figures = named - set(SUBJECTS)
+    wanted = not named & set(SUBJECTS) or "firewall" in named
+    return _wanted(Firewall().tasks(), only) if wanted else []
+
+
+def _wanted(tasks: list[Task], only: list[str]) -> list[Task]:
+    figures = set(only) - set(SUBJECTS)
     return [task for task in tasks if not figures or figures & set(task.figures)]
 
 

@@ -27,12 +27,15 @@ _PR_SET_PDEATHSIG = 1
 
 
 class Place:
-    """``directory`` is on the disk and empty, ``cgroup`` a path below every cgroup hierarchy, ``name`` unlike any other."""
+    """``directory`` is on the disk and empty, ``cgroup`` a path below every cgroup hierarchy, ``name`` unlike any other.
+
+    They are below ``TMPDIR`` and ``NETBOX_CGROUP`` where these are set.
+    """
 
     def __init__(self) -> None:
         self.name = f"netbox-bench-{secrets.token_hex(3)}"
-        self.cgroup = self.name
-        self.directory = Path(tempfile.mkdtemp(prefix=f"{self.name}-", dir="/var/tmp"))
+        self.cgroup = "/".join(filter(None, (os.environ.get("NETBOX_CGROUP", "").strip("/"), self.name)))
+        self.directory = Path(tempfile.mkdtemp(prefix=f"{self.name}-", dir=os.environ.get("TMPDIR", "/var/tmp")))
 
     def hierarchies(self) -> list[Path]:
         """Every cgroup hierarchy that this process sees."""

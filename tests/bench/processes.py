@@ -17,12 +17,10 @@ class Failed(Exception):
     """A command of a subject failed; the message is one line."""
 
 
-def run(argv: Sequence[str], env: dict[str, str] | None = None, timeout: float = TIMEOUT) -> str:
-    """Runs a command to its end and returns what it printed. Raises ``Failed``."""
+def run(argv: Sequence[str], env: dict[str, str] | None = None, timeout: float = TIMEOUT, text: str = "") -> str:
+    """Runs a command to its end with ``text`` on its standard input and returns what it printed. Raises ``Failed``."""
     try:
-        result = subprocess.run(
-            argv, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=timeout, check=False
-        )
+        result = subprocess.run(argv, env=env, input=text, capture_output=True, text=True, errors="replace", timeout=timeout, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise Failed(f"{' '.join(argv)}: {error}") from error
     if result.returncode:

@@ -91,11 +91,9 @@ class Firewall:
 
         with linux.network_namespace(namespace):
             processes.run(["ip", "link", "set", "lo", "up"])
-            processes.run(["iptables-legacy", "-t", "nat", "-N", _OTHER_CHAIN])
-            for number in range(count):
-                processes.run(
-                    ["iptables-legacy", "-t", "nat", "-A", _OTHER_CHAIN, "-p", "tcp", "--dport", str(20000 + number), "-j", "RETURN"]
-                )
+            others = [f"-A {_OTHER_CHAIN} -p tcp --dport {20000 + number} -j RETURN" for number in range(count)]
+            table = "\n".join(["*nat", f":{_OTHER_CHAIN} - [0:0]", *others, "COMMIT", ""])
+            processes.run(["iptables-legacy-restore", "--noflush"], text=table)
             firewall.backend().apply(add=[firewall.network_rules("network:bench", "bench0", "10.214.0.0/16")])
 
 

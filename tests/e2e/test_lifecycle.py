@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import time
 from pathlib import Path
 
@@ -363,7 +364,7 @@ def test_port(cli: Cli, engine: Engine) -> None:
     assert cli("port", "box", "53/udp").stdout == f"0.0.0.0:{chosen}\n"
     assert "box publishes no port 53/tcp" in error_of(cli, "port", "box", "53")
     assert json.loads(cli("port", "--format", "json", "box", "80").stdout) == [
-        {"host_ip": "0.0.0.0", "host_port": 18080, "port": 80, "count": 1, "protocol": "tcp"}
+        {"host_ip": "0.0.0.0", "host_port": 18080, "port": 80, "length": 1, "protocol": "tcp"}
     ]
     cli("rm", "-f", "box")
 
@@ -452,15 +453,23 @@ def test_events_filters_and_times(cli: Cli, engine: Engine) -> None:
 
 
 def test_live_events(cli: Cli, engine: Engine) -> None:
-    with cli.popen("events", "--filter", "event=create", "--filter", "event=destroy") as child:
+    sandbox = sleeper(engine)
+    with cli.popen("events", "--since", "1m", "--filter", "event=create", "--filter", "event=rename", "--filter", "event=destroy") as child:
         assert child.stdout is not None
-        wait_until(lambda: b"state.db" in b"".join(bytes(path.readlink()) for path in Path(f"/proc/{child.pid}/fd").glob("*")), "the start")
-        time.sleep(0.2)
-        sleeper(engine).remove()
-        lines = [child.stdout.readline() for _ in range(2)]
-        child.send_signal(2)
-        assert child.wait(20) in (0, 130)
-    assert [line.split()[2] for line in lines] == ["create", "destroy"]
+        assert child.stdout.readline().split()[2] == "create"
+        for change, action in ((lambda: sandbox.rename("other"), "rename"), (sandbox.remove, "destroy")):
+            change()
+            assert child.stdout.readline().split()[2] == action
+        child.send_signal(signal.SIGINT)
+        assert child.communicate(timeout=20) == ("", "")
+    assert child.returncode == 0
+
+
+def test_live_events_end_at_a_time(cli: Cli, engine: Engine) -> None:
+    sleeper(engine).remove()
+    until = str(time.time() + 0.5)
+    assert [line.split()[2] for line in cli("events", "--since", "1m", "--until", until).stdout.splitlines()] == ["create", "destroy"]
+    assert time.time() >= float(until)
 
 
 def test_a_failed_start_has_an_end_too(cli: Cli, engine: Engine) -> None:

@@ -70,17 +70,16 @@ def test_the_rounds_are_interleaved_and_the_first_does_not_count() -> None:
         return Task(name, ("exec",), once, rounds)
 
     found = interleave([task("a"), task("b"), task("once", rounds=1)], 3, Progress(io.StringIO()))
-    assert order == ["a", "b", "b", "once", "a", "a", "b", "b", "a"] or order == ["a", "b", "b", "once", "a", "a", "b", "a", "b"]
+    assert order == ["a", "b", "b", "once", "a", "a", "b", "a", "b"]
     assert {subject: len(samples) for (_, subject), samples in found.samples.items()} == {"a": 3, "b": 3, "once": 1}
 
 
 def test_a_task_that_keeps_failing_is_told_and_dropped() -> None:
     calls: list[int] = []
 
-    def once() -> Iterator[Sample]:
+    def once() -> list[Sample]:
         calls.append(1)
         raise Failed("no such thing")
-        yield "exec", 1.0
 
     found = interleave([Task("docker", ("exec", "stop"), once)], 10, Progress(io.StringIO()))
     assert len(calls) == 2
@@ -91,7 +90,8 @@ def test_both_formats_hold_the_figures() -> None:
     report = Report({"kernel": "6.1"}, {"netbox": "0.1"}, {"podman": "not installed"}, results(MET))
     lines = as_text(report).splitlines()
     row = next(line for line in lines if line.startswith("run --rm -p"))
-    assert row.split()[-5:] == ["-", "220.0", "(300.0)", "2.10x", "-"] or "220.0 (300.0) 2.10x" in row
+    assert "105.0 (110.0) " in row
+    assert "220.0 (300.0) 2.10x" in row
     assert "podman: not measured, not installed" in lines
     assert sum(line.startswith("met ") for line in lines) == 4
     document = json.loads(as_json(report))

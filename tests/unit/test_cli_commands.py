@@ -524,7 +524,7 @@ def test_ps_as_json(world: World, netbox_command: Any) -> None:
     (row,) = json.loads(netbox_command("ps", "--format", "json").out)
     assert row["id"] == ID
     assert row["labels"] == {"role": "web"}
-    assert row["ports"] == [{"host_ip": "0.0.0.0", "host_port": 8000, "port": 80, "count": 11, "protocol": "tcp"}]
+    assert row["ports"] == [{"host_ip": "0.0.0.0", "host_port": 8000, "port": 80, "length": 11, "protocol": "tcp"}]
     assert row["command"] == ["httpd", "-f"]
 
 

@@ -135,7 +135,7 @@ def test_merging_changes_no_mapping(found: list[PortSpec]) -> None:
         return sorted(
             (port.protocol, port.host_ip, port.port + index, port.host_port + index if port.host_port else 0)
             for port in items
-            for index in range(port.count)
+            for index in range(port.length)
         )
 
     assert mappings(output.merged_ports(found)) == mappings(found)

@@ -86,7 +86,7 @@ ports = st.builds(
     PortSpec,
     port=st.integers(1, 60000),
     host_port=st.one_of(st.just(0), st.integers(1, 60000)),
-    count=st.integers(1, 5000),
+    length=st.integers(1, 5000),
     protocol=st.sampled_from(["tcp", "udp"]),
     host_ip=st.sampled_from(["0.0.0.0", "127.0.0.1", "10.1.2.3"]),
 )
@@ -105,7 +105,7 @@ def test_random_text_is_a_port_or_a_usage_error(text: str) -> None:
         one_line(error)
     else:
         assert parse_port(format_port(port)) == port
-        assert 1 <= port.port <= port.port + port.count - 1 <= 65535
+        assert 1 <= port.port <= port.port + port.length - 1 <= 65535
         assert 0 <= port.host_port <= 65535
 
 
@@ -150,7 +150,7 @@ def test_overlap_is_exactly_a_shared_host_port(one: PortSpec, other: PortSpec) -
     assume(one != other)
 
     def taken(port: PortSpec) -> set[int]:
-        return set(range(port.host_port, port.host_port + port.count)) if port.host_port else set()
+        return set(range(port.host_port, port.host_port + port.length)) if port.host_port else set()
 
     same_address = one.host_ip == other.host_ip or "0.0.0.0" in (one.host_ip, other.host_ip)
     expected = one.protocol == other.protocol and same_address and bool(taken(one) & taken(other))

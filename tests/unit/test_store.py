@@ -186,9 +186,16 @@ def test_networks_are_replaced_and_forgotten_with_their_leases(store: Store) -> 
     assert store.leases() == []
 
 
+def test_looking_makes_nothing(store: Store) -> None:
+    assert store.sandboxes() == store.networks() == store.leases() == store.events() == []
+    with pytest.raises(NotFound):
+        store.find_sandbox("web")
+    assert not Path(store.settings.root).exists()
+
+
 def test_a_newer_database_is_refused(tmp_path: Path) -> None:
     settings = Settings(root=str(tmp_path))
-    Store(settings).sandboxes()
+    Store(settings).add_event("start", "a", "web")
     connection = sqlite3.connect(settings.database)
     connection.execute("PRAGMA user_version = 99")
     connection.close()
@@ -204,7 +211,7 @@ def test_a_damaged_database_is_one_line(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_one_line(store: Store) -> None:
-    store.sandboxes()
+    store.add_event("start", "a", "web")
     store.database.query("PRAGMA max_page_count = 1")
     with pytest.raises(StateError, match="disk is full"):
         for number in range(1000):

@@ -1,0 +1,62 @@
+"""The benchmark runs, and leaves nothing, however it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.support import cgroups
+from tests.support.host import PrivateHost
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def bench(private_host: PrivateHost, tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
+    def start(*options: str) -> subprocess.Popen[str]:
+        env = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": str(CHECKOUT)}
+        argv = [sys.executable, "-m", "tests.bench", *options]
+        return subprocess.Popen(argv, env=env, text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+    return start
+
+
+def test_the_floor_and_the_command_in_json(bench: Callable[..., subprocess.Popen[str]], private_host: PrivateHost, tmp_path: Path) -> None:
+    process = bench("--only", "floor", "--only", "netbox", "--only", "run-bridge", "--rounds", "2", "--format", "json")
+    out, errors = process.communicate(timeout=120)
+    assert (process.returncode, errors) == (0, "")
+    document = json.loads(out)
+    assert document["failures"] == []
+    assert set(document["versions"]) == {"floor", "netbox"}
+    figure = next(figure for figure in document["figures"] if figure["name"] == "run-bridge")
+    assert {subject: len(value["samples"]) for subject, value in figure["subjects"].items()} == {"netbox": 2, "floor": 2}
+    assert 0 < figure["subjects"]["floor"]["median"] < figure["subjects"]["netbox"]["median"]
+    assert list(tmp_path.iterdir()) == []
+    assert cgroups.below(private_host.cgroup) == set()
+
+
+def test_an_interrupted_run_leaves_nothing(
+    bench: Callable[..., subprocess.Popen[str]], private_host: PrivateHost, tmp_path: Path, wait_until: Callable[..., object]
+) -> None:
+    process = bench("--only", "floor", "--rounds", "1000000")
+    wait_until(lambda: any(path.name == "floor" for path in map(Path, cgroups.below(private_host.cgroup))), "the first round", timeout=30)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert list(tmp_path.iterdir()) == []
+    assert cgroups.below(private_host.cgroup) == set()
+
+
+@pytest.mark.parametrize("options", [("--only", "nothing"), ("--rounds", "0"), ("--format", "xml")])
+def test_nonsense_is_refused(bench: Callable[..., subprocess.Popen[str]], options: tuple[str, ...]) -> None:
+    process = bench(*options)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 2
+    assert options[0] in errors
