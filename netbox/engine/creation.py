@@ -55,6 +55,8 @@ def check(context: Context, spec: SandboxSpec) -> None:
     Raises:
         NetboxError: the first thing that is wrong.
     """
+    if spec.name is not None:
+        context.store.check_name(spec.name)
     _check_network(context, spec)
     mask = capabilities.resolve(spec.security.cap_add, spec.security.cap_drop, spec.security.privileged)
     capabilities.check_grantable(spec.security.cap_add)

@@ -11,6 +11,7 @@ from netbox.spec import SandboxSpec
 
 if TYPE_CHECKING:
     from netbox.engine.context import Context
+    from netbox.network.plan import JoinTarget, NetworkPlan
 
 
 def sections(context: Context, spec: SandboxSpec) -> list[tuple[str, list[str]]]:
@@ -28,7 +29,13 @@ def sections(context: Context, spec: SandboxSpec) -> list[tuple[str, list[str]]]
     limits = creation.limits(spec)
     return [
         ("cgroup", context.cgroups.describe(context.settings.cgroup(row.id), limits, creation.device_rules(spec))),
-        ("network", context.network.describe(network)),
+        ("network", _network(context, network, target)),
         ("namespaces and root file system", runtime_plan.describe(runtime)),
         ("command", [shlex.join(runtime["argv"])]),
     ]
+
+
+def _network(context: Context, plan: NetworkPlan, target: JoinTarget | None) -> list[str]:
+    if target is None:
+        return context.network.describe(plan)
+    return [f"nsenter --net=/proc/{context.store.find_sandbox(target.sandbox_id).pid}/ns/net  # the network of {target.name}"]

@@ -1,7 +1,8 @@
-"""The runtime's configuration printed as the commands that a person would type. Pure."""
+"""The runtime's configuration printed as the commands that a person would type. Pure, but for a look at which masked paths there are."""
 
 from __future__ import annotations
 
+import os
 import posixpath
 import shlex
 from collections.abc import Mapping, Sequence
@@ -76,12 +77,19 @@ def _describe_operation(operation: Sequence[Any], root: str) -> list[str]:
     if kind == "symlink":
         return [f"ln -s {_quote(arguments[0])} {_quote(root + arguments[1])}"]
     if kind == "mask":
-        return [f"mount --bind /dev/null {_quote(root + arguments[0])}"]
+        return _describe_mask(arguments[0], _quote(root + arguments[0]))
     if kind == "readonly":
         return [f"mount --rbind -o ro {_quote(root + arguments[0])} {_quote(root + arguments[0])}"]
     if kind == "seal":
         return [f"mount -o remount,bind,ro {_quote(root + arguments[0])}"]
     return []  # "sysctls": where /proc/sys can still be written
+
+
+def _describe_mask(path: str, target: str) -> list[str]:
+    """The host tells directories from files: its /proc and /sys have the same ones."""
+    if os.path.isdir(path):
+        return [f"mount -t tmpfs -o ro,nosuid,nodev,noexec,size=0,mode=0555 tmpfs {target}"]
+    return [f"mount --bind /dev/null {target}"] if os.path.exists(path) else []
 
 
 def _describe_privileges(config: Mapping[str, Any]) -> str:

@@ -95,6 +95,13 @@ class Store:
             raise NotFound(f"no such sandbox: {reference}", "'netbox ps -a' lists them all")
         return _sandbox_row(rows[0])
 
+    def check_name(self, name: str) -> None:
+        """Raises:
+        Conflict: a sandbox has this name.
+        """
+        if self.database.query("SELECT 1 FROM sandboxes WHERE name = ?", name):
+            raise self._name_taken(name)
+
     def _name_taken(self, name: str) -> Conflict:
         holder = self.database.query("SELECT id FROM sandboxes WHERE name = ?", name)
         owner = f"sandbox {short_id(holder[0][0])}" if holder else "another sandbox"

@@ -181,18 +181,19 @@ class TestFiles:
         output = sh(cli, "grep up /etc/hosts; ip route | head -1", "--add-host", "up:host-gateway").split()
         assert output[0] == output[4]
 
-    @pytest.mark.parametrize("image", ["busybox", "host"])
-    def test_names_resolve(self, cli: Cli, image: str) -> None:
-        assert sh(cli, "ping -c1 -W1 $(hostname) > /dev/null && echo alive" if image == "busybox" else "getent hosts $(hostname) > /dev/null && echo alive",
-                  image=image) == "alive\n"  # fmt: skip
+    @pytest.mark.parametrize(("image", "command"), [("busybox", "ping -c1 -W1 $(hostname)"), ("host", "getent hosts $(hostname)")])
+    def test_its_own_name_resolves(self, cli: Cli, image: str, command: str) -> None:
+        assert sh(cli, f"{command} > /dev/null && echo found", image=image) == "found\n"
 
     def test_they_are_new_at_every_start(self, cli: Cli) -> None:
         """The address may be another one by then."""
         cli("run", "--name", "box", "busybox", "cat", "/etc/hosts")
         with running(cli, "thief"):
             cli("start", "-a", "box")
-        lines = cli("logs", "box").stdout.splitlines()
-        assert len(lines) == 6
+            taken = address(cli, "thief")
+        first, second = (line.split()[0] for line in cli("logs", "box").stdout.splitlines()[2::3])
+        assert second not in (taken, "127.0.0.1")
+        assert first.startswith("10.")
         cli("rm", "box")
 
 
@@ -246,7 +247,7 @@ class TestPublishedPorts:
                 assert not reachable("tcp", outside.host_address, 18001)
                 assert ask("tcp", outside.host_address, 18002) == f"{outside.address} 82"
                 assert not reachable("tcp", outside.host_address, 18003)
-            assert cli("port", "web").stdout.splitlines() == [f"{80 + i}/tcp -> 0.0.0.0:{18000 + i}" for i in range(3)]
+            assert cli("port", "web").stdout == "80-82/tcp -> 0.0.0.0:18000-18002\n"
             assert cli("port", "web", "81").stdout == "0.0.0.0:18001\n"
 
     def test_a_free_port(self, cli: Cli) -> None:

@@ -6,9 +6,19 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 CHECKOUT = Path(__file__).resolve().parents[2]
+
+
+class _Child(subprocess.Popen[str]):
+    """Killed when its ``with`` block fails: what it was to be told is not coming."""
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if kind is not None:
+            self.kill()
+        super().__exit__(kind, error, trace)
 
 
 class Cli:
@@ -44,4 +54,4 @@ class Cli:
         """Starts the command with pipes for stdin, stdout and stderr. The caller waits for it."""
         pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
         env = self.environment(**options.pop("env", {}))
-        return subprocess.Popen([*self.command, *arguments], **{**pipes, "text": True, "env": env, **options})
+        return _Child([*self.command, *arguments], **{**pipes, "text": True, "env": env, **options})
