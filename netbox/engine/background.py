@@ -53,6 +53,7 @@ class Background:
 
     def finish(self) -> None:
         """Undoes the rest and takes idle networks down: before it returns, or in a child that a short-lived process leaves behind."""
+        undo.release_cgroup_parent(self._context)
         if self._own_thread:
             self.flush()
             self._release_networks()

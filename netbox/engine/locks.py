@@ -13,7 +13,8 @@ import time
 from netbox.errors import Conflict, host_error
 
 LOCK_FILE = "lock"
-POLL_INTERVAL = 0.002  # seconds
+POLL_INTERVAL = 0.0002  # seconds at first: who ends lets go within a millisecond
+LONGEST_POLL_INTERVAL = 0.005
 
 
 class SandboxLock:
@@ -29,7 +30,7 @@ class SandboxLock:
         Raises:
             HostError: the directory cannot be made.
         """
-        deadline = time.monotonic() + timeout
+        deadline, interval = time.monotonic() + timeout, POLL_INTERVAL
         path = f"{run_directory}/{LOCK_FILE}"
         while True:
             fd = _open(run_directory, path)
@@ -39,7 +40,8 @@ class SandboxLock:
                 os.close(fd)
                 if time.monotonic() >= deadline:
                     return None
-                time.sleep(POLL_INTERVAL)
+                time.sleep(interval)
+                interval = min(2 * interval, LONGEST_POLL_INTERVAL)
                 continue
             # Between open and flock a clean-up may have removed the directory: then the lock is on a file that nobody else will find.
             if _is_same_file(fd, path):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from netbox import names
 from netbox.engine import ending
 from netbox.engine.locks import SandboxLock
-from netbox.engine.undo import replay
+from netbox.engine.undo import release_cgroup_parent, replay
 from netbox.state.journal import NETWORK
 
 if TYPE_CHECKING:
@@ -38,7 +38,8 @@ def collect(context: Context) -> list[str]:
 
 
 def release_networks(context: Context) -> list[str]:
-    """Takes down the networks that no sandbox uses; their names."""
+    """Takes down the networks that no sandbox uses, and the cgroup above all sandboxes when it is empty; the names of the networks."""
+    release_cgroup_parent(context)
     return context.network.release_idle(lambda journal: replay(journal, context))
 
 

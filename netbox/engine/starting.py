@@ -114,7 +114,7 @@ def plan_runtime(
         capabilities=mask,
         seccomp=_seccomp_program(spec, mask, settings.root, dry_run),
         cgroup_join=context.cgroups.join(settings.cgroup(row.id)),
-        network_files=_network_files(settings.sandbox_root(row.id), network),
+        network_files=_network_files(settings.sandbox_run(row.id), network),
         hostname=network.hostname,
         userns_base=userns_base,
         attach=options.attach,
@@ -139,7 +139,7 @@ def join_target(context: Context, spec: SandboxSpec) -> JoinTarget | None:
     if target.state != "running" or not ending.is_alive(context, target):
         raise WrongState(f"cannot share the network of {target.name}: it does not run", f"start it first (netbox start {target.name})")
     plan = target.details["network"]
-    root = context.settings.sandbox_root(target.id)
+    root = context.settings.sandbox_run(target.id)
     files = dict(plan.get("shared_files") or {}) or {name: f"{root}/{name}" for name in FILES}
     return JoinTarget(sandbox_id=target.id, name=target.name, hostname=plan["hostname"], files=files, plan=plan)
 
@@ -238,8 +238,7 @@ def _network_files(root: str, network: NetworkPlan) -> runtime_plan.NetworkFiles
 
 
 def _write_files(context: Context, sandbox_id: str, network: NetworkPlan) -> None:
-    root = context.settings.sandbox_root(sandbox_id)
-    os.makedirs(root, mode=0o700, exist_ok=True)
+    root = context.settings.sandbox_run(sandbox_id)
     for name, content in context.network.files(network).items():
         with open(f"{root}/{name}", "w", encoding="utf-8") as file:
             file.write(content)

@@ -95,7 +95,12 @@ def _remove_cgroup(context: Context, args: dict[str, Any]) -> None:
     path = args["path"]
     if manager.exists(path):
         manager.kill(path)
-        manager.remove(path)
+        manager.remove(path, parents=False)  # see release_cgroup_parent
+
+
+def release_cgroup_parent(context: Context) -> None:
+    """Removes the cgroup above all sandboxes when none is left: not after each one, as making it anew costs more than the sandbox's own."""
+    context.cgroups.remove_empty(context.settings.cgroup_parent)
 
 
 def _remove_mount(_context: Context, args: dict[str, Any]) -> None:

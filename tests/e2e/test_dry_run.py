@@ -75,7 +75,7 @@ def test_the_network_can_be_built_by_hand(cli: Cli, outside: Neighbour) -> None:
     script = "\n".join(["set -e", "mount -t tmpfs none /run", "ip link set lo up", *commands, "echo BUILT", *show])
     by_hand = subprocess.run(["unshare", "--net", "--mount", "sh", "-c", script], capture_output=True, text=True, timeout=60, check=False)
     assert by_hand.returncode == 0, by_hand.stderr
-    built = by_hand.stdout.partition("BUILT\n")[2]
+    built = by_hand.stdout.partition("BUILT\n")[2].replace('"', "")
     with running(cli, "box", *options[2:-1]):
         endpoint = inspect(cli, "box")["network"]["endpoints"][0]
         assert f"inet {endpoint['address']}/20" in built
@@ -87,13 +87,12 @@ def test_the_network_can_be_built_by_hand(cli: Cli, outside: Neighbour) -> None:
         short_id = inspect(cli, "box")["id"][:12]
         for rule in rules.replace(short_id, netns).splitlines():
             if "netbox" in rule.lower():
-                assert rule.replace('"', "") in built.replace('"', ""), rule
+                assert rule.replace('"', "") in built, rule
 
 
 def test_the_cgroup_can_be_made_by_hand(cli: Cli, private_host: PrivateHost) -> None:
     parent = f"/{private_host.cgroup}/"
     commands = sections(cli("run", "--dry-run", "-m", "64m", "--pids-limit", "7", "busybox", "true").stdout)["# cgroup"]
-    assert all(parent in command for command in commands)
     result = subprocess.run(["sh", "-e", "-c", "\n".join(commands)], capture_output=True, text=True, timeout=20, check=False)
     try:
         assert result.returncode == 0, result.stderr
@@ -108,7 +107,7 @@ def test_the_cgroup_can_be_made_by_hand(cli: Cli, private_host: PrivateHost) -> 
 
 def test_the_printed_shell_syntax_is_valid(cli: Cli, private_host: PrivateHost) -> None:
     """Whatever the arguments hold."""
-    odd = private_host.base / "a b'c;$(touch /tmp/odd)"
+    odd = private_host.base / "a b'c;$(touch odd)"
     odd.mkdir()
     output = cli("run", "--dry-run", "-v", f"{odd}:/x y", "--hostname", "box", "busybox", "sh", "-c", "echo 'a b'; exit 1").stdout
     subprocess.run(["sh", "-n"], input=output, text=True, timeout=20, check=True)
@@ -117,11 +116,17 @@ def test_the_printed_shell_syntax_is_valid(cli: Cli, private_host: PrivateHost) 
 
 
 def test_every_part_of_the_request_is_in_the_plan(cli: Cli, private_host: PrivateHost) -> None:
-    options = ["--memory", "64m", "--cpuset-cpus", "0", "-p", "18080:80", "--mac-address", "02:42:ac:11:00:02", "--tmpfs", "/scratch", "-v", "/etc:/host-etc:ro",
-               "--sysctl", "kernel.msgmax=4321", "--ulimit", "nofile=77:88", "-u", "12:34", "--cap-drop", "ALL", "--hostname", "web", "--init"]  # fmt: skip
-    output = cli("run", "--dry-run", *options, "busybox", "httpd").stdout
-    for word in ("67108864", "cpuset.cpus", "--dport 18080", "02:42:ac:11:00:02", "/rootfs/scratch", "/rootfs/host-etc", "kernel.msgmax=4321",
-                 "77:88", "--reuid=12", "--regid=34", "--bounding-set=0x0", "hostname web", "--no-new-privs", "netbox-init"):  # fmt: skip
+    line = (
+        "--memory 64m --cpuset-cpus 0 -p 18080:80 --mac-address 02:42:ac:11:00:02 --tmpfs /scratch -v /etc:/host-etc:ro --init "
+        "--sysctl kernel.msgmax=4321 --ulimit nofile=77:88 -u 12:34 --cap-drop ALL --hostname web busybox httpd"
+    )
+    output = cli("run", "--dry-run", *line.split()).stdout
+    words = (
+        "67108864 cpuset.cpus --dport_18080 02:42:ac:11:00:02 /rootfs/scratch /rootfs/host-etc netbox-init "
+        "kernel.msgmax=4321 77:88 --reuid=12 --regid=34 --bounding-set=0x0 --no-new-privs hostname_web"
+    )
+    for word in words.replace("_", "\n").split(" "):
+        word = word.replace("\n", " ")
         assert word in output, word
 
 

@@ -204,7 +204,9 @@ class V1:
         commands = [f"mkdir -p {root}/{path}" for root in self._unique]
         if "cpuset" in self._roots:
             root = self._roots["cpuset"]
-            commands += [f"cat {root}/cpuset.{name} > {root}/{path}/cpuset.{name}" for name in ("cpus", "mems")]
+            parts = path.split("/")
+            for level in ("/".join(parts[: depth + 1]) for depth in range(len(parts))):  # a new cgroup has none, and gives its own none
+                commands += [f"cat {root}/cpuset.{name} > {root}/{level}/cpuset.{name}" for name in ("cpus", "mems")]
         lines = v1_lines(checked(rules))
         if lines and "devices" in self._roots:
             root = self._roots["devices"]
