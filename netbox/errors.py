@@ -97,6 +97,9 @@ _HINTS = {
     _errno.EPERM: "run it as root (sudo)",
     _errno.EACCES: "run it as root (sudo)",
     _errno.ENOSPC: "free some space and try again",
+    _errno.EROFS: "choose a directory that can be written to",
+    _errno.ENOENT: "check the path",
+    _errno.ENOTDIR: "check the path",
     _errno.ENOSYS: "this kernel lacks the call; 'netbox check' lists what is missing",
     _errno.EMFILE: "raise the limit of open files (ulimit -n)",
 }

@@ -21,6 +21,7 @@ from netbox.errors import Conflict, NotFound, WrongState
 from netbox.runtime import protocol
 from netbox.runtime.client import connect
 from netbox.runtime.status import Status, read_status
+from netbox.runtime.status_file import remove_status
 from netbox.state.journal import RUN, SANDBOX
 from netbox.state.rows import SandboxRow
 
@@ -87,6 +88,8 @@ def settle_locked(context: Context, sandbox_id: str) -> None:
         else:
             never_ran = row.finished_at is None and (row.state == "starting" or aborted)
             context.store.update_sandbox(sandbox_id, state="created" if never_ran else "exited", pid=None)
+            # Tells the monitor, or what comes after it, that nothing is left to settle.
+            remove_status(context.settings.sandbox_run(sandbox_id))
 
 
 def remove_locked(context: Context, sandbox_id: str) -> None:

@@ -13,7 +13,7 @@ from netbox.engine import creation, ending, events, observing, recovery
 from netbox.engine.background import Background
 from netbox.engine.context import Context
 from netbox.engine.sandbox import Sandbox
-from netbox.errors import Conflict
+from netbox.errors import CleanupError, Conflict, NetboxError, StateError
 from netbox.parse import RunOptions, build_spec
 from netbox.settings import Settings
 from netbox.spec import SandboxSpec
@@ -82,6 +82,7 @@ class Engine:
 
     def prepare_run(self, spec: SandboxSpec) -> Sandbox:
         """The first half of ``run``: the caller starts the sandbox itself (attached, say) and at once: it is locked until then."""
+        self._context.require_root("run a sandbox")
         self._recover()
         if self._warm and self._context.spawner is None:
             from netbox.runtime.spawner import Spawner
@@ -105,7 +106,10 @@ class Engine:
         ``filters`` are (key, value) of name, id, status, label, image, network and exited: one of the values of each key must match.
         """
         if os.geteuid() == 0:
-            self._recover()
+            try:
+                self._recover()
+            except (CleanupError, StateError):
+                pass  # a full disk, say: looking is still possible, and gc tells about it
         found = [Sandbox(self._context, row) for row in self._context.store.sandboxes()]
         if not all and not any(key in ("state", "status", "exited") for key, _ in filters):
             found = [sandbox for sandbox in found if sandbox.state in ("running", "paused")]
@@ -176,15 +180,24 @@ class Engine:
 
     def close(self) -> None:
         """Ends the warm process and takes down networks that no sandbox uses."""
-        if os.geteuid() == 0 and os.path.exists(self.settings.database):
-            self._background.finish()
-        self._context.close()
+        try:
+            if os.geteuid() == 0 and os.path.exists(self.settings.database):
+                self._background.finish()
+        except StateError:
+            pass  # whoever used the engine has been told; what is left to do is journaled, if anything is
+        finally:
+            self._context.close()
 
     def __enter__(self) -> Engine:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
+        try:
+            self.close()
+        except NetboxError as failure:
+            if error is None:
+                raise
+            error.add_note(str(failure))
 
     def _recover(self) -> None:
         ending.recover(self._context)

@@ -86,7 +86,10 @@ def start(
                         launcher.abort()  # the processes end before what they use is undone
                         raise
             except BaseException as error:
-                _remember_failure(context, row, spec, error)
+                try:
+                    _remember_failure(context, row, spec, error)
+                except NetboxError as failure:  # on a full disk, say: the next command goes on
+                    error.add_note(str(failure))
                 raise
 
 

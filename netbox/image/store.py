@@ -104,12 +104,12 @@ class ImageStore:
             with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC), "rb", buffering=0) as stream:
                 status = os.fstat(stream.fileno())
                 if not (stat.S_ISREG(status.st_mode) or stat.S_ISFIFO(status.st_mode)):
-                    raise UsageError(f"cannot import '{path}': it is neither a file nor a directory")
+                    raise UsageError(f"cannot import '{path}': it is neither a file nor a directory", "give a tar archive or a directory")
                 total = status.st_size if stat.S_ISREG(status.st_mode) else None
                 return self._import_archive(name, stream, os.path.abspath(path), total, progress)
         except OSError as error:
             if isinstance(error, FileNotFoundError):
-                raise UsageError(f"cannot import '{path}': there is no such file or directory") from error
+                raise UsageError(f"cannot import '{path}': there is no such file or directory", "check the path") from error
             raise host_error("read", f"'{path}'", error) from error
 
     def import_stream(self, name: str, stream: BinaryIO, progress: Progress | None = None, source: str = "stdin") -> Image:
@@ -126,7 +126,7 @@ class ImageStore:
         Raises NotFound, UsageError for ``host``, HostError. The caller refuses while sandboxes use the image, inside ``changing``.
         """
         if name == host.NAME:
-            raise UsageError("the image 'host' is this machine's own root and cannot be removed")
+            raise UsageError("the image 'host' is this machine's own root and cannot be removed", "it takes no space of its own")
         with ExitStack() as doomed, self.changing():
             image = self.find(name)
             with _errors("remove", f"image '{image.name}'"):

@@ -290,7 +290,7 @@ def _import_iptc() -> Any:
         if specification is None or specification.origin is None:
             raise Unsupported("python-iptables is missing", "install it: pip install python-iptables")
         directory = os.path.dirname(os.path.dirname(specification.origin))
-        extensions = _extension_directory()
+        extensions = extension_directory()
         saved = os.environ.get("XTABLES_LIBDIR")
         os.environ["XTABLES_LIBDIR"] = saved or extensions
         sys.modules["iptc.util"] = _stand_in(directory)
@@ -339,9 +339,14 @@ def _stand_in(directory: str) -> ModuleType:
     return module
 
 
-def _extension_directory() -> str:
+def extension_directory() -> str:
+    """Where the matches and targets of iptables are.
+
+    Raises:
+        Unsupported: nowhere.
+    """
     multiarch = getattr(sys.implementation, "_multiarch", "")
     for directory in (f"/usr/lib/{multiarch}/xtables", "/usr/lib64/xtables", "/usr/lib/xtables", "/lib/xtables", "/usr/local/lib/xtables"):
-        if os.path.isdir(directory):
+        if os.path.exists(f"{directory}/libxt_comment.so"):
             return directory
     raise Unsupported("the extensions of iptables are missing", _PACKAGE_HINT)

@@ -140,6 +140,17 @@ def _user(uid: int) -> str:
         return str(uid)
 
 
+def block_bytes(pids: Iterable[int]) -> tuple[int, int]:
+    """Bytes that processes, and the children that they have waited for, had read from and written to block devices (proc_pid_io(5))."""
+    totals = {"read_bytes": 0, "write_bytes": 0}
+    for pid in pids:
+        for line in read(pid, "io").splitlines():
+            name, _, value = line.partition(":")
+            if name in totals:
+                totals[name] += int(value)
+    return totals["read_bytes"], totals["write_bytes"]
+
+
 def port_holder(protocol: str, port: int, address: str | None = None) -> str | None:
     """Who keeps a ``tcp`` or ``udp`` port of the calling thread's network namespace busy, for a message: ``nginx (pid 123)``.
 

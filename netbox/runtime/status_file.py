@@ -27,6 +27,11 @@ def write_status(run_dir: str, values: Mapping[str, object]) -> None:
     os.rename(incoming, path)
 
 
+def has_status(run_dir: str) -> bool:
+    """Whether there is a status."""
+    return os.path.exists(f"{run_dir}/status.json")
+
+
 def remove_status(run_dir: str) -> None:
     """Forgets a status, if there is one. Raises OSError."""
     try:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from netbox.errors import NoPermission, StateError
+from netbox.errors import NoPermission, StateError, host_error
 
 VERSION = 1
 BUSY_TIMEOUT = 10.0  # seconds that a writer waits for another one
@@ -45,7 +45,10 @@ class _Connection(sqlite3.Connection):
     """Closed when the thread that it belongs to is gone."""
 
     def __del__(self) -> None:
-        self.close()
+        try:
+            self.close()
+        except sqlite3.ProgrammingError:
+            pass  # it was never opened
 
 
 class Database:
@@ -118,6 +121,8 @@ class Database:
             os.makedirs(directory, mode=0o711, exist_ok=True)
         except PermissionError as error:
             raise NoPermission(f"cannot create {directory}: permission denied", "run it as root (sudo)") from error
+        except OSError as error:
+            raise host_error("create", directory, error) from error
         connection = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False, factory=_Connection)
         try:
             self._prepare(connection)
@@ -164,7 +169,7 @@ class Database:
             if os.geteuid() != 0:
                 return NoPermission(f"cannot use the database {self.path}: permission denied", "run it as root (sudo)")
             return StateError(f"cannot use the database {self.path}: {text}", "is the file system read-only or full?")
-        if "full" in text:
+        if "full" in text or ("disk I/O" in text and self._disk_is_full()):  # the latter for a file that sqlite maps
             return StateError(f"cannot write the database {self.path}: the disk is full", "free some space and try again")
         if "locked" in text:
             return StateError(
@@ -173,3 +178,9 @@ class Database:
         if "malformed" in text or "not a database" in text:
             return StateError(f"the database {self.path} is damaged: {text}", "move it away; 'netbox gc' then starts afresh")
         return StateError(f"cannot use the database {self.path}: {text}")
+
+    def _disk_is_full(self) -> bool:
+        try:
+            return os.statvfs(os.path.dirname(self.path)).f_bavail == 0
+        except OSError:
+            return False

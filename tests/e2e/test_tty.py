@@ -17,17 +17,17 @@ from tests.support.waiting import wait_until
 
 @pytest.fixture
 def window(terminal: Callable[..., Terminal], cli: Cli, tmp_path: Path) -> Terminal:
-    """A shell on a terminal of 24 rows and 100 columns in which ``n`` is netbox and ``c`` prints the last exit code."""
+    """A shell on a terminal of 24 rows and 100 columns in which ``n`` is netbox and its exit code."""
     startup = tmp_path / "startup"
-    startup.write_text(f'n() {{ {" ".join(cli.command)} "$@"; code=$?; echo "code=$code"; }}\n')
-    window = terminal(rows=24, columns=100, env=cli.environment(ENV=str(startup), PS1="host$ "))
+    startup.write_text(f'n() {{ {" ".join(cli.command)} "$@"; code=$?; echo "code=$code"; }}\nPS1="host$ "\n')
+    window = terminal(rows=24, columns=100, env=cli.environment(ENV=str(startup)))
     window.expect("host$")
     return window
 
 
 def command_pid(*words: str) -> int:
     """The process of this private host that runs ``netbox WORDS…``."""
-    wanted = b"\0".join(["netbox.cli".encode(), *map(str.encode, words)])
+    wanted = b"\0".join([b"netbox.cli", *map(str.encode, words)])
     mine = os.readlink("/proc/self/ns/mnt")
 
     def find() -> int:
@@ -45,9 +45,9 @@ def command_pid(*words: str) -> int:
 def test_a_shell(window: Terminal) -> None:
     before = window.settings()
     window.type("n run --rm -it --network none --hostname inner busybox sh")
-    window.expect("/ # ")
+    window.expect("\n/ #")
     assert window.settings() != before
-    window.type("tty; stty size; echo $TERM; ls -l /proc/self/fd/0 /proc/self/fd/1 /proc/self/fd/2 | grep -c pts/0; exit 3")
+    window.type("tty; stty size; echo $TERM; ls -l /proc/1/fd/0 /proc/1/fd/1 /proc/1/fd/2 | grep -c pts/0; exit 3")
     screen = window.expect("code=3")
     assert [line.strip() for line in screen.splitlines() if line.strip() in ("/dev/pts/0", "24 100", "xterm", "3")] == [
         "/dev/pts/0",
@@ -71,7 +71,7 @@ def test_a_new_size_reaches_the_sandbox(window: Terminal) -> None:
 
 def test_keys(window: Terminal) -> None:
     window.type("n run --rm -it --network none busybox sh")
-    window.expect("/ # ")
+    window.expect("\n/ #")
     window.type("echo begun; sleep 1000")
     window.expect("\nbegun")
     window.press("C-c")
@@ -98,7 +98,7 @@ def test_end_of_file_ends_a_reader(window: Terminal) -> None:
 def test_detach_and_attach_again(window: Terminal, engine: Engine) -> None:
     before = window.settings()
     window.type("n run --rm -it --network none --name box busybox sh")
-    window.expect("/ # ")
+    window.expect("\n/ #")
     window.type("word=kept")
     window.press("C-p", "C-q")
     window.expect("code=0\nhost$")
@@ -118,7 +118,7 @@ def test_detach_and_attach_again(window: Terminal, engine: Engine) -> None:
 
 def test_other_detach_keys(window: Terminal, engine: Engine) -> None:
     window.type("n run -it --network none --name box --detach-keys ctrl-a,d busybox sh")
-    window.expect("/ # ")
+    window.expect("\n/ #")
     window.press("C-p", "C-q")
     window.type("echo still-$((40 + 2))")
     window.expect("still-42")
@@ -131,7 +131,7 @@ def test_other_detach_keys(window: Terminal, engine: Engine) -> None:
 
 def test_two_are_attached(window: Terminal, terminal: Callable[..., Terminal], cli: Cli) -> None:
     window.type("n run --rm -it --network none --name box busybox sh")
-    window.expect("/ # ")
+    window.expect("\n/ #")
     other = terminal(rows=24, columns=100, command=[*cli.command, "attach", "box"])
     wait_until(lambda: "-icanon" in other.settings(), "raw mode")
     other.type("echo from-$((40 + 2))")
@@ -145,7 +145,7 @@ def test_two_are_attached(window: Terminal, terminal: Callable[..., Terminal], c
 def test_restored_after_the_end_from_outside(window: Terminal, cli: Cli, how: tuple[str, ...]) -> None:
     before = window.settings()
     window.type("n run --rm -it --network none --name box busybox sh")
-    window.expect("/ # ")
+    window.expect("\n/ #")
     cli(*how, "box")
     window.expect("code=137\nhost$")
     assert window.settings() == before
@@ -154,7 +154,7 @@ def test_restored_after_the_end_from_outside(window: Terminal, cli: Cli, how: tu
 def test_restored_when_the_monitor_is_killed(window: Terminal, engine: Engine) -> None:
     before = window.settings()
     window.type("n run -it --network none --name box busybox sh")
-    window.expect("/ # ")
+    window.expect("\n/ #")
     stat = Path(f"/proc/{engine.get('box').pid}/stat").read_text()
     os.kill(int(stat.rpartition(")")[2].split()[1]), signal.SIGKILL)
     window.expect("code=137\nhost$")
@@ -185,7 +185,7 @@ def test_exec(window: Terminal, engine: Engine) -> None:
     before = window.settings()
     with engine.run("busybox", "sleep", "1000", name="box", network="none", init=True) as box:
         window.type("n exec -it -e PS1='in> ' box sh")
-        window.expect("in> ")
+        window.expect("\nin>")
         window.type("tty; stty size; echo $TERM")
         window.expect("/dev/pts/0\n24 100\nxterm")
         window.resize(20, 80)
@@ -203,7 +203,7 @@ def test_exec_is_restored_after_the_end_of_the_sandbox(window: Terminal, engine:
     before = window.settings()
     with engine.run("busybox", "sleep", "1000", name="box", network="none") as box:
         window.type("n exec -it -e PS1='in> ' box sh")
-        window.expect("in> ")
+        window.expect("\nin>")
         box.kill()
         window.expect("code=137\nhost$")
         assert window.settings() == before
@@ -212,7 +212,7 @@ def test_exec_is_restored_after_the_end_of_the_sandbox(window: Terminal, engine:
 def test_start_attached(window: Terminal, cli: Cli) -> None:
     cli("create", "-it", "--name", "box", "--network", "none", "busybox", "sh")
     window.type("n start -ai box")
-    window.expect("/ # ")
+    window.expect("\n/ #")
     window.type("stty size; exit 4")
     window.expect("24 100")
     window.expect("code=4\nhost$")

@@ -47,8 +47,11 @@ class Terminal:
         self._tmux("resize-window", "-x", str(columns), "-y", str(rows))
 
     def expect(self, text: str, timeout: float = 15) -> str:
-        """Waits until the screen shows ``text``, and returns the screen."""
-        wait_until(lambda: text in self.screen(), f"{text!r} on a screen that shows:\n{self.screen()}", timeout)
+        """Waits until the screen shows ``text``, and returns the screen. Blanks at the end of a line do not show."""
+        try:
+            wait_until(lambda: text in self.screen(), timeout=timeout)
+        except AssertionError:
+            raise AssertionError(f"waited {timeout:g} s in vain for {text!r} on a screen that shows:\n{self.screen()}") from None
         return self.screen()
 
     def settings(self) -> str:

@@ -164,3 +164,14 @@ def test_holder_of_a_port(protocol: str, kind: int, family: int) -> None:
 def test_holder_of_another_protocol() -> None:
     with pytest.raises(UsageError, match="'sctp'"):
         processes.port_holder("sctp", 80)
+
+
+def test_block_bytes_are_added_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = {7: "rchar: 9\nread_bytes: 1\nwrite_bytes: 20\ncancelled_write_bytes: 5\n", 8: "read_bytes: 2\nwrite_bytes: 40\n"}
+    monkeypatch.setattr(processes, "read", lambda pid, name: texts.get(pid, "") if name == "io" else "")
+    assert processes.block_bytes([7, 8, 9]) == (3, 60)
+
+
+def test_block_bytes_of_this_process() -> None:
+    assert min(processes.block_bytes([os.getpid()])) >= 0
+    assert processes.block_bytes([NO_PID]) == (0, 0)

@@ -128,7 +128,7 @@ CATALOGUE: dict[str, tuple[Row, ...]] = {
             "what netbox's rules do",
             "CONFIG_NETFILTER_XT_TARGET_MASQUERADE=y, CONFIG_NF_NAT=y",
         ),
-        _row("iptables package", "tool.xtables tool.libiptc", "the libraries of python-iptables", "apt install iptables"),
+        _row("iptables package", "tool.xtables tool.libiptc tool.extensions", "the libraries of python-iptables", "apt install iptables"),
         _extra("connection tracking", "firewall.ctnetlink", "forgets old UDP connections of a port", "CONFIG_NF_CT_NETLINK=y"),
         _extra("ip6_tables", "firewall.ip6_filter", "rules for IPv6", "CONFIG_IP6_NF_IPTABLES=y, CONFIG_IP6_NF_FILTER=y"),
         _extra("nf_tables", "firewall.nf_tables", "rules of others, such as dockerd's", "CONFIG_NF_TABLES=y"),

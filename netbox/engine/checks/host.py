@@ -185,9 +185,17 @@ def _tools() -> dict[str, Observation]:
     found = {f"python.{name}": Observation(OK if importlib.util.find_spec(name) else MISSING) for name in _PACKAGES}
     for name, sonames in _LIBRARIES.items():
         found[f"tool.{name}"] = Observation(OK) if any(_loads(soname) for soname in sonames) else Observation(MISSING, f"no {sonames[0]}")
+    found["tool.extensions"] = _extensions()
     found["tool.busybox"] = _busybox()
     found["tool.tini"] = Observation(OK, TINI) if os.access(TINI, os.X_OK) else Observation(MISSING, f"no {TINI}")
     return found
+
+
+def _extensions() -> Observation:
+    try:
+        return Observation(OK, iptables.extension_directory())
+    except Unsupported as error:
+        return Observation(MISSING, error.message)
 
 
 def _busybox() -> Observation:
