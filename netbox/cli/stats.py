@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from netbox.cli import options, output
+from netbox.cli import options, output, terminal
 from netbox.errors import NotFound, WrongState
 
 if TYPE_CHECKING:
@@ -141,10 +141,8 @@ def _live(meter: Meter, output_format: str, no_trunc: bool) -> None:
 
 def _redraw(text: str, before: int) -> int:
     """Puts the text where the ``before`` lines of the last one are, cut to what the terminal shows. Returns how many lines it has."""
-    import shutil
-
-    size = shutil.get_terminal_size()
-    lines = [line[: size.columns] for line in text.split("\n")[: size.lines - 1]]
+    rows, columns = terminal.console_size() or (24, 80)
+    lines = [line[:columns] for line in text.split("\n")[: rows - 1]]
     back = f"\x1b[{before}A\r\x1b[J" if before else ""
     print(back + "\n".join(lines), flush=True)
     return len(lines)

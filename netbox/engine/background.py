@@ -53,7 +53,10 @@ class Background:
 
     def finish(self) -> None:
         """Undoes the rest and takes idle networks down: before it returns, or in a child that a short-lived process leaves behind."""
-        undo.release_cgroup_parent(self._context)
+        if self._context.has_used("cgroups"):
+            undo.release_cgroup_parent(self._context)
+        if not self._context.has_used("network"):
+            return  # no network was used or left, so none can have become idle
         if self._own_thread:
             self.flush()
             self._release_networks()

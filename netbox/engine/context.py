@@ -62,6 +62,10 @@ class Context:
 
         return NetworkManager(self.settings, self.store)
 
+    def has_used(self, part: str) -> bool:
+        """Whether ``cgroups``, ``network`` or ``images`` was made yet."""
+        return part in vars(self)
+
     @cached_property
     def images(self) -> ImageStore:
         """The images."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from netbox import names
 from netbox.engine import ending
-from netbox.errors import WrongState
+from netbox.errors import HostError, WrongState
 from netbox.state.rows import SandboxRow
 
 if TYPE_CHECKING:
@@ -84,8 +84,13 @@ def stats(context: Context, row: SandboxRow, previous: Stats | None = None) -> S
     if state_of(context, row) not in ("running", "paused") or row.pid is None:
         raise WrongState(f"{row.name} does not run", f"start it first (netbox start {row.name})")
     now = time.time()
-    usage = context.cgroups.measure(context.settings.cgroup(row.id))
-    traffic = context.network.statistics(NetworkPlan.from_json(row.details["network"]), row.pid)
+    try:
+        usage = context.cgroups.measure(context.settings.cgroup(row.id))
+        traffic = context.network.statistics(NetworkPlan.from_json(row.details["network"]), row.pid)
+    except HostError as error:
+        if state_of(context, row) in ("running", "paused"):
+            raise
+        raise WrongState(f"{row.name} has just ended") from error
     since, cpu_before = (previous.time, previous.cpu_ns) if previous else (row.started_at or now, 0)
     elapsed = max(now - since, 1e-3)
     return Stats(

@@ -137,7 +137,7 @@ class NetworkManager:
         """
         if plan.endpoints:
             return _sum(self._endpoint_traffic(endpoint) for endpoint in plan.endpoints)
-        from netbox.kernel import netlink  # loads pyroute2
+        from netbox.kernel import netlink
 
         return _sum(Traffic(*counters) for counters in netlink.traffic(pid))
 

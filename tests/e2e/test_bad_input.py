@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from netbox.engine import Engine
 from tests.e2e.boxes import inspect, running
 from tests.support.cli import CHECKOUT, Cli
 from tests.support.host import PrivateHost
@@ -288,9 +289,9 @@ def test_a_verb_that_does_not_fit_the_state(cli: Cli) -> None:
     cli("rm", "made")
 
 
-def test_an_ambiguous_id(cli: Cli) -> None:
+def test_an_ambiguous_id(cli: Cli, engine: Engine) -> None:
     """Seventeen sandboxes: two ids begin with the same digit."""
-    ids = [cli("create", "--network", "none", "busybox", "true").stdout.strip() for _ in range(17)]
+    ids = [engine.create("busybox", "true").id for _ in range(17)]
     digit = next(first for first in "0123456789abcdef" if sum(one.startswith(first) for one in ids) > 1)
     result = cli("inspect", digit, check=125)
     assert f"{digit} is ambiguous: " in result.stderr

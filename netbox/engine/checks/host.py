@@ -14,6 +14,7 @@ from netbox.engine.checks.catalogue import LIMITED, MISSING, OK, Observation
 from netbox.engine.creation import TINI
 from netbox.errors import HostError, Unsupported, UsageError
 from netbox.image import busybox
+from netbox.kernel import iptables
 from netbox.kernel.cgroups import Cgroups, Limits, detect
 from netbox.kernel.cgroups.hierarchies import parse_mountinfo, v1_hierarchies
 from netbox.settings import Settings
