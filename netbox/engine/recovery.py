@@ -10,7 +10,9 @@ from netbox import names
 from netbox.engine import ending
 from netbox.engine.locks import SandboxLock
 from netbox.engine.undo import release_cgroup_parent, replay
+from netbox.runtime.status import RUNNING, read_status
 from netbox.state.journal import NETWORK
+from netbox.state.rows import SandboxRow
 
 if TYPE_CHECKING:
     from netbox.engine.context import Context
@@ -49,13 +51,17 @@ def layers_in_use(context: Context) -> set[str]:
 
 
 def _wait_for_starts(context: Context) -> None:
-    """Waits a moment for starts under way: one whose engine was just killed is still being aborted by its monitor, which holds the lock."""
+    """Waits a moment for starts and ends under way: a monitor whose engine was just killed still holds the lock while it aborts."""
     deadline = time.monotonic() + START_PATIENCE
-    while time.monotonic() < deadline:
-        rows = [row for row in context.store.sandboxes() if row.state in ending.ACTIVE and row.state != "running"]
-        if not any(ending.is_alive(context, row) for row in rows):
-            return
+    while time.monotonic() < deadline and any(_is_under_way(context, row) for row in context.store.sandboxes()):
         time.sleep(0.01)
+
+
+def _is_under_way(context: Context, row: SandboxRow) -> bool:
+    if row.state not in ending.ACTIVE or not ending.is_alive(context, row):
+        return False
+    status = read_status(context.settings.sandbox_run(row.id))
+    return row.state != "running" or status is None or status.state != RUNNING
 
 
 def _orphaned_journals(context: Context) -> list[str]:

@@ -113,7 +113,7 @@ def test_removal_goes_on_after_an_error(cli: Cli, rootfs: Path) -> None:
     cli("image", "import", "one", str(rootfs))
     result = cli("image", "rm", "nope", "host", "one", check=125)
     assert result.stdout.split() == ["one"]
-    assert "nope; " in result.stderr
+    assert "no image 'nope'; " in result.stderr
     assert "'host' is this machine's own root" in result.stderr
     assert len(result.stderr.splitlines()) == 2
 

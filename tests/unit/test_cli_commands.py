@@ -590,8 +590,7 @@ def test_live_stats_end_with_the_sandboxes(world: World, netbox_command: Any, mo
 
 
 def test_a_live_table_is_drawn_over_the_last_one(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setenv("COLUMNS", "5")
-    monkeypatch.setenv("LINES", "3")
+    monkeypatch.setattr(stats.terminal, "console_size", lambda: (3, 5))
     assert stats._redraw("123456\nab\nc\nd", 0) == 2
     assert stats._redraw("x", 2) == 1
     assert capsys.readouterr().out == "12345\nab\n\x1b[2A\r\x1b[Jx\n"
