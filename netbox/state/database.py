@@ -27,7 +27,8 @@ CREATE TABLE networks (
     created_at REAL NOT NULL, options TEXT NOT NULL DEFAULT '{}');
 CREATE TABLE leases (
     network TEXT NOT NULL, address TEXT NOT NULL, mac TEXT, sandbox_id TEXT, boot_id TEXT, released_at REAL,
-    PRIMARY KEY (network, address));
+    static INTEGER NOT NULL DEFAULT 0, aliases TEXT NOT NULL DEFAULT '[]', PRIMARY KEY (network, address));
+CREATE INDEX leases_sandbox ON leases (sandbox_id);
 CREATE TABLE ports (
     protocol TEXT NOT NULL, host_ip TEXT NOT NULL, port INTEGER NOT NULL, sandbox_id TEXT NOT NULL,
     PRIMARY KEY (protocol, host_ip, port));

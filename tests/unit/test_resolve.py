@@ -27,7 +27,7 @@ def test_hosts_names_the_sandbox_by_its_address() -> None:
 
 
 def test_a_name_with_a_domain_stands_with_and_without_it() -> None:
-    assert "10.9.0.2\tweb.example.org web\n" in resolve.hosts("web.example.org", "10.9.0.2", ())
+    assert "10.9.0.2\tweb.example.org web\n" in resolve.hosts("web.example.org", ["10.9.0.2"], ())
 
 
 def test_mode_none_has_loopback_only() -> None:
