@@ -97,7 +97,7 @@ def recover(context: Context) -> list[str]:
     Raises:
         CleanupError: some undo steps failed.
     """
-    owners = [owner for owner, scope in context.store.journal_owners() if scope == LINK]
+    owners = [owner for owner, _ in context.store.journal_owners(LINK)]
     if not owners:
         return []
     done = []
@@ -144,7 +144,9 @@ def _connect_running(context: Context, row: SandboxRow, attachment: NetworkAttac
         endpoints = tuple(sorted((*plan.endpoints, endpoint), key=lambda item: item.precedence))
         with context.store.database.transaction():
             _save(context, row, endpoints, add=attachment)
-            journal.move([item for item in journal.rows() if item.kind != REROUTE], RUN)
+            rows = journal.rows()
+            journal.move([item for item in rows if item.kind == "veth"], RUN)
+            journal.forget([item for item in rows if item.kind == "lease"])  # the run's own row is about every address
     except BaseException as error:
         _undo_after(context, row.id, error)
         raise
@@ -166,7 +168,6 @@ def _disconnect_running(context: Context, row: SandboxRow, network: str) -> None
     with context.store.database.transaction():
         _save(context, row, tuple(item for item in plan.endpoints if item is not endpoint), drop=network)
         mine = [item for item in run.rows() if item.kind == "veth" and item.args["name"] == endpoint.host_interface]
-        mine += [item for item in run.rows() if item.kind == "lease" and item.args.get("network") == network]
         run.forget(mine)
         journal.record("lease", sandbox_id=row.id, network=network)
         journal.record("veth", name=endpoint.host_interface)

@@ -262,7 +262,7 @@ def recover(context: Context) -> list[str]:
 
 
 def _recover_links(context: Context) -> list[str]:
-    if not any(scope == LINK for _, scope in context.store.journal_owners()):
+    if not context.store.journal_owners(LINK):
         return []
     from netbox.engine import connecting
 

@@ -42,7 +42,7 @@ def _check_name(store: Store, name: str) -> None:
 
 
 def _subnet(store: Store, request: NetworkRequest) -> ipam.Subnet:
-    occupied = [*host_facts(frozenset()).occupied, *networks.reserved_subnets(store, request.name)]
+    occupied = [*networks.reserved_subnets(store, request.name), *host_facts(frozenset()).occupied]
     if request.subnet is None:
         if request.gateway or request.ip_range or request.aux_addresses:
             raise UsageError("--gateway, --ip-range and --aux-address need --subnet", "give the subnet too, such as --subnet 10.20.30.0/24")

@@ -189,21 +189,16 @@ def take_down(store: Store, name: str, replay: Callable[[Journal], None]) -> Non
     replay(store.journal(names.network_owner(name), NETWORK))
 
 
-def stands(store: Store, name: str) -> bool:
-    """Whether something of the network stands on the host."""
-    return bool(store.journal(names.network_owner(name), NETWORK).rows())
-
-
 def any_stands(store: Store) -> bool:
     """Whether some network stands: the firewall's chains are there then."""
-    return any(scope == NETWORK for _, scope in store.journal_owners())
+    return bool(store.journal_owners(NETWORK))
 
 
 def _forwarding_before(store: Store) -> str:
     """``ip_forward`` as it was before the first of our networks came up: the last one that goes down restores it."""
     boot = boot_id()
-    for owner, scope in store.journal_owners():
-        for row in store.journal(owner, scope).rows() if scope == NETWORK else ():
+    for owner, scope in store.journal_owners(NETWORK):
+        for row in store.journal(owner, scope).rows():
             if row.kind == "sysctl" and row.args["name"] == IP_FORWARD and row.args["boot_id"] == boot:
                 return str(row.args["old"])
     return sysctl.read(IP_FORWARD)

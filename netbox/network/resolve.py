@@ -1,5 +1,4 @@
-"""The contents of a sandbox's /etc/hosts, /etc/hostname and /etc/resolv.conf. Pure, apart from ``host_files`` (hosts(5), resolv.conf(5)).
-"""
+"""The contents of a sandbox's /etc/hosts, /etc/hostname and /etc/resolv.conf: hosts(5), resolv.conf(5). Pure but for ``host_files``."""
 
 from __future__ import annotations
 
@@ -41,7 +40,7 @@ def nameservers(resolv_conf: str) -> list[str]:
 
 def private_files(plan: NetworkPlan, host: HostFiles) -> dict[str, str]:
     """The files of a sandbox with a namespace of its own."""
-    reachable = bool(plan.endpoints)
+    reachable = plan.way_out is not None
     return {
         "hosts": hosts(plan.hostname, own_addresses(plan), plan.extra_hosts),
         "hostname": f"{plan.hostname}\n",

@@ -63,7 +63,7 @@ def _restore_sysctl(context: UndoContext, args: dict[str, Any]) -> None:
 
 def _others_need_it(store: Store) -> bool:
     """Whether more networks than the one that goes down have the row."""
-    owners = [owner for owner, scope in store.journal_owners() if scope == NETWORK]
+    owners = [owner for owner, _ in store.journal_owners(NETWORK)]
     return sum(any(row.kind == "sysctl" for row in store.journal(owner, NETWORK).rows()) for owner in owners) > 1
 
 

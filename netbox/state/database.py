@@ -36,6 +36,7 @@ CREATE TABLE id_ranges (base INTEGER PRIMARY KEY, sandbox_id TEXT NOT NULL);
 CREATE TABLE journal (
     seq INTEGER PRIMARY KEY AUTOINCREMENT, owner TEXT NOT NULL, scope TEXT NOT NULL, kind TEXT NOT NULL, args TEXT NOT NULL);
 CREATE INDEX journal_owner ON journal (owner, scope, seq);
+CREATE INDEX journal_scope ON journal (scope, owner);
 CREATE TABLE events (
     seq INTEGER PRIMARY KEY AUTOINCREMENT, time REAL NOT NULL, action TEXT NOT NULL, sandbox_id TEXT NOT NULL, name TEXT NOT NULL,
     attributes TEXT NOT NULL DEFAULT '{}');

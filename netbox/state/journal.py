@@ -75,6 +75,8 @@ class Journal:
                 self._database.change("UPDATE journal SET scope = ? WHERE seq = ?", scope, row.seq)
 
 
-def owners(database: Database) -> list[tuple[str, str]]:
-    """Every (owner, scope) that has rows."""
+def owners(database: Database, scope: str | None = None) -> list[tuple[str, str]]:
+    """Every (owner, scope) that has rows, or those of one scope."""
+    if scope is not None:
+        return [(owner, scope) for (owner,) in database.query("SELECT DISTINCT owner FROM journal WHERE scope = ? ORDER BY owner", scope)]
     return [(owner, scope) for owner, scope in database.query("SELECT DISTINCT owner, scope FROM journal ORDER BY owner, scope")]

@@ -218,13 +218,13 @@ class Store:
 
     def network_users(self, network: str) -> list[str]:
         """The names of the sandboxes that are on a network, running or not."""
-        from netbox.spec import NetworkSpec, SandboxSpec
-
         found = []
-        for row in self.sandboxes():
-            spec: NetworkSpec = SandboxSpec.from_json(row.spec).network
-            if any(item.network == network for item in spec.attachments):
-                found.append(row.name)
+        for name, text in self.database.query("SELECT name, spec FROM sandboxes"):
+            asked = json.loads(text).get("network", {})
+            # What ``NetworkSpec.attachments`` says, without the whole request.
+            on = [item[0] for item in asked["networks"]] if asked.get("networks") is not None else [asked.get("mode")]
+            if network in on:
+                found.append(name)
         return sorted(found)
 
     # -- ports -------------------------------------------------------------------------------------------------------------------------
@@ -286,9 +286,9 @@ class Store:
         """The journal of an owner."""
         return journal.Journal(self.database, owner, scope)
 
-    def journal_owners(self) -> list[tuple[str, str]]:
-        """Every (owner, scope) that has something to undo."""
-        return journal.owners(self.database)
+    def journal_owners(self, scope: str | None = None) -> list[tuple[str, str]]:
+        """Every (owner, scope) that has something to undo; with ``scope`` only those of it, which is cheap."""
+        return journal.owners(self.database, scope)
 
     def add_event(self, action: str, sandbox_id: str, name: str, **attributes: Any) -> None:
         """Writes down what happened; the oldest events go when there are more than ``EVENTS_KEPT``."""

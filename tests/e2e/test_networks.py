@@ -88,6 +88,15 @@ def test_two_networks_are_strangers(cli: Cli, networks: None, outside: Neighbour
 
 
 @PROTOCOLS
+def test_a_published_port_from_another_network(cli: Cli, networks: None, outside: Neighbour, protocol: str) -> None:
+    with running(cli, "web", "-p", f"8080:80/{protocol}", "--network", "front"), running(cli, "b", "--network", "back"):
+        with server(cli, "web", protocol, 80), inside(cli, "b"):
+            own, other = endpoints(cli, "b")["back"]["gateway"], endpoints(cli, "web")["front"]["gateway"]
+            for by in (outside.host_address, own, other):
+                assert ask(protocol, by, 8080) == f"{other} 80"  # the host's address is seen, as outside
+
+
+@PROTOCOLS
 def test_an_internal_network(cli: Cli, networks: None, outside: Neighbour, protocol: str) -> None:
     """Its members reach each other and the host; not the outside, not other networks, not even by a port that these publish."""
     with outside.inside():
@@ -257,6 +266,18 @@ def test_a_static_address_is_kept_for_a_stopped_sandbox(cli: Cli, private_host: 
         cli("rm", "-f", "web")
     cli("run", "--rm", *fixed, "busybox", "true")
     cli("network", "rm", "tiny")
+
+
+def test_a_static_address_of_a_connect_is_kept_too(cli: Cli, networks: None) -> None:
+    fixed = ("--ip", "10.211.0.77")
+    with running(cli, "web", "--network", "back"):
+        cli("network", "connect", *fixed, "front", "web")
+        cli("stop", "-t", "0", "web")
+        assert "is taken by sandbox web" in cli("run", "--rm", "--network", "front", *fixed, "busybox", "true", check=125).stderr
+        cli("start", "web")
+        assert address(cli, "web", "front") == "10.211.0.77"
+        cli("network", "disconnect", "front", "web")
+        cli("run", "--rm", "--network", "front", *fixed, "busybox", "true")
 
 
 def test_a_subnet_that_collides_is_named(cli: Cli, networks: None, outside: Neighbour) -> None:

@@ -68,7 +68,9 @@ def agree(sandbox: Sandbox) -> None:
     routes = [line.split() for line in sandbox.exec("ip", "route").stdout.decode().splitlines() if line.startswith("default")]
     assert [words[2] for words in routes] == [endpoints[0]["gateway"]]
     hosts = sandbox.exec("cat", "/etc/hosts").stdout.decode()
-    assert {line.split("\t")[0] for line in hosts.splitlines() if line.endswith(sandbox.short_id)} == {item["address"] for item in endpoints}
+    assert {line.split("\t")[0] for line in hosts.splitlines() if line.endswith(sandbox.short_id)} == {
+        item["address"] for item in endpoints
+    }
 
 
 @pytest.mark.parametrize("verb", ["connect", "disconnect"])
