@@ -82,9 +82,39 @@ class Resources:
     blkio_weight: int | None = None
 
 
+class NetworkAttachment(NamedTuple):
+    """A network that a sandbox is on: ``--network name=NAME[,ip=…][,mac-address=…][,alias=…][,gw-priority=…]``.
+
+    The default route goes by the network with the highest ``gw_priority``; the first name in order decides between equals.
+    """
+
+    network: str
+    ip: str | None = None
+    mac_address: str | None = None
+    aliases: tuple[str, ...] = ()
+    gw_priority: int = 0
+
+
+@dataclass(frozen=True)
+class NetworkRequest:
+    """A network to be made: ``network create``. What is ``None`` is chosen; ``mtu`` in bytes."""
+
+    name: str
+    subnet: str | None = None
+    gateway: str | None = None
+    ip_range: str | None = None
+    aux_addresses: tuple[tuple[str, str], ...] = ()
+    internal: bool = False
+    labels: tuple[tuple[str, str], ...] = ()
+    mtu: int | None = None
+
+
 @dataclass(frozen=True)
 class NetworkSpec:
-    """What was asked of the network. ``mode`` is ``bridge``, ``host``, ``none`` or ``container:NAME``."""
+    """What was asked of the network. ``mode`` is ``bridge``, ``host``, ``none`` or ``container:NAME``.
+
+    In mode ``bridge`` the sandbox is on ``networks``; ``None`` stands for the network ``bridge``, with ``ip`` and ``mac_address``.
+    """
 
     mode: str = "bridge"
     ip: str | None = None
@@ -94,6 +124,19 @@ class NetworkSpec:
     dns_search: tuple[str, ...] = ()
     dns_options: tuple[str, ...] = ()
     extra_hosts: tuple[tuple[str, str], ...] = ()
+    networks: tuple[NetworkAttachment, ...] | None = None
+
+    @property
+    def attachments(self) -> tuple[NetworkAttachment, ...]:
+        """The networks that the sandbox is on, in the order of its interfaces."""
+        if self.networks is not None:
+            return self.networks
+        return (NetworkAttachment("bridge", self.ip, self.mac_address),) if self.mode == "bridge" else ()
+
+    @property
+    def title(self) -> str:
+        """``front,back``: what a listing shows; the mode where there are no networks."""
+        return ",".join(item.network for item in self.attachments) or ("-" if self.networks is not None else self.mode)
 
 
 @dataclass(frozen=True)
@@ -164,6 +207,10 @@ class SandboxSpec:
         for key in ("dns", "dns_search", "dns_options"):
             network[key] = tuple(network[key])
         network["extra_hosts"] = _pairs(network["extra_hosts"])
+        if network.get("networks") is not None:
+            network["networks"] = tuple(
+                NetworkAttachment(name, ip, mac, tuple(aliases), priority) for name, ip, mac, aliases, priority in network["networks"]
+            )
         values["network"] = NetworkSpec(**network)
         security = dict(data["security"])
         security["cap_add"], security["cap_drop"] = tuple(security["cap_add"]), tuple(security["cap_drop"])

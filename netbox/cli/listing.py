@@ -40,6 +40,11 @@ def status_text(sandbox: Sandbox, state: str, now: float) -> str:
     return state.capitalize()
 
 
+def network_text(sandbox: Sandbox) -> str:
+    """``front,back``: the networks, the one with the default route first; or the mode."""
+    return ",".join(sandbox.networks) or sandbox.spec.network.title
+
+
 def _document(row: Row) -> dict[str, Any]:
     sandbox = row.sandbox
     return {
@@ -54,7 +59,8 @@ def _document(row: Row) -> dict[str, Any]:
         "created_at": sandbox.created_at,
         "started_at": sandbox.started_at,
         "finished_at": sandbox.finished_at,
-        "network": sandbox.spec.network.mode,
+        "network": network_text(sandbox),
+        "networks": sandbox.networks,
         "ip_address": sandbox.ip_address,
         "ports": [output.port_document(port) for port in sandbox.ports],
         "labels": dict(sandbox.spec.labels),
@@ -101,8 +107,8 @@ def ps(show_all: bool, last: str | None, latest: bool, filters: tuple[str, ...],
             ("COMMAND", lambda row: _command_text(row.sandbox, no_trunc)),
             ("CREATED", lambda row: f"{output.human_duration(row.now - row.sandbox.created_at)} ago"),
             ("STATUS", lambda row: status_text(row.sandbox, row.state, row.now)),
-            ("NETWORK", lambda row: row.sandbox.spec.network.mode),
-            ("ADDRESS", lambda row: row.sandbox.ip_address or ""),
+            ("NETWORK", lambda row: network_text(row.sandbox)),
+            ("ADDRESS", lambda row: ",".join(filter(None, row.sandbox.networks.values()))),
             ("PORTS", lambda row: output.ports_text(row.sandbox.ports) if row.state in ACTIVE else ""),
         ]
         identity = (lambda row: row.sandbox.id if no_trunc else row.sandbox.short_id) if quiet else None
@@ -263,21 +269,20 @@ def _usage(sandbox: Sandbox, state: str) -> Stats | None:
 
 
 def _link(document: dict[str, Any]) -> str | None:
-    """The host's end of the sandbox's link."""
+    """The host's ends of the sandbox's links."""
     endpoints = (document.get("network") or {}).get("endpoints") or []
-    return str(endpoints[0]["host_interface"]) if endpoints else None
+    return ", ".join(str(endpoint["host_interface"]) for endpoint in endpoints) or None
 
 
 def _card_rows(row: Row, usage: Stats | None, link: str | None) -> list[tuple[str, str]]:
     sandbox = row.sandbox
-    network = sandbox.spec.network
     rows = [
         ("state", f"{row.state} · {status_text(sandbox, row.state, row.now)}"),
         ("image", sandbox.image),
         ("command", output.shortened(shlex.join(sandbox.command), 60)),
         ("pid", str(sandbox.pid) if usage is not None else "-"),
-        ("network", network.mode),
-        ("address", sandbox.ip_address or "-"),
+        ("network", network_text(sandbox)),
+        ("address", _address_text(sandbox)),
         ("link", link or "-" if usage is not None else "-"),
     ]
     rows += [("published" if index == 0 else "", output.port_text(item)) for index, item in enumerate(output.merged_ports(sandbox.ports))]
@@ -293,6 +298,14 @@ def _card_rows(row: Row, usage: Stats | None, link: str | None) -> list[tuple[st
     elif sandbox.error:
         rows.append(("error", output.shortened(sandbox.error, 100)))
     return rows
+
+
+def _address_text(sandbox: Sandbox) -> str:
+    """The address; with several networks each with its network's name."""
+    found = {name: address for name, address in sandbox.networks.items() if address}
+    if len(found) < 2:
+        return sandbox.ip_address or "-"
+    return ", ".join(f"{address} ({name})" for name, address in found.items())
 
 
 def memory_text(usage: Stats) -> str:

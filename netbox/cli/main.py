@@ -164,7 +164,7 @@ def _one_line(text: str) -> str:
 def command_label(arguments: Sequence[str]) -> str:
     """``netbox run``: what the line of an error starts with."""
     words = [word for word in arguments if not word.startswith("-")]
-    groups = ("image",)
+    groups = ("image", "network")
     kept = words[: 2 if words[:1] and words[0] in groups else 1]
     return " ".join(["netbox", *(word for word in kept if word.isidentifier() and word.isascii())])
 

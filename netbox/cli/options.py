@@ -64,6 +64,20 @@ def complete_images(context: click.Context, parameter: click.Parameter, incomple
     return [CompletionItem(name) for name in sorted(names) if name.startswith(incomplete)]
 
 
+def complete_networks(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Completes names of networks."""
+    from click.shell_completion import CompletionItem
+
+    from netbox.engine import Engine
+
+    try:
+        with Engine(warm=False) as engine:
+            found = engine.networks.list()
+    except NetboxError:
+        return []
+    return [CompletionItem(item.name, help=item.subnet) for item in found if item.name.startswith(incomplete)]
+
+
 def sandbox_argument(running: bool | None = None) -> Decorator:
     """One sandbox: name, id or unambiguous prefix of an id."""
     return click.argument("name", metavar="SANDBOX", shell_complete=complete_sandboxes(running))

@@ -24,6 +24,7 @@ _EPILOG = """\b
 Examples:
   netbox run -d --name web -p 8080:80 host python3 -m http.server 80
   netbox run --rm -it --network none busybox sh
+  netbox run -d --name api --network front --network name=back,ip=10.20.30.5 busybox httpd -f
   netbox run --rm --network container:web busybox wget -qO- http://127.0.0.1/
   netbox run --rm -m 64m --cpus 0.5 -v ./data:/data:ro busybox ls /data
   netbox run --rm --rootfs ./alpine -- /bin/sh -c 'cat /etc/os-release'
@@ -40,8 +41,17 @@ Examples:
 
 _NETWORK = options.combined(
     click.option("-p", "--publish", "ports", multiple=True, metavar="[[IP:]HOST:]PORT", help="Publish a port or range, [/tcp|udp]."),
-    click.option("--network", "--net", "network", metavar="MODE", help="bridge (default), host, none or container:NAME."),
-    click.option("--ip", metavar="ADDRESS", help="IPv4 address on the bridge network."),
+    click.option(
+        "--network",
+        "--net",
+        "network",
+        multiple=True,
+        metavar="NETWORK",
+        shell_complete=options.complete_networks,
+        help="bridge (default), host, none, container:NAME or a network's name; repeatable; name=N,ip=…,alias=…,gw-priority=….",
+    ),
+    click.option("--network-alias", "network_aliases", multiple=True, metavar="NAME", help="Further name on the first network."),
+    click.option("--ip", metavar="ADDRESS", help="IPv4 address on the first network, kept while the sandbox is stopped."),
     click.option("--mac-address", metavar="MAC", help="MAC address such as 02:42:ac:11:00:02."),
     click.option("--dns", multiple=True, metavar="ADDRESS", help="Name server."),
     click.option("--dns-search", multiple=True, metavar="DOMAIN", help="Search domain, or . for none."),

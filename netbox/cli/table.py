@@ -48,7 +48,8 @@ SECTIONS: dict[str, dict[str, Entry]] = {
         "stats": Entry("stats", "stats", "Show what sandboxes use, live"),
         "events": Entry("events", "events", "Print what happens to sandboxes"),
     },
-    "Images and system": {
+    "Networks, images, system": {
+        "network": Entry("network", "command", "Manage networks, connect and disconnect sandboxes"),
         "image": Entry("image", "command", "Manage images"),
         "check": Entry("check", "command", "Check what this machine offers and what is missing"),
         "gc": Entry("gc", "gc", "Collect what killed processes left behind"),

@@ -101,6 +101,9 @@ def _rule_of(device: Device) -> DeviceRule:
 def _check_network(context: Context, spec: SandboxSpec) -> None:
     mode = spec.network.mode
     if mode in BUILT_IN_MODES:
+        for attachment in spec.network.attachments:
+            if attachment.network != names.DEFAULT_NETWORK and context.store.network(attachment.network) is None:
+                raise context.network.not_found(attachment.network)
         return
     if mode.startswith("container:"):
         context.store.find_sandbox(mode.partition(":")[2])
@@ -171,6 +174,10 @@ def _remember(context: Context, row: SandboxRow) -> None:
             transaction.record("directory", path=settings.sandbox_run(row.id))
             transaction.record("directory", path=settings.sandbox_root(row.id))
             context.store.insert_sandbox(row)
+            spec = SandboxSpec.from_json(row.spec)
+            _check_network(context, spec)  # again: from now on a network cannot be removed from under it
+            if any(item.ip for item in spec.network.attachments):
+                context.network.reserve(row.id, spec.network)
         os.makedirs(settings.sandbox_root(row.id), mode=0o700)  # no user of the host can run a set-uid file of its writable layer
 
 

@@ -22,7 +22,7 @@ from netbox.runtime import protocol
 from netbox.runtime.client import connect
 from netbox.runtime.status import Status, read_status
 from netbox.runtime.status_file import remove_status
-from netbox.state.journal import RUN, SANDBOX
+from netbox.state.journal import LINK, RUN, SANDBOX
 from netbox.state.rows import SandboxRow
 
 if TYPE_CHECKING:
@@ -81,6 +81,7 @@ def settle_locked(context: Context, sandbox_id: str) -> None:
     if row.state == "running" and not aborted:
         _record_end(context, row, status)
     try:
+        _replay_links(context, sandbox_id)
         replay(journal, context)
     finally:
         if row.spec["remove"] or row.state == CREATING or (aborted and row.details.get("first_run")):
@@ -99,6 +100,7 @@ def remove_locked(context: Context, sandbox_id: str) -> None:
         CleanupError: some undo steps failed.
     """
     row = context.store.sandbox(sandbox_id)
+    _replay_links(context, sandbox_id)
     replay(context.store.journal(names.sandbox_owner(sandbox_id), RUN), context)
     replay(context.store.journal(names.sandbox_owner(sandbox_id), SANDBOX), context)
     if row is not None:
@@ -259,7 +261,15 @@ def recover(context: Context) -> list[str]:
         except Conflict:
             continue  # another process collects it
         done.append(f"sandbox {row.name} ({names.short_id(row.id)})")
-    return done
+    return done + _recover_links(context)
+
+
+def _recover_links(context: Context) -> list[str]:
+    if not context.store.journal_owners(LINK):
+        return []
+    from netbox.engine import connecting
+
+    return connecting.recover(context)
 
 
 def discard_run_directory(context: Context, sandbox_id: str) -> None:
@@ -320,6 +330,12 @@ def _has_ended(context: Context, row: SandboxRow) -> bool:
         or fresh.state in (ENDING, "exited")
         or (fresh.state == "running" and status is not None and status.state != "running")
     )
+
+
+def _replay_links(context: Context, sandbox_id: str) -> None:
+    """An interrupted connect or disconnect: nothing of it outlives the run."""
+    journal = context.store.journal(names.sandbox_owner(sandbox_id), LINK)
+    replay(journal, context)
 
 
 def _is_running(context: Context, row: SandboxRow) -> bool:

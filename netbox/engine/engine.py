@@ -12,6 +12,7 @@ from netbox import __version__
 from netbox.engine import creation, ending, events, observing, recovery
 from netbox.engine.background import Background
 from netbox.engine.context import Context
+from netbox.engine.networks import Networks
 from netbox.engine.sandbox import Sandbox
 from netbox.errors import CleanupError, Conflict, NetboxError, StateError
 from netbox.parse import RunOptions, build_spec
@@ -56,6 +57,11 @@ class Engine:
     def images(self) -> ImageStore:
         """The images."""
         return self._context.images
+
+    @property
+    def networks(self) -> Networks:
+        """The networks."""
+        return Networks(self._context)
 
     # -- making and finding --------------------------------------------------------------------------------------------------------
 
@@ -226,5 +232,5 @@ def _has(sandbox: Sandbox, key: str, value: str) -> bool:
     if key in ("image", "ancestor"):
         return sandbox.image == value
     if key == "network":
-        return sandbox.spec.network.mode == value
+        return value == sandbox.spec.network.mode or value in sandbox.networks
     return False

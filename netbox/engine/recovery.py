@@ -11,7 +11,7 @@ from netbox.engine import ending
 from netbox.engine.locks import SandboxLock
 from netbox.engine.undo import release_cgroup_parent, replay
 from netbox.runtime.status import RUNNING, read_status
-from netbox.state.journal import NETWORK
+from netbox.state.journal import LINK, NETWORK
 from netbox.state.rows import SandboxRow
 
 if TYPE_CHECKING:
@@ -72,6 +72,8 @@ def _orphaned_journals(context: Context) -> list[str]:
     for owner, scope in store.journal_owners():
         if scope == NETWORK:
             continue  # release_networks sees to them, under the network's lock
+        if scope == LINK and owner in known:
+            continue  # ending.recover has seen to them, or somebody is at work
         row = known.get(owner)
         if row is None:
             rows = store.journal(owner, scope).rows()

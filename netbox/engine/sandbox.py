@@ -10,14 +10,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from netbox import names
 from netbox.engine import ending, events, observing, starting
 from netbox.errors import UsageError, WrongState
+from netbox.parse.networks import make_attachment
 from netbox.spec import PortSpec, Resources, SandboxSpec
 from netbox.state.rows import SandboxRow
 
 if TYPE_CHECKING:
+    from typing import Unpack
+
     from netbox.engine.context import Context
     from netbox.engine.locks import SandboxLock
     from netbox.engine.observing import Stats
     from netbox.kernel.processes import ProcessRow
+    from netbox.parse.networks import AttachmentOptions
     from netbox.runtime.client import Attachment
     from netbox.runtime.log_reader import LogLine
 
@@ -123,6 +127,13 @@ class Sandbox:
         """The IPv4 address of a running sandbox of mode bridge."""
         endpoints = self.network_plan.get("endpoints") or []
         return str(endpoints[0]["address"]) if endpoints and self._row.state == "running" else None
+
+    @property
+    def networks(self) -> dict[str, str | None]:
+        """Its networks, the one with the default route first, with its address on each: ``None`` while it does not run."""
+        if self._row.state == "running":
+            return {str(item["network"]): str(item["address"]) for item in self.network_plan.get("endpoints") or []}
+        return {item.network: None for item in self.spec.network.attachments}
 
     @property
     def ports(self) -> tuple[PortSpec, ...]:
@@ -382,6 +393,26 @@ class Sandbox:
         self._context.store.update_sandbox(self.id, spec=merged.to_json())
         self._reread()
         self._event("update")
+
+    def connect(self, network: str, **options: Unpack[AttachmentOptions]) -> None:
+        """Puts it on a further network, at once when it runs: ``sandbox.connect("back", ip="10.20.30.5", aliases=["db"])``.
+
+        Raises:
+            NotFound: there is no such network.
+            Conflict: it is on the network already, or the address or MAC is taken.
+            UsageError: its network is not its own, or the address does not fit.
+        """
+        from netbox.engine import connecting
+
+        connecting.connect(self._context, self.refresh()._row, make_attachment(network, **options))
+        self._reread()
+
+    def disconnect(self, network: str) -> None:
+        """Takes it off a network, at once when it runs. Raises ``NotFound`` when it is not on it."""
+        from netbox.engine import connecting
+
+        connecting.disconnect(self._context, self.refresh()._row, network)
+        self._reread()
 
     def inspect(self) -> dict[str, Any]:
         """Everything known about it as a JSON-able document."""

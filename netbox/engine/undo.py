@@ -117,10 +117,17 @@ def _delete_row(context: Context, args: dict[str, Any]) -> None:
     context.store.delete_sandbox(args["sandbox_id"])
 
 
+def _reroute(context: Context, args: dict[str, Any]) -> None:
+    from netbox.engine import connecting
+
+    connecting.reroute(context, args)
+
+
 _HANDLERS: dict[str, Handler] = {
     "directory": _remove_directory,
     "cgroup": _remove_cgroup,
     "mount": _remove_mount,
     "id_range": _release_id_range,
     "sandbox": _delete_row,
+    "reroute": _reroute,
 }

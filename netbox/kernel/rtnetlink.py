@@ -177,6 +177,11 @@ def add_default_route(index: int, gateway: str) -> Request:
     return Request(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, body, f"the default route by {gateway}")
 
 
+def replace_default_route(index: int, gateway: str) -> Request:
+    """The IPv4 default route, in place of another one: there is no moment without."""
+    return add_default_route(index, gateway)._replace(flags=NLM_F_CREATE | NLM_F_REPLACE)
+
+
 def set_neighbour(index: int, address: str, mac: str) -> Request:
     """Tells the kernel a neighbour's MAC, so that the first packet need not wait for ARP. Stale: it is used at once and verified soon."""
     body = _NEIGHBOUR.pack(socket.AF_INET, index, NUD_STALE, 0, 0)

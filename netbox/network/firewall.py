@@ -7,11 +7,13 @@ The stages that a packet passes, in this order::
 
     GUARD     before anything else: forged packets from our bridges
     PUBLISH   a new connection to an address of this host: is it a published port?
+    FENCE     forwarded into or out of an internal network: never
     INGRESS   forwarded towards one of our bridges: may it come in?
     EGRESS    forwarded away from one of our bridges: may it go out?
     LEAVE     about to leave: does its source address have to change?
 
-INGRESS is decided for all networks before EGRESS is asked, so two networks are strangers whatever the order in which they were made.
+FENCE comes first: else a port that another network publishes would be a way out. INGRESS is decided for all networks before EGRESS is
+asked, so two networks are strangers whatever the order in which they were made.
 """
 
 from __future__ import annotations
@@ -22,8 +24,8 @@ from typing import NamedTuple, Protocol
 
 from netbox.spec import PortSpec
 
-GUARD, PUBLISH, INGRESS, EGRESS, LEAVE = "guard", "publish", "ingress", "egress", "leave"
-STAGES = (GUARD, INGRESS, EGRESS, LEAVE, PUBLISH)
+GUARD, PUBLISH, FENCE, INGRESS, EGRESS, LEAVE = "guard", "publish", "fence", "ingress", "egress", "leave"
+STAGES = (GUARD, FENCE, INGRESS, EGRESS, LEAVE, PUBLISH)
 """In the order in which rules are put in place: what protects comes before what opens."""
 
 LOOPBACK = "127.0.0.0/8"
@@ -111,7 +113,7 @@ def backend() -> FirewallBackend:
     return IptablesBackend()
 
 
-def network_rules(owner: str, bridge: str, subnet: str) -> RuleGroup:
+def network_rules(owner: str, bridge: str, subnet: str, internal: bool = False) -> RuleGroup:
     """What a network needs, whoever is on it.
 
     - Its sandboxes reach one another and the outside; from outside only replies and published ports reach them. They cannot send with a
@@ -120,7 +122,19 @@ def network_rules(owner: str, bridge: str, subnet: str) -> RuleGroup:
     - Towards the outside they have the host's address. A published port reached from the same network goes through the host's address as
       well (the answer would take the short way otherwise, and the client would not know it), and so does one reached from the host by
       127.0.0.1.
+    - An ``internal`` one: its sandboxes reach one another and the host, and nothing is forwarded into it or out of it.
     """
+    if internal:
+        return RuleGroup(
+            owner,
+            (
+                Rule(GUARD, DROP, in_interface=bridge, destination=LOOPBACK),
+                Rule(GUARD, DROP, in_interface=bridge, source=LOOPBACK),
+                Rule(FENCE, DROP, in_interface=bridge, out_interface=f"!{bridge}"),
+                Rule(FENCE, DROP, in_interface=f"!{bridge}", out_interface=bridge),
+                Rule(INGRESS, ACCEPT, in_interface=bridge, out_interface=bridge),
+            ),
+        )
     return RuleGroup(
         owner,
         (

@@ -3,7 +3,7 @@
 Built-in chains get one jump to each chain and are otherwise left alone, policies included::
 
     raw     PREROUTING   -> NETBOX-GUARD        (first)
-    filter  FORWARD      -> NETBOX-INGRESS      (first)   -> NETBOX-EGRESS (second)
+    filter  FORWARD      -> NETBOX-FENCE        (first)   -> NETBOX-INGRESS (second)   -> NETBOX-EGRESS (third)
     nat     PREROUTING   -> NETBOX-PUBLISH      for addresses of this host, but 127.0.0.0/8: a port published on 127.0.0.1 would be in
     reach of a
                                                 neighbour that forges this destination, because DNAT comes before the check for such
@@ -19,7 +19,20 @@ from typing import NamedTuple
 
 from netbox.kernel.iptables import Installed, TableEditor, editing, loaded_tables
 from netbox.kernel.iptables_entry import Entry, arguments
-from netbox.network.firewall import EGRESS, GUARD, INGRESS, LEAVE, LOOPBACK, PUBLISH, STAGES, InstalledRule, Redirect, Rule, RuleGroup
+from netbox.network.firewall import (
+    EGRESS,
+    FENCE,
+    GUARD,
+    INGRESS,
+    LEAVE,
+    LOOPBACK,
+    PUBLISH,
+    STAGES,
+    InstalledRule,
+    Redirect,
+    Rule,
+    RuleGroup,
+)
 
 PREFIX = "NETBOX-"
 _JUMP_COMMENT = "netbox"
@@ -42,8 +55,9 @@ def _jump(hook: str, stage: str, destination: str = "", local: bool = False) -> 
 
 _PLACES = {
     GUARD: _Place("raw", _chain(GUARD), (_jump("PREROUTING", GUARD),), 0),
-    INGRESS: _Place("filter", _chain(INGRESS), (_jump("FORWARD", INGRESS),), 0),
-    EGRESS: _Place("filter", _chain(EGRESS), (_jump("FORWARD", EGRESS),), 1),
+    FENCE: _Place("filter", _chain(FENCE), (_jump("FORWARD", FENCE),), 0),
+    INGRESS: _Place("filter", _chain(INGRESS), (_jump("FORWARD", INGRESS),), 1),
+    EGRESS: _Place("filter", _chain(EGRESS), (_jump("FORWARD", EGRESS),), 2),
     LEAVE: _Place("nat", _chain(LEAVE), (_jump("POSTROUTING", LEAVE),), None),
     PUBLISH: _Place("nat", _chain(PUBLISH), (_jump("PREROUTING", PUBLISH, f"!{LOOPBACK}", True), _jump("OUTPUT", PUBLISH, "", True)), None),
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from netbox.errors import Conflict, HostError, UsageError
@@ -64,7 +64,11 @@ def _mask(length: int) -> int:
 
 # Corners of the private ranges (RFC 1918) that other software's defaults leave alone: docker takes 172.17/16 to 172.31/16 and 192.168/16,
 # podman 10.88/16 and 10.89/16, libvirt 192.168.122/24, LXC 10.0.3/24, Kubernetes 10.96/12, 10.244/16 and 10.42/15.
+USER_PREFIX_LENGTH = 24  # of a user-defined network
 POOLS = tuple(Subnet.parse(text) for text in ("10.210.0.0/16", "10.201.0.0/16", "10.187.0.0/16", "172.16.0.0/16", "192.168.192.0/18"))
+
+USER_POOLS = (*(Subnet.parse(text) for text in ("10.211.0.0/16", "10.202.0.0/16", "10.188.0.0/16")), *POOLS)
+"""For user-defined networks: pools of their own first, so that the default network keeps its subnet."""
 
 
 def choose_subnet(occupied: Sequence[Subnet], pools: Iterable[Subnet] = POOLS, length: int = POOL_PREFIX_LENGTH) -> Subnet:
@@ -96,8 +100,8 @@ def gateway(subnet: Subnet) -> str:
     return dotted(subnet.base + 1)
 
 
-def check_address(subnet: Subnet, gateway_address: str, wanted: str) -> None:
-    """Whether a sandbox may have the address.
+def check_address(subnet: Subnet, gateway_address: str, wanted: str, reserved_addresses: Mapping[str, str] | None = None) -> None:
+    """Whether a sandbox may have the address; ``reserved_addresses`` are those of ``--aux-address`` with their names.
 
     Raises:
         UsageError: it lies outside the subnet, or is the network's, the broadcast or the gateway's address.
@@ -113,25 +117,40 @@ def check_address(subnet: Subnet, gateway_address: str, wanted: str) -> None:
             raise UsageError(f"--ip {wanted} is {what} ({subnet})", "choose another one")
     if wanted == gateway_address:
         raise UsageError(f"--ip {wanted} is the network's gateway", "choose another one")
+    if reserved_addresses and wanted in reserved_addresses:
+        raise UsageError(f"--ip {wanted} is reserved for {reserved_addresses[wanted]} (--aux-address)", "choose another one")
 
 
-def next_address(subnet: Subnet, gateway_address: str, taken: Collection[str], released: Sequence[str]) -> str:
+def next_address(
+    subnet: Subnet,
+    gateway_address: str,
+    taken: Collection[str],
+    released: Sequence[str],
+    *,
+    reserved: Collection[str] = (),
+    within: Subnet | None = None,
+) -> str:
     """The address for the next sandbox: the lowest that was never used; when there is none, the one that has been free for longest.
+
+    ``within`` is a part of the subnet to which the choice is confined (``--ip-range``), ``reserved`` is nobody's.
 
     Neighbours and clients remember addresses, so one that was just freed is the worst choice.
 
     Raises:
         Conflict: the subnet is full.
     """
-    used = {gateway_address, *taken, *released}
-    for value in range(subnet.base + 1, subnet.last):
+    used = {gateway_address, *taken, *released, *reserved}
+    first, last = (subnet.base + 1, subnet.last - 1) if within is None else (within.base, within.last)
+    first, last = max(first, subnet.base + 1), min(last, subnet.last - 1)
+    for value in range(first, last + 1):
         address = dotted(value)
         if address not in used:
             return address
     for address in released:
-        if address not in taken and subnet.base < number(address) < subnet.last and address != gateway_address:
+        if address not in taken and first <= number(address) <= last and address != gateway_address and address not in reserved:
             return address
-    raise Conflict(f"the network {subnet} has no free address left: {len(taken)} are taken", "remove a sandbox")
+    where = f"the network {subnet}" if within is None else f"the range {within} of the network {subnet}"
+    raise Conflict(f"{where} has no free address left: {len(taken)} are taken", "remove a sandbox")
 
 
 def mac_for(address: str) -> str:

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from netbox import names
-from netbox.errors import Conflict, HostError, UsageError
+from netbox.errors import Conflict, HostError, NotFound, UsageError
 from netbox.network import firewall, ipam, modes, networks, ports, resolve
 from netbox.network.facts import boot_id, host_facts
+from netbox.network.modes import bridge
 from netbox.network.plan import Endpoint, JoinTarget, NetworkPlan, Prepared, Traffic
 from netbox.network.undo import UndoContext
 from netbox.settings import Settings
-from netbox.spec import NetworkSpec
+from netbox.spec import NetworkAttachment, NetworkSpec, PortSpec
 from netbox.state.journal import Journal, Recorder
 from netbox.state.rows import NetworkRow
 from netbox.state.store import Store
 
-INTERFACE = "eth0"
+INTERFACES_MAX = 64  # of one sandbox
 
 
 def check(spec: NetworkSpec, hostname: str | None) -> None:
@@ -28,13 +29,16 @@ def check(spec: NetworkSpec, hostname: str | None) -> None:
         NotFound: there is no such mode.
     """
     modes.mode(spec.mode).check(spec, hostname)
-    if spec.mac_address is not None:
-        ipam.check_mac(spec.mac_address)
-    if spec.ip is not None:
-        try:
-            ipam.number(spec.ip)
-        except ValueError:
-            raise UsageError(f"--ip {spec.ip}: not an IPv4 address", "write it as 10.210.0.5") from None
+    if len(spec.attachments) > INTERFACES_MAX:
+        raise UsageError(f"a sandbox can be on {INTERFACES_MAX} networks, {len(spec.attachments)} are given", "leave some out")
+    for item in spec.attachments:
+        if item.mac_address is not None:
+            ipam.check_mac(item.mac_address)
+        if item.ip is not None:
+            try:
+                ipam.number(item.ip)
+            except ValueError:
+                raise UsageError(f"--ip {item.ip}: not an IPv4 address", "write it as 10.210.0.5") from None
 
 
 class NetworkManager:
@@ -59,15 +63,18 @@ class NetworkManager:
         request = modes.Request(sandbox_id, hostname, spec, target)
         if not mode.uses_network:
             return Prepared(mode.prepare(request, modes.Facts(os.uname().nodename)), [])
-        name = names.DEFAULT_NETWORK
+        endpoints: list[Endpoint] = []
         with networks.locked(self._settings):
-            row, stood = networks.ensure(self._store, name)
+            base = networks.any_stands(self._store)
             recorder.record("lease", sandbox_id=sandbox_id)
-            endpoint = self._lease(row, sandbox_id, spec)
+            for index, attachment in enumerate(spec.attachments):
+                row, stood = networks.ensure(self._store, attachment.network)
+                endpoints.append(self._lease(row, sandbox_id, attachment, index, stood))
+        _require_way_out(endpoints, spec)
         if spec.ports:
             recorder.record("port", sandbox_id=sandbox_id)
         taken, sockets = ports.reserve(self._store, sandbox_id, spec.ports)
-        return Prepared(mode.prepare(request, modes.Facts(os.uname().nodename, (endpoint,), taken, stood)), sockets)
+        return Prepared(mode.prepare(request, _facts(endpoints, taken, base)), sockets)
 
     def preview(self, sandbox_id: str, hostname: str | None, spec: NetworkSpec, target: JoinTarget | None) -> NetworkPlan:
         """The plan that ``prepare`` would make now, with no effect. Ports to be chosen stay 0.
@@ -80,11 +87,58 @@ class NetworkManager:
         request = modes.Request(sandbox_id, hostname, spec, target)
         if not mode.uses_network:
             return mode.prepare(request, modes.Facts(os.uname().nodename))
-        row, stands = self._network_preview(names.DEFAULT_NETWORK)
-        endpoint = self._lease_preview(row, sandbox_id, spec)
+        endpoints = []
+        for index, attachment in enumerate(spec.attachments):
+            row, stands = self._network_preview(attachment.network)
+            endpoints.append(self._lease_preview(row, sandbox_id, attachment, index, stands))
+        _require_way_out(endpoints, spec)
         if spec.ports:
             ports.check(self._store, sandbox_id, spec.ports)
-        return mode.prepare(request, modes.Facts(os.uname().nodename, (endpoint,), spec.ports, stands))
+        return mode.prepare(request, _facts(endpoints, spec.ports, networks.any_stands(self._store)))
+
+    def reserve(self, sandbox_id: str, spec: NetworkSpec) -> None:
+        """Keeps the addresses of ``--ip`` on user-defined networks for a sandbox, from now until it is removed.
+
+        Raises:
+            UsageError, NotFound, Conflict: as ``prepare``.
+        """
+        for attachment in spec.attachments:
+            row = self._store.network(attachment.network)
+            if attachment.ip is not None and row is not None and attachment.network != names.DEFAULT_NETWORK:
+                self._lease(row, sandbox_id, attachment, 0, False, boot="")
+
+    def connect(self, sandbox_id: str, attachment: NetworkAttachment, taken_names: Collection[str], recorder: Recorder) -> Endpoint:
+        """Takes an address on a further network for a running sandbox whose interfaces are ``taken_names``. Under the networks' lock.
+
+        Raises:
+            UsageError, NotFound, Conflict, HostError: as ``prepare``.
+        """
+        index = next((number for number in range(INTERFACES_MAX) if f"eth{number}" not in taken_names), None)
+        if index is None:
+            raise Conflict(f"the sandbox is on {INTERFACES_MAX} networks, and that is the most", "disconnect it from one first")
+        row, stood = networks.ensure(self._store, attachment.network)
+        recorder.record("lease", sandbox_id=sandbox_id, network=attachment.network)
+        return self._lease(row, sandbox_id, attachment, index, stood)
+
+    def build(self, endpoint: Endpoint, netns_fd: int, recorder: Recorder) -> None:
+        """Builds one further interface of a running sandbox; the default route stays where it is.
+
+        Raises:
+            HostError: the kernel refuses.
+        """
+        bridge.connect(endpoint, netns_fd, recorder, is_default=False)
+
+    def reroute(self, plan: NetworkPlan, netns_fd: int, published_on: str) -> None:
+        """Sends the default route of a running sandbox the way that its plan says, and its published ports too, unless they were
+        ``published_on`` that address already. Doing it twice is harmless.
+
+        Raises:
+            HostError, FirewallError: the kernel refuses.
+        """
+        if plan.way_out is not None:
+            bridge.move_default_route(plan.way_out, netns_fd)
+        if plan.ports and (plan.way_out is None or plan.way_out.address != published_on):
+            self._put_rules(plan)
 
     def attach(self, plan: NetworkPlan, netns_fd: int, recorder: Recorder) -> None:
         """Builds the interfaces of a sandbox's namespace. Does nothing in the modes host and container.
@@ -103,10 +157,17 @@ class NetworkManager:
         if not plan.ports:
             return
         owner = names.sandbox_owner(plan.sandbox_id)
-        udp = [(port.host_ip, port.host_port, port.length) for port in plan.ports if port.protocol == "udp"]
+        udp = _udp(plan)
         recorder.record("rules", owner=owner, udp=udp)
-        firewall.backend().apply([firewall.publish_rules(owner, plan.address, plan.ports)])
-        for host_ip, first, count in udp:
+        self._put_rules(plan)
+
+    def _put_rules(self, plan: NetworkPlan) -> None:
+        owner = names.sandbox_owner(plan.sandbox_id)
+        if plan.way_out is None:
+            firewall.backend().apply(remove=[owner])
+        else:
+            firewall.backend().apply([firewall.publish_rules(owner, plan.way_out.address, plan.ports)])
+        for host_ip, first, count in _udp(plan):
             from netbox.kernel import conntrack
 
             # Datagrams that came before the rule have made an entry that bypasses it, and that every further one keeps alive.
@@ -115,6 +176,10 @@ class NetworkManager:
     def files(self, plan: NetworkPlan) -> dict[str, str]:
         """The contents of ``hosts``, ``hostname`` and ``resolv.conf``; empty in mode container, see ``plan.shared_files``."""
         return modes.planned(plan).files(plan, resolve.host_files())
+
+    def not_found(self, name: str) -> NotFound:
+        """The error for a name that no network has."""
+        return networks.not_found(self._store, name)
 
     def has_idle(self) -> bool:
         """Whether a network stands that no sandbox uses. Cheap."""
@@ -144,10 +209,13 @@ class NetworkManager:
     def describe(self, plan: NetworkPlan) -> list[str]:
         """The commands that a person would type to build the plan, the network included unless it stands."""
         commands: list[str] = []
-        if plan.endpoints and not plan.standing:
-            for endpoint in plan.endpoints:
-                row = NetworkRow(endpoint.network, endpoint.bridge, endpoint.subnet, endpoint.gateway, endpoint.mtu, 0.0, {})
-                commands += networks.describe(row)
+        base = not plan.base_stands
+        for endpoint in plan.endpoints:
+            if not endpoint.standing:
+                options = {"internal": endpoint.internal}
+                row = NetworkRow(endpoint.network, endpoint.bridge, endpoint.subnet, endpoint.gateway, endpoint.mtu, 0.0, options)
+                commands += networks.describe(row, base)
+                base = False
         commands += modes.planned(plan).describe(plan)
         if plan.ports:
             group = firewall.publish_rules(names.sandbox_owner(plan.sandbox_id), plan.address, plan.ports)
@@ -158,41 +226,51 @@ class NetworkManager:
         """What the handlers of ``netbox.network.undo`` need."""
         return UndoContext(self._settings, self._store)
 
-    def _lease(self, row: NetworkRow, sandbox_id: str, spec: NetworkSpec) -> Endpoint:
+    def _lease(
+        self, row: NetworkRow, sandbox_id: str, attachment: NetworkAttachment, index: int, stood: bool, boot: str | None = None
+    ) -> Endpoint:
         choice: dict[str, str] = {}
 
         def choose(taken: dict[str, str], released: list[str]) -> tuple[str, str]:
-            address, mac = self._choose(row, spec, taken, released)
+            address, mac = self._choose(row, sandbox_id, attachment, taken, released)
             choice["mac"] = mac
             return address, mac
 
-        address = self._store.allocate_lease(row.name, sandbox_id, boot_id(), choose)
-        return _endpoint(row, sandbox_id, address, choice["mac"])
+        boot = boot_id() if boot is None else boot
+        static = attachment.ip is not None
+        address = self._store.allocate_lease(row.name, sandbox_id, boot, choose, static=static, aliases=attachment.aliases)
+        return _endpoint(row, sandbox_id, address, choice["mac"], attachment, index, stood)
 
-    def _lease_preview(self, row: NetworkRow, sandbox_id: str, spec: NetworkSpec) -> Endpoint:
+    def _lease_preview(self, row: NetworkRow, sandbox_id: str, attachment: NetworkAttachment, index: int, stood: bool) -> Endpoint:
         def choose(taken: dict[str, str], released: list[str]) -> tuple[str, str]:
-            raise _Preview(*self._choose(row, spec, taken, released))
+            raise _Preview(*self._choose(row, sandbox_id, attachment, taken, released))
 
         try:
             self._store.allocate_lease(row.name, sandbox_id, boot_id(), choose)
         except _Preview as preview:  # the transaction was rolled back
-            return _endpoint(row, sandbox_id, preview.address, preview.mac)
+            return _endpoint(row, sandbox_id, preview.address, preview.mac, attachment, index, stood)
         raise AssertionError("unreachable: choose always raises")
 
-    def _choose(self, row: NetworkRow, spec: NetworkSpec, taken: dict[str, str], released: list[str]) -> tuple[str, str]:
+    def _choose(
+        self, row: NetworkRow, sandbox_id: str, spec: NetworkAttachment, taken: dict[str, str], released: list[str]
+    ) -> tuple[str, str]:
         subnet = ipam.Subnet.parse(row.subnet)
+        auxiliary = {address: name for name, address in row.options.get("aux_addresses", {}).items()}
         if spec.ip is None:
-            address = ipam.next_address(subnet, row.gateway, taken, released)
+            ip_range = row.options.get("ip_range")
+            within = ipam.Subnet.parse(ip_range) if ip_range else None
+            address = ipam.next_address(subnet, row.gateway, taken, released, reserved=auxiliary, within=within)
         else:
             address = ipam.dotted(ipam.number(spec.ip))
-            ipam.check_address(subnet, row.gateway, address)
+            ipam.check_address(subnet, row.gateway, address, auxiliary)
             if address in taken:
                 raise Conflict(
-                    f"the address {address} is taken by sandbox {self._name(taken[address])}", "choose another one, or stop that sandbox"
+                    f"the address {address} is taken by sandbox {self._name(taken[address])}",
+                    "choose another one, or remove that sandbox",
                 )
         mac = ipam.mac_for(address) if spec.mac_address is None else ipam.check_mac(spec.mac_address)
         for lease in self._store.leases(row.name):
-            if lease.mac == mac and taken.get(lease.address) == lease.sandbox_id:
+            if lease.mac == mac and lease.sandbox_id != sandbox_id and taken.get(lease.address) == lease.sandbox_id:
                 raise Conflict(
                     f"the MAC {mac} is taken by sandbox {self._name(lease.sandbox_id)}", "choose another one, or stop that sandbox"
                 )
@@ -228,8 +306,38 @@ class _Preview(Exception):
         self.mac = mac
 
 
-def _endpoint(row: NetworkRow, sandbox_id: str, address: str, mac: str) -> Endpoint:
-    return Endpoint(row.name, row.bridge, row.subnet, row.gateway, address, mac, row.mtu, INTERFACE, names.veth(sandbox_id))
+def _endpoint(row: NetworkRow, sandbox_id: str, address: str, mac: str, attachment: NetworkAttachment, index: int, stood: bool) -> Endpoint:
+    return Endpoint(
+        network=row.name,
+        bridge=row.bridge,
+        subnet=row.subnet,
+        gateway=row.gateway,
+        address=address,
+        mac_address=mac,
+        mtu=row.mtu,
+        interface=f"eth{index}",
+        host_interface=names.veth(sandbox_id, index),
+        internal=networks.is_internal(row),
+        gw_priority=attachment.gw_priority,
+        aliases=attachment.aliases,
+        standing=stood,
+    )
+
+
+def _facts(endpoints: Iterable[Endpoint], taken: tuple[PortSpec, ...], base_stands: bool) -> modes.Facts:
+    ordered = tuple(sorted(endpoints, key=lambda endpoint: endpoint.precedence))
+    return modes.Facts(os.uname().nodename, ordered, taken, all(endpoint.standing for endpoint in ordered), base_stands)
+
+
+def _require_way_out(endpoints: Sequence[Endpoint], spec: NetworkSpec) -> None:
+    if not spec.ports or any(not endpoint.internal for endpoint in endpoints):
+        return
+    where = f"on internal networks only ({spec.title})" if endpoints else "on no network"
+    raise UsageError(f"cannot publish a port: the sandbox is {where}", "add a network with a way out, such as --network bridge")
+
+
+def _udp(plan: NetworkPlan) -> list[tuple[str, int, int]]:
+    return [(port.host_ip, port.host_port, port.length) for port in plan.ports if port.protocol == "udp"]
 
 
 def _sum(counters: Iterable[Traffic]) -> Traffic:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from netbox import names
-from netbox.errors import Conflict, HostError, host_error
+from netbox.errors import Conflict, HostError, NotFound, host_error
 from netbox.kernel import rtnetlink, sysctl
 from netbox.kernel.rtnetlink import Link, RouteSocket
 from netbox.network import firewall, ipam
@@ -60,29 +60,52 @@ def locked(settings: Settings) -> Iterator[None]:
 
 
 def choose(store: Store, name: str, row: NetworkRow | None, facts: HostFacts) -> NetworkRow:
-    """The network as it should stand: the remembered subnet where it is still free, another one otherwise, and the MTU of the way out. No
-    effects.
+    """The network as it should stand: the remembered subnet where it is still free, and the MTU of the way out. No effects. The default
+    network takes another subnet where the remembered one is not free; one that a user made never does.
 
     Raises:
+        NotFound: there is no such network.
         Conflict: the subnet collides with the host's network, and sandboxes use it.
     """
     if row is not None:
-        clash = _clash(ipam.Subnet.parse(row.subnet), facts)
+        clash = collision(ipam.Subnet.parse(row.subnet), facts.occupied)
         if clash is None:
-            return row._replace(mtu=facts.mtu)
+            return row._replace(mtu=row.options.get("mtu") or facts.mtu)
+        message = f"the subnet {row.subnet} of network {name} collides with {clash.description}"
+        if name != names.DEFAULT_NETWORK:
+            raise Conflict(message, f"take that away, or make the network again with another subnet (netbox network rm {name})")
         if _in_use(store, name):
-            raise Conflict(
-                f"the subnet {row.subnet} of network {name} collides with {clash.description}", "stop the sandboxes on it, then start again"
-            )
-    resolvers = [ipam.Subnet.parse(server) for server in nameservers(host_files().resolv_conf) if ":" not in server]
-    subnet = ipam.choose_subnet([item.subnet for item in facts.occupied] + resolvers)
+            raise Conflict(message, "stop the sandboxes on it, then start again")
+    elif name != names.DEFAULT_NETWORK:
+        raise not_found(store, name)
+    subnet = ipam.choose_subnet([item.subnet for item in (*facts.occupied, *reserved_subnets(store, name))])
     return NetworkRow(name, names.bridge(name), str(subnet), ipam.gateway(subnet), facts.mtu, time.time(), {})
+
+
+def not_found(store: Store, name: str) -> NotFound:
+    """The error for a name that no network has."""
+    known = ", ".join(sorted({"bridge", "host", "none", *(row.name for row in store.networks())}))
+    return NotFound(f"no such network: {name}", f"there are {known}; make it with 'netbox network create {name}'")
+
+
+def reserved_subnets(store: Store, name: str) -> list[Occupied]:
+    """What the host's own routes do not show, and a new subnet of network ``name`` avoids too: other networks, the host's resolvers."""
+    others = [Occupied(ipam.Subnet.parse(row.subnet), f"network {row.name} ({row.subnet})") for row in store.networks() if row.name != name]
+    resolvers = [server for server in nameservers(host_files().resolv_conf) if ":" not in server]
+    return others + [Occupied(ipam.Subnet.parse(server), f"the resolver {server} of this host") for server in resolvers]
+
+
+def collision(subnet: ipam.Subnet, occupied: Sequence[Occupied]) -> Occupied | None:
+    """What the subnet overlaps."""
+    found = ipam.collision(subnet, (item.subnet for item in occupied))
+    return next((item for item in occupied if item.subnet == found), None) if found is not None else None
 
 
 def ensure(store: Store, name: str) -> tuple[NetworkRow, bool]:
     """Brings a network up unless it stands. Call it under the lock. Returns the network, and whether it stood.
 
     Raises:
+        NotFound: there is no such network.
         Conflict: its subnet collides, or a device that is not ours has the bridge's name.
         HostError: the kernel refuses.
     """
@@ -99,7 +122,7 @@ def ensure(store: Store, name: str) -> tuple[NetworkRow, bool]:
     row = choose(store, name, row, host_facts(frozenset({names.bridge(name)})))
     store.put_network(row)
     try:
-        _bring_up(row, journal, journaled)
+        _bring_up(store, row, journal, journaled)
     except OSError as error:
         raise host_error("bring up", f"network {name} ({error.filename or row.bridge})", error) from error
     return row, False
@@ -138,7 +161,7 @@ def release_idle(store: Store, settings: Settings, replay: Callable[[Journal], N
     with locked(settings):
         idle = _idle(store)  # a start may have come in between
         for name in idle:
-            replay(store.journal(names.network_owner(name), NETWORK))
+            take_down(store, name, replay)
     return idle
 
 
@@ -157,21 +180,43 @@ def _in_use(store: Store, name: str) -> bool:
     return any(lease.boot_id == boot for lease in store.leases(name))
 
 
-def _clash(subnet: ipam.Subnet, facts: HostFacts) -> Occupied | None:
-    found = ipam.collision(subnet, (item.subnet for item in facts.occupied))
-    return next((item for item in facts.occupied if item.subnet == found), None) if found is not None else None
+def take_down(store: Store, name: str, replay: Callable[[Journal], None]) -> None:
+    """Takes a network down that no sandbox uses. Call it under the lock.
+
+    Raises:
+        CleanupError: what ``replay`` could not undo.
+    """
+    replay(store.journal(names.network_owner(name), NETWORK))
 
 
-def _bring_up(row: NetworkRow, journal: Journal, journaled: set[str]) -> None:
+def any_stands(store: Store) -> bool:
+    """Whether some network stands: the firewall's chains are there then."""
+    return bool(store.journal_owners(NETWORK))
+
+
+def _forwarding_before(store: Store) -> str:
+    """``ip_forward`` as it was before the first of our networks came up: the last one that goes down restores it."""
+    boot = boot_id()
+    for owner, scope in store.journal_owners(NETWORK):
+        for row in store.journal(owner, scope).rows():
+            if row.kind == "sysctl" and row.args["name"] == IP_FORWARD and row.args["boot_id"] == boot:
+                return str(row.args["old"])
+    return sysctl.read(IP_FORWARD)
+
+
+def _bring_up(store: Store, row: NetworkRow, journal: Journal, journaled: set[str]) -> None:
     owner, bridge = names.network_owner(row.name), row.bridge
-    forwarding = sysctl.read(IP_FORWARD)
+    forwarding = _forwarding_before(store)
+    internal = is_internal(row)
     rows = [
         ("sysctl", {"name": IP_FORWARD, "old": forwarding, "boot_id": boot_id()}),
         ("bridge", {"name": bridge}),
         ("network_rules", {"owner": owner}),
     ]
     # Rows that an unfinished take-down left are good enough, the old value of the sysctl is even better than today's.
-    journal.record_all([item for item in rows if item[0] not in journaled and (item[0] != "sysctl" or forwarding != "1")])
+    journal.record_all(
+        [item for item in rows if item[0] not in journaled and (item[0] != "sysctl" or (forwarding != "1" and not internal))]
+    )
     gateway, length = row.gateway, int(row.subnet.partition("/")[2])
     with RouteSocket() as netlink:
         netlink.request(rtnetlink.add_bridge(bridge, ipam.mac_for(gateway), row.mtu))
@@ -181,21 +226,26 @@ def _bring_up(row: NetworkRow, journal: Journal, journaled: set[str]) -> None:
         for name, value in bridge_sysctls(bridge):
             sysctl.write(name, value)
         # What protects comes before what opens; the bridge's being up says that all of it is done.
-        firewall.backend().apply([firewall.network_rules(owner, bridge, row.subnet)])
-        if forwarding != "1":
+        firewall.backend().apply([firewall.network_rules(owner, bridge, row.subnet, internal)])
+        if not internal and sysctl.read(IP_FORWARD) != "1":
             sysctl.write(IP_FORWARD, "1")
         netlink.request(rtnetlink.add_address(link.index, gateway, length), rtnetlink.set_up(link.index))
 
 
-def describe(row: NetworkRow) -> list[str]:
-    """How a network is brought up, as the commands that a person would type. Has no effects."""
+def is_internal(row: NetworkRow) -> bool:
+    """Whether the network has no way out."""
+    return bool(row.options.get("internal"))
+
+
+def describe(row: NetworkRow, base: bool = True) -> list[str]:
+    """How a network is brought up, as the commands that a person would type; with ``base`` including the firewall's chains. No effects."""
     length = row.subnet.partition("/")[2]
-    group = firewall.network_rules(names.network_owner(row.name), row.bridge, row.subnet)
+    group = firewall.network_rules(names.network_owner(row.name), row.bridge, row.subnet, is_internal(row))
     return [
         f"ip link add {row.bridge} address {ipam.mac_for(row.gateway)} mtu {row.mtu} type bridge",
         *(f"sysctl -qw {name}={value}" for name, value in bridge_sysctls(row.bridge)),
-        *firewall.backend().commands([group], base=True),
-        f"sysctl -qw {IP_FORWARD}=1",
+        *firewall.backend().commands([group], base=base),
+        *([] if is_internal(row) else [f"sysctl -qw {IP_FORWARD}=1"]),
         f"ip address add {row.gateway}/{length} broadcast + dev {row.bridge}",
         f"ip link set {row.bridge} up",
     ]

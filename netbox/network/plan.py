@@ -26,7 +26,10 @@ class JoinTarget(NamedTuple):
 
 @dataclass(frozen=True)
 class Endpoint:
-    """One interface of a sandbox on a network. ``address`` is empty where a preview could not choose one; ``mtu`` is in bytes."""
+    """One interface of a sandbox on a network. ``address`` is empty where a preview could not choose one; ``mtu`` is in bytes.
+
+    ``standing`` says that the network stood when the plan was made.
+    """
 
     network: str
     bridge: str
@@ -37,6 +40,15 @@ class Endpoint:
     mtu: int
     interface: str
     host_interface: str
+    internal: bool = False
+    gw_priority: int = 0
+    aliases: tuple[str, ...] = ()
+    standing: bool = False
+
+    @property
+    def precedence(self) -> tuple[bool, int, str]:
+        """The smallest of a sandbox's endpoints has the default route: the highest priority, then the first name; no internal network."""
+        return (self.internal, -self.gw_priority, self.network)
 
     @property
     def prefix_length(self) -> int:
@@ -49,7 +61,8 @@ class NetworkPlan:
     """What a sandbox's network will be.
 
     ``mode`` is ``bridge``, ``host``, ``none`` or ``container``. ``shared_files`` and ``target_id`` are set in the last one only.
-    ``standing`` says that the networks stood when the plan was made. In a preview ``host_port`` of a port may be 0: one will be chosen.
+    ``endpoints`` are in the order of their precedence. ``standing`` says that the networks stood when the plan was made,
+    ``base_stands`` that the firewall's chains did. In a preview ``host_port`` of a port may be 0: one will be chosen.
     """
 
     sandbox_id: str
@@ -64,6 +77,7 @@ class NetworkPlan:
     shared_files: Mapping[str, str] = field(default_factory=dict)
     target_id: str = ""
     standing: bool = False
+    base_stands: bool = False
 
     @property
     def namespace(self) -> str:
@@ -72,12 +86,22 @@ class NetworkPlan:
 
     @property
     def endpoint(self) -> Endpoint | None:
-        """The interface with the default route."""
+        """The interface of highest precedence."""
         return self.endpoints[0] if self.endpoints else None
 
     @property
+    def interfaces(self) -> list[Endpoint]:
+        """The endpoints as eth0, eth1, …"""
+        return sorted(self.endpoints, key=lambda endpoint: (len(endpoint.interface), endpoint.interface))
+
+    @property
+    def way_out(self) -> Endpoint | None:
+        """The interface with the default route, on which ports are published; none if every network is internal."""
+        return self.endpoints[0] if self.endpoints and not self.endpoints[0].internal else None
+
+    @property
     def address(self) -> str:
-        """The address on the network with the default route, or nothing."""
+        """The address on the network of highest precedence, or nothing."""
         return self.endpoints[0].address if self.endpoints else ""
 
     def to_json(self) -> dict[str, Any]:
@@ -88,7 +112,9 @@ class NetworkPlan:
     def from_json(cls, data: Mapping[str, Any]) -> NetworkPlan:
         """A plan out of what ``to_json`` gave, after a trip through JSON."""
         values = dict(data)
-        values["endpoints"] = tuple(Endpoint(**endpoint) for endpoint in data["endpoints"])
+        values["endpoints"] = tuple(
+            Endpoint(**{**endpoint, "aliases": tuple(endpoint.get("aliases", ()))}) for endpoint in data["endpoints"]
+        )
         values["ports"] = tuple(PortSpec(*port) for port in data["ports"])
         for key in ("dns", "dns_search", "dns_options"):
             values[key] = tuple(data[key])

@@ -1,5 +1,4 @@
-"""The contents of a sandbox's /etc/hosts, /etc/hostname and /etc/resolv.conf. Pure, apart from ``host_files`` (hosts(5), resolv.conf(5)).
-"""
+"""The contents of a sandbox's /etc/hosts, /etc/hostname and /etc/resolv.conf: hosts(5), resolv.conf(5). Pure but for ``host_files``."""
 
 from __future__ import annotations
 
@@ -41,9 +40,9 @@ def nameservers(resolv_conf: str) -> list[str]:
 
 def private_files(plan: NetworkPlan, host: HostFiles) -> dict[str, str]:
     """The files of a sandbox with a namespace of its own."""
-    reachable = bool(plan.endpoints)
+    reachable = plan.way_out is not None
     return {
-        "hosts": hosts(plan.hostname, plan.address or "127.0.0.1", plan.extra_hosts),
+        "hosts": hosts(plan.hostname, own_addresses(plan), plan.extra_hosts),
         "hostname": f"{plan.hostname}\n",
         "resolv.conf": resolv_conf(host, plan.dns, plan.dns_search, plan.dns_options, reachable),
     }
@@ -62,10 +61,29 @@ def host_mode_files(plan: NetworkPlan, host: HostFiles) -> dict[str, str]:
     }
 
 
-def hosts(hostname: str, address: str, extra: Iterable[tuple[str, str]]) -> str:
+def own_addresses(plan: NetworkPlan) -> tuple[str, ...]:
+    """The addresses for which the hosts file has the sandbox's name."""
+    return tuple(endpoint.address for endpoint in plan.endpoints) or ("127.0.0.1",)
+
+
+def hosts(hostname: str, addresses: Sequence[str], extra: Iterable[tuple[str, str]]) -> str:
     """A hosts file: loopback, what ``--add-host`` asked for, and the sandbox itself (a name with a domain also without it)."""
-    names = hostname if "." not in hostname else f"{hostname} {hostname.partition('.')[0]}"
-    return _LOCALHOST + "".join(f"{value}\t{name}\n" for name, value in extra) + f"{address}\t{names}\n"
+    return _LOCALHOST + "".join(f"{value}\t{name}\n" for name, value in extra) + _own_lines(hostname, addresses)
+
+
+def renewed_hosts(text: str, hostname: str, addresses: Sequence[str]) -> str:
+    """A hosts file with other addresses of the sandbox itself. What else is in it, perhaps by the sandbox's own hand, stays."""
+    ending = f"\t{_own_names(hostname)}"
+    kept = "".join(f"{line}\n" for line in text.splitlines() if not line.endswith(ending))
+    return kept + _own_lines(hostname, addresses)
+
+
+def _own_lines(hostname: str, addresses: Sequence[str]) -> str:
+    return "".join(f"{address}\t{_own_names(hostname)}\n" for address in addresses)
+
+
+def _own_names(hostname: str) -> str:
+    return hostname if "." not in hostname else f"{hostname} {hostname.partition('.')[0]}"
 
 
 def resolv_conf(host: HostFiles, dns: Sequence[str], search: Sequence[str], options: Sequence[str], reachable: bool = True) -> str:

@@ -11,6 +11,7 @@ from netbox.kernel.rtnetlink import RouteSocket, delete_link
 from netbox.network import firewall
 from netbox.network.facts import boot_id
 from netbox.settings import Settings
+from netbox.state.journal import NETWORK
 from netbox.state.store import Store
 
 
@@ -22,7 +23,7 @@ class UndoContext(NamedTuple):
 
 
 def _release_lease(context: UndoContext, args: dict[str, Any]) -> None:
-    context.store.release_leases(args["sandbox_id"])
+    context.store.release_leases(args["sandbox_id"], args.get("network"))
 
 
 def _release_ports(context: UndoContext, args: dict[str, Any]) -> None:
@@ -49,20 +50,27 @@ def _delete_link(_context: UndoContext, args: dict[str, Any]) -> None:
         raise host_error("delete", f"the link {name}", error) from error
 
 
-def _restore_sysctl(_context: UndoContext, args: dict[str, Any]) -> None:
+def _restore_sysctl(context: UndoContext, args: dict[str, Any]) -> None:
     if args["boot_id"] != boot_id():
         return  # the value was that of another boot
-    if args["name"] == "net.ipv4.ip_forward" and _other_bridges():
-        return  # docker, libvirt and the like have come to rely on it
+    if args["name"] == "net.ipv4.ip_forward" and (_others_need_it(context.store) or _foreign_bridges(context.store)):
+        return  # another network of ours restores it; docker, libvirt and the like have come to rely on it
     try:
         sysctl.write(args["name"], args["old"])
     except Unsupported:
         return
 
 
-def _other_bridges() -> bool:
+def _others_need_it(store: Store) -> bool:
+    """Whether more networks than the one that goes down have the row."""
+    owners = [owner for owner, _ in store.journal_owners(NETWORK)]
+    return sum(any(row.kind == "sysctl" for row in store.journal(owner, NETWORK).rows()) for owner in owners) > 1
+
+
+def _foreign_bridges(store: Store) -> bool:
+    own = {row.bridge for row in store.networks()}
     with RouteSocket() as netlink:
-        return any(link.kind == "bridge" for link in netlink.links())
+        return any(link.kind == "bridge" and link.name not in own for link in netlink.links())
 
 
 HANDLERS: dict[str, Callable[[UndoContext, dict[str, Any]], None]] = {

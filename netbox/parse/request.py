@@ -11,9 +11,21 @@ from collections.abc import Iterable, Mapping
 from typing import Any, TypedDict, Unpack
 
 from netbox.errors import UsageError
-from netbox.parse import addresses, environment, limits, mounts, names, ports, quantities
+from netbox.parse import addresses, environment, limits, mounts, names, networks, ports, quantities
 from netbox.parse.text import PairsLike, each, parse_integer, plain_text, quote
-from netbox.spec import BindMount, Device, DeviceRule, NetworkSpec, PortSpec, Resources, SandboxSpec, SecuritySpec, TmpfsMount, Ulimit
+from netbox.spec import (
+    BindMount,
+    Device,
+    DeviceRule,
+    NetworkAttachment,
+    NetworkSpec,
+    PortSpec,
+    Resources,
+    SandboxSpec,
+    SecuritySpec,
+    TmpfsMount,
+    Ulimit,
+)
 
 
 class RunOptions(TypedDict, total=False):
@@ -56,7 +68,8 @@ class RunOptions(TypedDict, total=False):
     cpuset_cpus: str | None
     pids_limit: str | int | None
     blkio_weight: str | int | None
-    network: str | None
+    network: str | Iterable[str | NetworkAttachment] | None
+    network_aliases: Iterable[str] | None
     ip: str | None
     mac_address: str | None
     ports: Iterable[str | int | PortSpec] | None
@@ -142,18 +155,21 @@ def _resources(given: Mapping[str, Any]) -> Resources:
 
 
 def _network(given: Mapping[str, Any]) -> NetworkSpec:
-    mode = addresses.parse_network(given.get("network", "bridge"))
+    ip = addresses.parse_sandbox_ip(given["ip"]) if "ip" in given else None
+    mac_address = addresses.parse_mac(given["mac_address"]) if "mac_address" in given else None
+    mode, attachments = networks.parse_networks(given.get("network"), ip, mac_address, given.get("network_aliases"))
     published = tuple(ports.parse_port(port) for port in each(given.get("ports")))
     ports.check_overlaps(published)
     spec = NetworkSpec(
         mode=mode,
-        ip=addresses.parse_sandbox_ip(given["ip"]) if "ip" in given else None,
-        mac_address=addresses.parse_mac(given["mac_address"]) if "mac_address" in given else None,
+        ip=ip if attachments is None else None,
+        mac_address=mac_address if attachments is None else None,
         ports=published,
         dns=tuple(addresses.parse_any_address(server, "dns") for server in each(given.get("dns"))),
         dns_search=tuple(addresses.parse_search_domain(domain) for domain in each(given.get("dns_search"))),
         dns_options=tuple(addresses.parse_dns_option(option) for option in each(given.get("dns_options"))),
         extra_hosts=addresses.parse_extra_hosts(given.get("extra_hosts")),
+        networks=attachments,
     )
     _check_network(spec)
     return spec

@@ -27,7 +27,8 @@ CREATE TABLE networks (
     created_at REAL NOT NULL, options TEXT NOT NULL DEFAULT '{}');
 CREATE TABLE leases (
     network TEXT NOT NULL, address TEXT NOT NULL, mac TEXT, sandbox_id TEXT, boot_id TEXT, released_at REAL,
-    PRIMARY KEY (network, address));
+    static INTEGER NOT NULL DEFAULT 0, aliases TEXT NOT NULL DEFAULT '[]', PRIMARY KEY (network, address));
+CREATE INDEX leases_sandbox ON leases (sandbox_id);
 CREATE TABLE ports (
     protocol TEXT NOT NULL, host_ip TEXT NOT NULL, port INTEGER NOT NULL, sandbox_id TEXT NOT NULL,
     PRIMARY KEY (protocol, host_ip, port));
@@ -35,6 +36,7 @@ CREATE TABLE id_ranges (base INTEGER PRIMARY KEY, sandbox_id TEXT NOT NULL);
 CREATE TABLE journal (
     seq INTEGER PRIMARY KEY AUTOINCREMENT, owner TEXT NOT NULL, scope TEXT NOT NULL, kind TEXT NOT NULL, args TEXT NOT NULL);
 CREATE INDEX journal_owner ON journal (owner, scope, seq);
+CREATE INDEX journal_scope ON journal (scope, owner);
 CREATE TABLE events (
     seq INTEGER PRIMARY KEY AUTOINCREMENT, time REAL NOT NULL, action TEXT NOT NULL, sandbox_id TEXT NOT NULL, name TEXT NOT NULL,
     attributes TEXT NOT NULL DEFAULT '{}');

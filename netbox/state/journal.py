@@ -1,7 +1,8 @@
 """The journal: what must be undone, written before it is done.
 
 Rows have an owner (``sandbox:…``, ``network:…``), a scope (``run``: until the sandbox stops; ``sandbox``: until it is removed;
-``network``: until the network goes down), a kind and plain arguments. Undo replays an owner's rows backwards: ``netbox/engine/undo.py``.
+``network``: until the network goes down; ``link``: an unfinished connect or disconnect of a running sandbox), a kind and plain arguments.
+Undo replays an owner's rows backwards: ``netbox/engine/undo.py``.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from netbox.state.database import Database
 RUN = "run"
 SANDBOX = "sandbox"
 NETWORK = "network"
+LINK = "link"
 
 
 class JournalRow(NamedTuple):
@@ -66,7 +68,15 @@ class Journal:
             for row in rows:
                 self._database.change("DELETE FROM journal WHERE seq = ?", row.seq)
 
+    def move(self, rows: list[JournalRow], scope: str) -> None:
+        """Moves rows to another scope of the same owner."""
+        with self._database.transaction():
+            for row in rows:
+                self._database.change("UPDATE journal SET scope = ? WHERE seq = ?", scope, row.seq)
 
-def owners(database: Database) -> list[tuple[str, str]]:
-    """Every (owner, scope) that has rows."""
+
+def owners(database: Database, scope: str | None = None) -> list[tuple[str, str]]:
+    """Every (owner, scope) that has rows, or those of one scope."""
+    if scope is not None:
+        return [(owner, scope) for (owner,) in database.query("SELECT DISTINCT owner FROM journal WHERE scope = ? ORDER BY owner", scope)]
     return [(owner, scope) for owner, scope in database.query("SELECT DISTINCT owner, scope FROM journal ORDER BY owner, scope")]

@@ -40,13 +40,28 @@ class NetworkRow(NamedTuple):
 
 
 class LeaseRow(NamedTuple):
-    """An address that a sandbox holds."""
+    """An address that a sandbox holds. ``boot_id`` is that of the boot in which it is used; a ``static`` one belongs to the sandbox also
+    while it is stopped, then with an empty ``boot_id``.
+    """
 
     network: str
     address: str
     mac: str | None
     sandbox_id: str
     boot_id: str
+    static: bool = False
+    aliases: tuple[str, ...] = ()
+
+
+class MemberRow(NamedTuple):
+    """A sandbox with an address on a network: what the network knows it by."""
+
+    sandbox_id: str
+    name: str
+    aliases: tuple[str, ...]
+    address: str
+    mac: str | None
+    state: str
 
 
 class PortRow(NamedTuple):

@@ -13,7 +13,7 @@ from netbox.names import ID_LENGTH, short_id
 from netbox.settings import Settings
 from netbox.state import journal
 from netbox.state.database import Database
-from netbox.state.rows import Event, LeaseRow, NetworkRow, PortRow, SandboxRow
+from netbox.state.rows import Event, LeaseRow, MemberRow, NetworkRow, PortRow, SandboxRow
 
 _SANDBOX_COLUMNS = "id, name, spec, image, state, created_at, started_at, finished_at, exit_code, pid, error, details"
 _JSON_COLUMNS = frozenset({"spec", "image", "details"})
@@ -66,8 +66,10 @@ class Store:
             raise self._name_taken(str(values.get("name"))) from error
 
     def delete_sandbox(self, sandbox_id: str) -> None:
-        """Forgets a sandbox; no row is fine."""
-        self.database.change("DELETE FROM sandboxes WHERE id = ?", sandbox_id)
+        """Forgets a sandbox and frees the addresses that were kept for it; no row is fine."""
+        with self.database.transaction():
+            self.database.change("DELETE FROM sandboxes WHERE id = ?", sandbox_id)
+            self._free_leases(sandbox_id, None)
 
     def sandbox(self, sandbox_id: str) -> SandboxRow | None:
         """The sandbox with this full id."""
@@ -120,8 +122,19 @@ class Store:
         return [_network_row(row) for row in rows]
 
     def put_network(self, row: NetworkRow) -> None:
-        """Remembers a network, in place of one of the same name."""
-        self.database.change("INSERT OR REPLACE INTO networks VALUES (?, ?, ?, ?, ?, ?, ?)", *row[:6], json.dumps(row.options))
+        """Remembers a network, in place of one of the same name.
+
+        Raises:
+            Conflict: another one has the bridge or the subnet.
+        """
+        try:
+            self.database.change(
+                "INSERT INTO networks VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (name) DO UPDATE SET bridge = excluded.bridge,"
+                " subnet = excluded.subnet, gateway = excluded.gateway, mtu = excluded.mtu, options = excluded.options",
+                *row[:6], json.dumps(row.options),
+            )  # fmt: skip
+        except sqlite3.IntegrityError as error:
+            raise Conflict(f"the bridge {row.bridge} or the subnet {row.subnet} is another network's", "choose another one") from error
 
     def delete_network(self, name: str) -> None:
         """Forgets a network and the addresses that it had given out; none is fine."""
@@ -132,41 +145,87 @@ class Store:
     # -- leases ------------------------------------------------------------------------------------------------------------------------
 
     def allocate_lease(
-        self, network: str, sandbox_id: str, boot_id: str, choose: Callable[[dict[str, str], list[str]], tuple[str, str | None]]
+        self,
+        network: str,
+        sandbox_id: str,
+        boot_id: str,
+        choose: Callable[[dict[str, str], list[str]], tuple[str, str | None]],
+        *,
+        static: bool = False,
+        aliases: Iterable[str] = (),
     ) -> str:
-        """Takes an address for a sandbox; two processes never get the same.
+        """Takes an address for a sandbox, in place of one that it had on the network; two processes never get the same.
 
-        ``choose`` is pure: it gets the taken addresses with their sandboxes' ids and the free ones that were used before, the longest free
-        first, and returns (address, MAC). A lease of an earlier boot is void.
+        ``choose`` is pure: it gets the addresses of others with their sandboxes' ids and the free ones that were used before, the longest
+        free first, and returns (address, MAC). A lease of an earlier boot is void unless it is static, and a static one without a sandbox.
 
         Raises:
             NetboxError: what ``choose`` raises.
         """
         with self.database.transaction():
             rows = self.database.query(
-                "SELECT address, sandbox_id, boot_id FROM leases WHERE network = ? ORDER BY released_at, rowid", network
-            )
-            taken = {address: holder for address, holder, boot in rows if holder is not None and boot == boot_id}
-            address, mac = choose(taken, [address for address, _, _ in rows if address not in taken])
+                "SELECT address, l.sandbox_id, boot_id = ? OR (static AND s.id IS NOT NULL) FROM leases l"
+                " LEFT JOIN sandboxes s ON s.id = l.sandbox_id WHERE network = ? ORDER BY released_at, l.rowid",
+                boot_id, network,
+            )  # fmt: skip
+            taken = {address: holder for address, holder, valid in rows if holder not in (None, sandbox_id) and valid}
+            address, mac = choose(taken, [address for address, holder, _ in rows if address not in taken and holder != sandbox_id])
+            self._free_leases(sandbox_id, network)
             self.database.change(
-                "INSERT OR REPLACE INTO leases (network, address, mac, sandbox_id, boot_id) VALUES (?, ?, ?, ?, ?)",
-                network, address, mac, sandbox_id, boot_id,
+                "INSERT OR REPLACE INTO leases (network, address, mac, sandbox_id, boot_id, static, aliases) VALUES (?, ?, ?, ?, ?, ?, ?)",
+                network, address, mac, sandbox_id, boot_id, static, json.dumps(list(aliases)),
             )  # fmt: skip
         return address
 
-    def release_leases(self, sandbox_id: str) -> None:
-        """Frees a sandbox's addresses; they come back last."""
+    def release_leases(self, sandbox_id: str, network: str | None = None) -> None:
+        """Frees a sandbox's addresses; they come back last. Static ones are kept for it, unused. With ``network``, only the address on that
+        one, and for good: the sandbox leaves it.
+        """
+        with self.database.transaction():
+            if network is None:
+                self.database.change(
+                    "UPDATE leases SET boot_id = '' WHERE sandbox_id = ? AND static AND sandbox_id IN (SELECT id FROM sandboxes)",
+                    sandbox_id,
+                )
+                self._free_leases(sandbox_id, None, keep_idle=True)
+            else:
+                self._free_leases(sandbox_id, network)
+
+    def _free_leases(self, sandbox_id: str, network: str | None, keep_idle: bool = False) -> None:
         self.database.change(
-            "UPDATE leases SET sandbox_id = NULL, mac = NULL, released_at = ? WHERE sandbox_id = ?", time.time(), sandbox_id
-        )
+            "UPDATE leases SET sandbox_id = NULL, mac = NULL, static = 0, aliases = '[]', released_at = ?"
+            " WHERE sandbox_id = ? AND (? IS NULL OR network = ?) AND NOT (? AND static AND boot_id = '')",
+            time.time(), sandbox_id, network, network, keep_idle,
+        )  # fmt: skip
 
     def leases(self, network: str | None = None) -> list[LeaseRow]:
         """The addresses that sandboxes hold."""
         rows = self.database.query(
-            "SELECT network, address, mac, sandbox_id, boot_id FROM leases WHERE sandbox_id IS NOT NULL AND (? IS NULL OR network = ?)",
+            "SELECT network, address, mac, sandbox_id, boot_id, static, aliases FROM leases"
+            " WHERE sandbox_id IS NOT NULL AND (? IS NULL OR network = ?)",
             network, network,
         )  # fmt: skip
-        return [LeaseRow(*row) for row in rows]
+        return [LeaseRow._make([*row[:5], bool(row[5]), tuple(json.loads(row[6]))]) for row in rows]
+
+    def network_members(self, network: str, boot_id: str | None = None) -> list[MemberRow]:
+        """The sandboxes that have an address on a network, by name; with ``boot_id`` only those that use it now, in this boot."""
+        rows = self.database.query(
+            "SELECT s.id, s.name, l.aliases, l.address, l.mac, s.state FROM leases l JOIN sandboxes s ON s.id = l.sandbox_id"
+            " WHERE l.network = ? AND (? IS NULL OR l.boot_id = ?) ORDER BY s.name",
+            network, boot_id, boot_id,
+        )  # fmt: skip
+        return [MemberRow(identity, name, tuple(json.loads(aliases)), *rest) for identity, name, aliases, *rest in rows]
+
+    def network_users(self, network: str) -> list[str]:
+        """The names of the sandboxes that are on a network, running or not."""
+        found = []
+        for name, text in self.database.query("SELECT name, spec FROM sandboxes"):
+            asked = json.loads(text).get("network", {})
+            # What ``NetworkSpec.attachments`` says, without the whole request.
+            on = [item[0] for item in asked["networks"]] if asked.get("networks") is not None else [asked.get("mode")]
+            if network in on:
+                found.append(name)
+        return sorted(found)
 
     # -- ports -------------------------------------------------------------------------------------------------------------------------
 
@@ -227,9 +286,9 @@ class Store:
         """The journal of an owner."""
         return journal.Journal(self.database, owner, scope)
 
-    def journal_owners(self) -> list[tuple[str, str]]:
-        """Every (owner, scope) that has something to undo."""
-        return journal.owners(self.database)
+    def journal_owners(self, scope: str | None = None) -> list[tuple[str, str]]:
+        """Every (owner, scope) that has something to undo; with ``scope`` only those of it, which is cheap."""
+        return journal.owners(self.database, scope)
 
     def add_event(self, action: str, sandbox_id: str, name: str, **attributes: Any) -> None:
         """Writes down what happened; the oldest events go when there are more than ``EVENTS_KEPT``."""

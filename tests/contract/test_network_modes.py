@@ -12,11 +12,11 @@ import pytest
 
 from netbox.network.plan import NetworkPlan
 from netbox.network.resolve import nameservers
-from netbox.spec import NetworkSpec
+from netbox.spec import NetworkAttachment
 from tests.kernel.network_lab import Guest, Lab, serve
 from tests.support.host import Neighbour, PrivateHost
 
-MODES = ("bridge", "host", "none", "container")
+MODES = ("bridge", "host", "none", "container", "networks")
 
 
 @pytest.fixture
@@ -32,6 +32,10 @@ def guest(request: pytest.FixtureRequest, lab: Lab, outside: Neighbour) -> Guest
 
 
 def start(lab: Lab, mode: str) -> Guest:
+    if mode == "networks":  # two that a user made, in mode bridge
+        lab.define("front")
+        lab.define("back")
+        return lab.guest(networks=(NetworkAttachment("back"), NetworkAttachment("front", aliases=("db",))))
     return lab.guest(lab.guest(mode="bridge"), mode="container:target") if mode == "container" else lab.guest(mode=mode)
 
 
@@ -44,12 +48,11 @@ def test_the_plan_survives_json(guest: Guest) -> None:
 
 
 def test_a_preview_is_the_plan_and_changes_nothing(guest: Guest, lab: Lab) -> None:
-    mode = guest.plan.mode if guest.plan.mode != "container" else "container:target"
     before = (links(), lab.store.leases(), lab.store.journal_owners())
     target = guest.join_target() if guest.plan.mode == "container" else None
-    previewed = lab.manager.preview(guest.id, None, NetworkSpec(mode=mode), target)
+    previewed = lab.manager.preview("f" * 64, None, guest.spec, target)
     assert (links(), lab.store.leases(), lab.store.journal_owners()) == before
-    real = lab.guest(guest, mode=mode) if target else lab.guest(mode=mode)
+    real = lab.guest(guest, mode="container:target") if target else lab.guest(mode=guest.spec.mode, networks=guest.spec.networks)
     assert comparable(previewed) == comparable(real.plan)
 
 
@@ -70,7 +73,9 @@ def test_the_interfaces(guest: Guest) -> None:
     with guest.inside():
         found = links()
     host = links()
-    assert found == {"bridge": {"lo", "eth0"}, "container": {"lo", "eth0"}, "none": {"lo"}, "host": host}[guest.plan.mode]
+    own = {"lo", *(endpoint.interface for endpoint in guest.plan.endpoints)}
+    assert found == {"bridge": own, "container": {"lo", "eth0"}, "none": {"lo"}, "host": host}[guest.plan.mode]
+    assert "eth0" in own or not guest.plan.endpoints
 
 
 def test_the_way_out(guest: Guest, outside: Neighbour) -> None:
@@ -88,7 +93,9 @@ def test_the_way_out(guest: Guest, outside: Neighbour) -> None:
 def test_scapy_reaches_what_the_mode_says(guest: Guest, outside: Neighbour) -> None:
     with outside.inside():
         servers = [serve("tcp", 7000), serve("udp", 7000)]
-    neighbour = {"host": outside.address, "none": None}.get(guest.plan.mode, "10.210.0.1")
+    neighbour = {"host": outside.address, "none": None, "container": "10.210.0.1"}.get(guest.plan.mode) or (
+        guest.gateway if guest.plan.endpoints else None
+    )
     requests: list[dict[str, object]] = [
         {"kind": "ping", "address": outside.address},
         {"kind": "tcp", "address": outside.address, "port": 7000},
@@ -169,6 +176,8 @@ def test_a_start_that_fails_leaves_nothing(
     with monkeypatch.context() as patch:
         patch.setattr(lab.manager, "publish" if step == "attach" else "attach", fail)
         with pytest.raises(OSError, match="Input/output"):
+            if mode == "networks":
+                start(lab, mode)
             lab.guest(joined, mode="container:target" if mode == "container" else mode)
     lab.close()
     assert private_host.leftovers() == []

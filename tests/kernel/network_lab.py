@@ -19,12 +19,14 @@ from typing import Any
 
 from netbox import names
 from netbox.errors import CleanupError, NetboxError
+from netbox.network.definition import define
 from netbox.network.manager import NetworkManager
 from netbox.network.plan import JoinTarget, NetworkPlan, Prepared
 from netbox.network.undo import HANDLERS
 from netbox.settings import Settings
-from netbox.spec import NetworkSpec
+from netbox.spec import NetworkRequest, NetworkSpec
 from netbox.state.journal import RUN, Journal
+from netbox.state.rows import NetworkRow
 from netbox.state.store import Store
 from tests.support import linux
 
@@ -112,6 +114,7 @@ class Guest:
     def __init__(self, lab: Lab, spec: NetworkSpec, target: Guest | None = None, hostname: str | None = None) -> None:
         self.id = names.new_id()
         self.lab = lab
+        self.spec = spec
         self.journal = lab.store.journal(names.sandbox_owner(self.id), RUN)
         self.prepared: Prepared | None = None
         self._servers: list[Server] = []
@@ -193,6 +196,10 @@ class Lab:
         made = Guest(self, NetworkSpec(**values), target, hostname)
         self._guests.append(made)
         return made
+
+    def define(self, name: str, **values: Any) -> NetworkRow:
+        """A user-defined network; the values are those of ``NetworkRequest``."""
+        return define(self.store, self.settings, NetworkRequest(name, **values))
 
     def end(self, guest: Guest) -> None:
         self._guests.remove(guest)

@@ -45,6 +45,7 @@ class FakeSandbox:
         self.started_at: float | None = time.time() - 305
         self.finished_at: float | None = time.time() - 65 if state == "exited" else None
         self.ip_address = "10.1.0.2"
+        self.networks = {"bridge": "10.1.0.2"}
         self.ports = spec.network.ports
 
     def __getattr__(self, verb: str) -> Any:

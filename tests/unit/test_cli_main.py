@@ -113,7 +113,7 @@ def test_labels(arguments: list[str], label: str) -> None:
     assert main.command_label(arguments) == label
 
 
-@pytest.mark.parametrize("name", sorted(COMMANDS.keys() - {"check", "image"}))
+@pytest.mark.parametrize("name", sorted(COMMANDS.keys() - {"check", "image", "network"}))
 def test_every_command_explains_itself(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main.execute([name, "--help"]) == 0
     text = capsys.readouterr().out

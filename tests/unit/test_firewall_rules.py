@@ -29,10 +29,12 @@ iptables -t nat -A NETBOX-LEAVE -s 127.0.0.0/8 -o netbox0 OWNER -j MASQUERADE
 BASE = """
 iptables -t raw -N NETBOX-GUARD
 iptables -t raw -I PREROUTING 1 -m comment --comment netbox -j NETBOX-GUARD
+iptables -t filter -N NETBOX-FENCE
 iptables -t filter -N NETBOX-INGRESS
 iptables -t filter -N NETBOX-EGRESS
-iptables -t filter -I FORWARD 1 -m comment --comment netbox -j NETBOX-INGRESS
-iptables -t filter -I FORWARD 2 -m comment --comment netbox -j NETBOX-EGRESS
+iptables -t filter -I FORWARD 1 -m comment --comment netbox -j NETBOX-FENCE
+iptables -t filter -I FORWARD 2 -m comment --comment netbox -j NETBOX-INGRESS
+iptables -t filter -I FORWARD 3 -m comment --comment netbox -j NETBOX-EGRESS
 iptables -t nat -N NETBOX-LEAVE
 iptables -t nat -N NETBOX-PUBLISH
 iptables -t nat -A POSTROUTING -m comment --comment netbox -j NETBOX-LEAVE
@@ -48,6 +50,19 @@ def lines(text: str) -> list[str]:
 def test_the_rules_of_a_network() -> None:
     group = firewall.network_rules("network:bridge", "netbox0", "10.9.0.0/20")
     assert IptablesBackend().commands([group], base=False) == lines(NETWORK.replace("OWNER", "-m comment --comment network:bridge"))
+
+
+def test_the_rules_of_an_internal_network() -> None:
+    """Nothing is translated, and nothing forwarded: in whichever order networks and ports came, the fence is asked first."""
+    group = firewall.network_rules("network:inner", "nb-1", "10.9.0.0/24", internal=True)
+    text = """
+iptables -t raw -A NETBOX-GUARD -d 127.0.0.0/8 -i nb-1 OWNER -j DROP
+iptables -t raw -A NETBOX-GUARD -s 127.0.0.0/8 -i nb-1 OWNER -j DROP
+iptables -t filter -A NETBOX-FENCE -i nb-1 ! -o nb-1 OWNER -j DROP
+iptables -t filter -A NETBOX-FENCE ! -i nb-1 -o nb-1 OWNER -j DROP
+iptables -t filter -A NETBOX-INGRESS -i nb-1 -o nb-1 OWNER -j ACCEPT
+"""
+    assert IptablesBackend().commands([group], base=False) == lines(text.replace("OWNER", "-m comment --comment network:inner"))
 
 
 def test_the_base() -> None:

@@ -152,3 +152,26 @@ def test_a_mac_that_a_sandbox_cannot_have(mac: str, why: str) -> None:
 
 def test_a_mac_is_written_in_one_way() -> None:
     assert ipam.check_mac("02-42-AC-11-00-02") == "02:42:ac:11:00:02"
+
+
+def test_ranges_and_reserved_addresses() -> None:
+    subnet, within = Subnet.parse("10.9.8.0/24"), Subnet.parse("10.9.8.252/30")
+    reserved = {"10.9.8.253": "router"}
+    assert ipam.next_address(subnet, "10.9.8.1", (), (), reserved=reserved) == "10.9.8.2"
+    assert ipam.next_address(subnet, "10.9.8.1", (), (), reserved=reserved, within=within) == "10.9.8.252"
+    assert ipam.next_address(subnet, "10.9.8.1", ["10.9.8.252"], (), reserved=reserved, within=within) == "10.9.8.254"
+    # What was freed outside of the range, or is reserved since, does not come back.
+    freed = ["10.9.8.7", "10.9.8.253", "10.9.8.254"]
+    assert ipam.next_address(subnet, "10.9.8.1", ["10.9.8.252"], freed, reserved=reserved, within=within) == "10.9.8.254"
+    with pytest.raises(Conflict, match=r"the range 10\.9\.8\.252/30 of the network 10\.9\.8\.0/24 has no free address left: 2 are taken"):
+        ipam.next_address(subnet, "10.9.8.1", ["10.9.8.252", "10.9.8.254"], (), reserved=reserved, within=within)
+    with pytest.raises(UsageError, match=r"reserved for router \(--aux-address\)"):
+        ipam.check_address(subnet, "10.9.8.1", "10.9.8.253", reserved)
+
+
+def test_user_defined_networks_leave_the_default_one_its_place() -> None:
+    first = ipam.choose_subnet([], ipam.USER_POOLS, ipam.USER_PREFIX_LENGTH)
+    assert str(first) == "10.211.0.0/24"
+    assert not first.overlaps(ipam.choose_subnet([]))
+    assert str(ipam.choose_subnet([first], ipam.USER_POOLS, ipam.USER_PREFIX_LENGTH)) == "10.211.1.0/24"
+    assert set(ipam.POOLS) <= set(ipam.USER_POOLS)

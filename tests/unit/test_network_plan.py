@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -117,3 +118,23 @@ def test_an_unknown_network(mode: str) -> None:
 def test_a_joining_sandbox_needs_a_target() -> None:
     with pytest.raises(UsageError, match="no sandbox to join"):
         modes.mode("container:web").prepare(Request(ID, None, NetworkSpec(mode="container:web")), Facts("big"))
+
+
+def test_the_default_route_goes_by_priority_then_by_name() -> None:
+    def way(*given: tuple[str, int, bool]) -> str | None:
+        endpoints = [dataclasses.replace(ENDPOINT, network=name, gw_priority=priority, internal=inner) for name, priority, inner in given]
+        plan = NetworkPlan(ID, "bridge", "web", tuple(sorted(endpoints, key=lambda endpoint: endpoint.precedence)))
+        return plan.way_out.network if plan.way_out else None
+
+    assert way(("front", 0, False), ("back", 0, False)) == "back"
+    assert way(("front", 1, False), ("back", 0, False)) == "front"
+    assert way(("front", 0, False), ("back", -1, False)) == "front"
+    assert way(("front", 0, False), ("back", 9, True)) == "front"  # an internal network has no way out
+    assert way(("back", 9, True)) is None
+    assert way() is None
+
+
+def test_interfaces_are_in_the_order_of_their_numbers() -> None:
+    given = ("eth10", "eth2", "eth0")
+    plan = NetworkPlan(ID, "bridge", "web", tuple(dataclasses.replace(ENDPOINT, interface=name) for name in given))
+    assert [endpoint.interface for endpoint in plan.interfaces] == ["eth0", "eth2", "eth10"]

@@ -57,6 +57,7 @@ FULL: dict[str, Any] = {
     "blkio_weight": 100,
     "network": "bridge",
     "ip": "10.1.2.3",
+    "network_aliases": None,
     "mac_address": "02:00:00:00:00:01",
     "ports": ["8080:80", 443, PortSpec(53, 53, 1, "udp")],
     "dns": ["1.1.1.1"],

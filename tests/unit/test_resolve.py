@@ -27,7 +27,7 @@ def test_hosts_names_the_sandbox_by_its_address() -> None:
 
 
 def test_a_name_with_a_domain_stands_with_and_without_it() -> None:
-    assert "10.9.0.2\tweb.example.org web\n" in resolve.hosts("web.example.org", "10.9.0.2", ())
+    assert "10.9.0.2\tweb.example.org web\n" in resolve.hosts("web.example.org", ["10.9.0.2"], ())
 
 
 def test_mode_none_has_loopback_only() -> None:
@@ -83,3 +83,10 @@ def test_mode_host_has_the_hosts_own_files() -> None:
     assert files["resolv.conf"] == "nameserver 127.0.0.1\nsearch example.org lan\noptions ndots:2 edns0\n"
     kept = resolve.host_mode_files(plan("host", dns_search=("corp",)), HOST)["resolv.conf"]
     assert kept.startswith("nameserver 192.0.2.53\nnameserver 2001:db8::53\nsearch corp\n")  # the host reaches them all
+
+
+def test_the_addresses_of_a_running_sandbox_change() -> None:
+    text = resolve.hosts("web.example", ["10.9.0.2"], [("db", "10.9.0.9")]) + "192.0.2.1 mine"
+    renewed = resolve.renewed_hosts(text, "web.example", ["10.9.0.2", "10.8.0.2"])
+    assert renewed.splitlines()[2:] == ["10.9.0.9\tdb", "192.0.2.1 mine", "10.9.0.2\tweb.example web", "10.8.0.2\tweb.example web"]
+    assert resolve.renewed_hosts(renewed, "web.example", ["10.9.0.2", "10.8.0.2"]) == renewed

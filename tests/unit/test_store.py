@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sqlite3
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -184,6 +185,72 @@ def test_networks_are_replaced_and_forgotten_with_their_leases(store: Store) -> 
     store.delete_network("bridge")
     assert store.network("bridge") is None
     assert store.leases() == []
+
+
+def test_a_network_never_takes_the_subnet_of_another(store: Store) -> None:
+    row = NetworkRow("a", "nb-a", "10.0.0.0/24", "10.0.0.1", 1500, 1.0, {})
+    store.put_network(row)
+    with pytest.raises(Conflict, match=r"the subnet 10\.0\.0\.0/24 is another network's"):
+        store.put_network(row._replace(name="b", bridge="nb-b"))
+    assert store.networks() == [row]
+
+
+def fixed(address: str) -> Callable[[dict[str, str], list[str]], tuple[str, str | None]]:
+    def choose(taken: dict[str, str], released: list[str]) -> tuple[str, str | None]:
+        if address in taken:
+            raise Conflict(f"{address} is {taken[address]}'s")
+        return address, None
+
+    return choose
+
+
+def test_static_leases_outlive_the_run_and_end_with_the_sandbox(store: Store) -> None:
+    store.insert_sandbox(sandbox("a", "web"))
+    store.allocate_lease("front", "a", BOOT, fixed("10.0.0.5"), static=True, aliases=["db"])
+    store.allocate_lease("back", "a", BOOT, fixed("10.1.0.5"))
+    store.release_leases("a")
+    assert [(lease.network, lease.boot_id, lease.static) for lease in store.leases()] == [("front", "", True)]
+    with pytest.raises(Conflict, match="a's"):
+        store.allocate_lease("front", "b", BOOT, fixed("10.0.0.5"))
+    store.allocate_lease("front", "a", "boot-2", fixed("10.0.0.5"), static=True)  # its own
+    with pytest.raises(Conflict, match="a's"):
+        store.allocate_lease("front", "b", "boot-3", fixed("10.0.0.5"))  # also after a reboot
+    store.delete_sandbox("a")
+    assert store.leases() == []
+    store.allocate_lease("front", "b", BOOT, fixed("10.0.0.5"))
+
+
+def test_leaving_a_network_frees_its_address_for_good(store: Store) -> None:
+    store.insert_sandbox(sandbox("a", "web"))
+    store.allocate_lease("front", "a", BOOT, fixed("10.0.0.5"), static=True)
+    store.allocate_lease("back", "a", BOOT, fixed("10.1.0.5"), static=True)
+    store.release_leases("a", "front")
+    assert [lease.network for lease in store.leases()] == ["back"]
+    store.allocate_lease("back", "a", BOOT, fixed("10.1.0.6"))  # another one takes the place of the first
+    assert [lease.address for lease in store.leases()] == ["10.1.0.6"]
+
+
+def test_a_network_knows_its_members_by_name_and_alias(store: Store) -> None:
+    for identity, name in (("a", "web"), ("b", "api")):
+        store.insert_sandbox(sandbox(identity, name))
+    store.allocate_lease("front", "a", BOOT, fixed("10.0.0.5"), static=True, aliases=["db", "cache"])
+    store.allocate_lease("front", "b", BOOT, fixed("10.0.0.6"))
+    store.allocate_lease("front", "gone", BOOT, fixed("10.0.0.7"))  # no record of it
+    store.allocate_lease("back", "b", BOOT, fixed("10.1.0.6"))
+    found = [(row.sandbox_id, row.name, row.aliases, row.address) for row in store.network_members("front")]
+    assert found == [("b", "api", (), "10.0.0.6"), ("a", "web", ("db", "cache"), "10.0.0.5")]
+    store.release_leases("a")
+    assert [row.name for row in store.network_members("front", BOOT)] == ["api"]  # web is stopped
+    assert [row.name for row in store.network_members("front")] == ["api", "web"]
+
+
+def test_journal_rows_move_to_another_scope(store: Store) -> None:
+    link = store.journal("sandbox:a", "link")
+    link.record("lease", sandbox_id="a")
+    link.record("reroute", sandbox_id="a")
+    link.move(link.rows()[:1], "run")
+    assert [row.kind for row in link.rows()] == ["reroute"]
+    assert [row.kind for row in store.journal("sandbox:a", "run").rows()] == ["lease"]
 
 
 def test_looking_makes_nothing(store: Store) -> None:

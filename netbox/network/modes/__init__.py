@@ -31,6 +31,7 @@ class Facts(NamedTuple):
     endpoints: tuple[Endpoint, ...] = ()
     ports: tuple[PortSpec, ...] = ()
     standing: bool = False
+    base_stands: bool = False
 
 
 class Mode(Protocol):

@@ -11,13 +11,13 @@ import errno
 import os
 import time
 
-from netbox.errors import HostError, host_error
+from netbox.errors import HostError, UsageError, host_error
 from netbox.kernel import rtnetlink, sysctl
 from netbox.kernel.namespaces import inside_netns
 from netbox.kernel.rtnetlink import RouteSocket
 from netbox.names import short_id
 from netbox.network import ipam, resolve
-from netbox.network.modes import Facts, Request
+from netbox.network.modes import Facts, Request, none
 from netbox.network.plan import Endpoint, NetworkPlan
 from netbox.network.resolve import HostFiles
 from netbox.spec import NetworkSpec
@@ -35,7 +35,9 @@ def check(spec: NetworkSpec, hostname: str | None) -> None:
 def prepare(request: Request, facts: Facts) -> NetworkPlan:
     """See ``Mode.prepare``. ``host-gateway`` becomes the address of the bridge."""
     spec = request.spec
-    gateway = facts.endpoints[0].gateway
+    if not facts.endpoints and any(address == resolve.HOST_GATEWAY for _, address in spec.extra_hosts):
+        raise UsageError("--add-host with host-gateway: the sandbox is on no network", "connect it first (netbox network connect)")
+    gateway = facts.endpoints[0].gateway if facts.endpoints else ""
     return NetworkPlan(
         request.sandbox_id,
         "bridge",
@@ -47,29 +49,58 @@ def prepare(request: Request, facts: Facts) -> NetworkPlan:
         dns_options=spec.dns_options,
         extra_hosts=tuple((name, gateway if address == resolve.HOST_GATEWAY else address) for name, address in spec.extra_hosts),
         standing=facts.standing,
+        base_stands=facts.base_stands,
     )
 
 
 def attach(plan: NetworkPlan, netns_fd: int, recorder: Recorder) -> None:
     """See ``Mode.attach``."""
-    for position, endpoint in enumerate(plan.endpoints):
-        recorder.record("veth", name=endpoint.host_interface)
-        try:
-            with RouteSocket() as host:
-                gateway_mac = _connect(host, endpoint, netns_fd)
-                with inside_netns(netns_fd):
-                    inside = RouteSocket()
-                    for name, value in endpoint_sysctls(endpoint.interface):
-                        sysctl.write(name, value)
-                with inside:
-                    index = _configure(inside, endpoint, is_default=position == 0)
-                    _await_forwarding(host, endpoint.host_interface)
-                    # The first announces (see endpoint_sysctls), and forgets all neighbours.
-                    inside.request(
-                        rtnetlink.set_mac(index, endpoint.mac_address), rtnetlink.set_neighbour(index, endpoint.gateway, gateway_mac)
-                    )
-        except OSError as error:
-            raise host_error("connect the sandbox to", f"{endpoint.bridge} ({error.filename or endpoint.host_interface})", error) from error
+    if not plan.endpoints:
+        none.attach(plan, netns_fd, recorder)
+    for endpoint in plan.interfaces:
+        connect(endpoint, netns_fd, recorder, is_default=endpoint is plan.way_out)
+
+
+def connect(endpoint: Endpoint, netns_fd: int, recorder: Recorder, is_default: bool) -> None:
+    """Builds one interface of a sandbox's namespace.
+
+    Raises:
+        HostError: the kernel refuses.
+    """
+    recorder.record("veth", name=endpoint.host_interface)
+    try:
+        with RouteSocket() as host:
+            gateway_mac = _connect(host, endpoint, netns_fd)
+            with inside_netns(netns_fd):
+                inside = RouteSocket()
+                for name, value in endpoint_sysctls(endpoint.interface):
+                    sysctl.write(name, value)
+            with inside:
+                index = _configure(inside, endpoint, is_default)
+                _await_forwarding(host, endpoint.host_interface)
+                # The first announces (see endpoint_sysctls), and forgets all neighbours.
+                inside.request(
+                    rtnetlink.set_mac(index, endpoint.mac_address), rtnetlink.set_neighbour(index, endpoint.gateway, gateway_mac)
+                )
+    except OSError as error:
+        raise host_error("connect the sandbox to", f"{endpoint.bridge} ({error.filename or endpoint.host_interface})", error) from error
+
+
+def move_default_route(endpoint: Endpoint, netns_fd: int) -> None:
+    """Sends the default route of a sandbox's namespace by one of its interfaces.
+
+    Raises:
+        HostError: the kernel refuses.
+    """
+    try:
+        with inside_netns(netns_fd):
+            inside = RouteSocket()
+        with inside:
+            link = inside.link(endpoint.interface)
+            if link is not None:
+                inside.request(rtnetlink.replace_default_route(link.index, endpoint.gateway))
+    except OSError as error:
+        raise host_error("set", f"the default route of the sandbox by {endpoint.network}", error) from error
 
 
 def _connect(host: RouteSocket, endpoint: Endpoint, netns_fd: int) -> str:
@@ -147,7 +178,7 @@ def describe(plan: NetworkPlan) -> list[str]:
     """See ``Mode.describe``."""
     netns = short_id(plan.sandbox_id)
     commands = [f"ip netns add {netns}", f"ip -n {netns} link set lo up"]
-    for position, endpoint in enumerate(plan.endpoints):
+    for endpoint in plan.interfaces:
         name, inner, mac = endpoint.host_interface, endpoint.interface, endpoint.mac_address
         values = " ".join(f"{key}={value}" for key, value in endpoint_sysctls(inner))
         commands += [
@@ -160,7 +191,7 @@ def describe(plan: NetworkPlan) -> list[str]:
             f"ip -n {netns} address add {endpoint.address}/{endpoint.prefix_length} broadcast + dev {inner}",
             f"ip -n {netns} link set {inner} up",
         ]
-        if position == 0:
+        if endpoint is plan.way_out:
             commands.append(f"ip -n {netns} route add default via {endpoint.gateway} dev {inner}")
         commands += [
             f"ip -n {netns} link set {inner} address {mac}",  # announces, see endpoint_sysctls

@@ -1,0 +1,189 @@
+"""``netbox network``: make, list and remove networks; connect and disconnect sandboxes."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import click
+
+from netbox.cli import options, output
+from netbox.engine import Engine, Network
+from netbox.errors import NetboxError, UsageError
+from netbox.parse import parse_filters
+
+FILTERS = ("name", "driver", "label", "type", "dangling")
+_CREATE_EPILOG = """\b
+Examples:
+  netbox network create front
+  netbox network create --subnet 10.20.30.0/24 --gateway 10.20.30.254 --ip-range 10.20.30.128/25 back
+  netbox network create --internal --label stage=test -o mtu=1400 inner
+"""
+_CONNECT_EPILOG = """\b
+Examples:
+  netbox network connect back web
+  netbox network connect --ip 10.20.30.5 --alias db back web
+
+The default route goes by the network with the highest gw-priority, the first name in order between equals; an internal network has none.
+"""
+
+
+@click.group()
+def command() -> None:
+    """Manage networks: a bridge with a subnet of its own for those who are on it.
+
+    Networks are isolated from one another. A network's bridge comes with its first running sandbox and goes with the last one.
+    """
+
+
+@command.command(epilog=_CREATE_EPILOG)
+@click.option("-d", "--driver", metavar="DRIVER", default=None, help="bridge (default).")
+@click.option("--subnet", metavar="SUBNET", help="Subnet such as 10.20.30.0/24 (default: a free /24).")
+@click.option("--gateway", metavar="ADDRESS", help="Address of the host on it (default: the first of the subnet).")
+@click.option("--ip-range", metavar="RANGE", help="Part of the subnet from which addresses are given out.")
+@click.option("--aux-address", "aux_addresses", multiple=True, metavar="NAME=IP", help="Address that is never given out; repeatable.")
+@click.option("--internal", is_flag=True, help="No way out and none in.")
+@click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="Label; repeatable.")
+@click.option("-o", "--opt", "driver_options", multiple=True, metavar="mtu=BYTES", help="MTU (default: that of the host's way out).")
+@click.argument("name")
+def create(
+    driver: str | None,
+    subnet: str | None,
+    gateway: str | None,
+    ip_range: str | None,
+    aux_addresses: tuple[str, ...],
+    internal: bool,
+    labels: tuple[str, ...],
+    driver_options: tuple[str, ...],
+    name: str,
+) -> None:
+    """Make a network, and print its name."""
+    with Engine(warm=False) as engine:
+        network = engine.networks.create(
+            name,
+            subnet=subnet,
+            gateway=gateway,
+            ip_range=ip_range,
+            aux_addresses=aux_addresses,
+            internal=internal,
+            labels=labels,
+            options=driver_options,
+            driver=driver,
+        )
+    output.echo(network.name)
+
+
+@command.command("ls")
+@options.format_option
+@options.quiet_option
+@options.filter_option
+def list_networks(output_format: str, quiet: bool, filters: tuple[str, ...]) -> None:
+    """List networks.
+
+    Filters: name (a part of it), driver, label, type (builtin or custom), dangling (true: no sandbox is on it). -q prints names.
+    """
+    wanted = _filters(filters)
+    with Engine(warm=False) as engine:
+        found = engine.networks.list(wanted)
+    columns = [
+        ("NAME", lambda item: item.name),
+        ("DRIVER", lambda item: item.driver),
+        ("SUBNET", lambda item: item.subnet or "-"),
+        ("GATEWAY", lambda item: item.gateway or "-"),
+        ("INTERNAL", lambda item: "yes" if item.internal else "no"),
+        ("STATE", lambda item: "up" if item.standing else "-"),
+        ("SANDBOXES", lambda item: output.shortened(",".join(item.users), 40) or "-"),
+        ("CREATED", _created),
+    ]
+    output.listing(found, columns, Network.to_json, output_format=output_format, quiet=(lambda item: item.name) if quiet else None)
+
+
+def _created(network: Network) -> str:
+    return "-" if network.created_at is None else f"{output.human_duration(time.time() - network.created_at)} ago"
+
+
+def _filters(filters: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    wanted = parse_filters(filters, FILTERS)
+    for key, allowed in (("type", ("builtin", "custom")), ("dangling", ("true", "false"))):
+        for value in (value for name, value in wanted if name == key and value not in allowed):
+            raise UsageError(f"filter {key} {value!r}: no such value", "use one of " + ", ".join(allowed))
+    return wanted
+
+
+@command.command()
+@click.argument("names", metavar="NETWORK...", nargs=-1, required=True, shell_complete=options.complete_networks)
+def inspect(names: tuple[str, ...]) -> int:
+    """Print everything about networks as JSON: one array."""
+    documents = []
+    code = 0
+    with Engine(warm=False) as engine:
+        for name in names:
+            try:
+                documents.append(engine.networks.get(name).to_json())
+            except NetboxError as error:
+                code = _report(error)
+    output.echo_json(documents)
+    return code
+
+
+@command.command("rm")
+@click.argument("names", metavar="NETWORK...", nargs=-1, required=True, shell_complete=options.complete_networks)
+def remove(names: tuple[str, ...]) -> int:
+    """Remove networks that no sandbox is on."""
+    code = 0
+    with Engine(warm=False) as engine:
+        for name in names:
+            try:
+                engine.networks.remove(name)
+            except NetboxError as error:
+                code = _report(error)
+            else:
+                output.echo(name)
+    return code
+
+
+@command.command()
+@click.option("-f", "--force", is_flag=True, help="Do not ask.")
+@click.option("--filter", "filters", multiple=True, metavar="KEY=VALUE", help="Only what matches; repeatable.")
+def prune(force: bool, filters: tuple[str, ...]) -> int:
+    """Remove every network that no sandbox is on.
+
+    Filters as those of 'netbox network ls'.
+    """
+    wanted = _filters(filters)
+    if not force:
+        if not sys.stdin.isatty():
+            raise UsageError("the standard input is no terminal to ask on", "give -f to remove without asking")
+        if not click.confirm("This removes every network that no sandbox is on. Go on?"):
+            return 1
+    with Engine(warm=False) as engine:
+        for name in engine.networks.prune(wanted):
+            output.echo(name)
+    return 0
+
+
+@command.command(epilog=_CONNECT_EPILOG)
+@click.option("--alias", "aliases", multiple=True, metavar="NAME", help="Further name of the sandbox on the network; repeatable.")
+@click.option("--ip", metavar="ADDRESS", help="IPv4 address, kept while the sandbox is stopped.")
+@click.option("--mac-address", metavar="MAC", help="MAC address such as 02:42:ac:11:00:02.")
+@click.option("--gw-priority", metavar="NUMBER", default="0", help="The network with the highest has the default route (default 0).")
+@click.argument("network", shell_complete=options.complete_networks)
+@options.sandbox_argument()
+def connect(aliases: tuple[str, ...], ip: str | None, mac_address: str | None, gw_priority: str, network: str, name: str) -> None:
+    """Put a sandbox on a further network, at once when it runs."""
+    with Engine(warm=False) as engine:
+        engine.get(name).connect(network, ip=ip, mac_address=mac_address, aliases=aliases, gw_priority=gw_priority)
+
+
+@command.command(epilog="\b\nExample:\n  netbox network disconnect back web")
+@click.argument("network", shell_complete=options.complete_networks)
+@options.sandbox_argument()
+def disconnect(network: str, name: str) -> None:
+    """Take a sandbox off a network, at once when it runs."""
+    with Engine(warm=False) as engine:
+        engine.get(name).disconnect(network)
+
+
+def _report(error: NetboxError) -> int:
+    output.report(options.label(), str(error))
+    return error.exit_code

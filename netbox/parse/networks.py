@@ -1,0 +1,190 @@
+"""Networks: ``--network`` in docker's short and long form, and the options of ``network create``. Pure."""
+
+from __future__ import annotations
+
+import re
+import socket
+import struct
+from collections.abc import Iterable
+from typing import TypedDict, Unpack
+
+from netbox.errors import UsageError
+from netbox.parse import addresses, environment, names
+from netbox.parse.text import PairsLike, each, pairs, parse_integer, plain_text, quote
+from netbox.spec import NetworkAttachment, NetworkRequest
+
+DEFAULT = "bridge"
+MTU_MIN, MTU_MAX = 68, 65535  # RFC 791; of a veth
+_PREFIX_MIN, _PREFIX_MAX = 8, 30
+_PRIORITY_MAX = (1 << 31) - 1
+
+
+def parse_attachment(value: str | NetworkAttachment, option: str = "network") -> NetworkAttachment:
+    """``front``, or docker's long form ``name=front,ip=10.1.1.5,mac-address=…,alias=db,gw-priority=1``. Raises ``UsageError``."""
+    if isinstance(value, NetworkAttachment):
+        return value
+    text = plain_text(value, option)
+    if "=" not in text:
+        return NetworkAttachment(addresses.parse_network(text, option))
+    single: dict[str, str] = {}
+    aliases: list[str] = []
+    for part in text.split(","):
+        key, _, content = part.partition("=")
+        if key == "alias" and content:
+            aliases.append(content)
+        elif key in single or key not in ("name", "ip", "mac-address", "gw-priority") or not content:
+            why = "is given twice" if key in single else "has no value" if not content else "is not an option of a network"
+            raise UsageError(f"{option} {quote(text)}: {quote(key)} {why}", "write name=…[,ip=…][,mac-address=…][,alias=…][,gw-priority=…]")
+        else:
+            single[key] = content
+    if "name" not in single:
+        raise UsageError(f"{option} {quote(text)}: no name", "write name=NETWORK,…")
+    return make_attachment(
+        single["name"],
+        ip=single.get("ip"),
+        mac_address=single.get("mac-address"),
+        aliases=aliases,
+        gw_priority=single.get("gw-priority"),
+    )
+
+
+class AttachmentOptions(TypedDict, total=False):
+    """The keywords of ``make_attachment`` and ``Sandbox.connect``. ``None`` means "not asked for"."""
+
+    ip: str | None
+    mac_address: str | None
+    aliases: Iterable[str] | None
+    gw_priority: str | int | None
+
+
+def make_attachment(network: str, **options: Unpack[AttachmentOptions]) -> NetworkAttachment:
+    """An attachment out of single options. Raises ``UsageError``."""
+    ip, mac_address, priority = options.get("ip"), options.get("mac_address"), options.get("gw_priority")
+    item = NetworkAttachment(
+        addresses.parse_network(network),
+        None if ip is None else addresses.parse_sandbox_ip(ip),
+        None if mac_address is None else addresses.parse_mac(mac_address),
+        parse_aliases(options.get("aliases")),
+        0 if priority is None else parse_integer(priority, "gw-priority", -_PRIORITY_MAX, _PRIORITY_MAX),
+    )
+    check_aliases(item)
+    return item
+
+
+def parse_aliases(values: Iterable[str] | None) -> tuple[str, ...]:
+    """Further names of a sandbox on a network. Raises ``UsageError``."""
+    return tuple(dict.fromkeys(addresses.parse_hostname(alias, "alias").lower() for alias in each(values)))
+
+
+def parse_networks(
+    values: Iterable[str | NetworkAttachment] | None, ip: str | None, mac_address: str | None, aliases: Iterable[str] | None
+) -> tuple[str, tuple[NetworkAttachment, ...] | None]:
+    """The mode, and the networks of mode ``bridge``: ``None`` for the default one alone, to which ``ip`` and ``mac_address`` of the request
+    belong. With networks they are those of the first.
+
+    Raises ``UsageError``.
+    """
+    asked = [parse_attachment(value) for value in each(values)] or [NetworkAttachment(DEFAULT)]
+    extra = parse_aliases(aliases)
+    for item in asked:
+        if item.network in ("host", "none") or ":" in item.network:
+            if len(asked) > 1:
+                raise UsageError(f"network {item.network} cannot be combined with others", "leave the others out")
+            if item != NetworkAttachment(item.network) or extra:
+                raise UsageError(f"network {item.network} has no addresses and aliases of its own", "leave them out")
+            return item.network, None
+    twice = next((item.network for position, item in enumerate(asked) if item.network in {x.network for x in asked[:position]}), None)
+    if twice is not None:
+        raise UsageError(f"network {quote(twice)} is given twice", "leave one out")
+    first = asked[0]
+    if extra:
+        asked[0] = first = first._replace(aliases=tuple(dict.fromkeys((*first.aliases, *extra))))
+    for item in asked:
+        check_aliases(item)
+    if asked == [NetworkAttachment(DEFAULT)]:
+        return DEFAULT, None
+    if (ip and first.ip) or (mac_address and first.mac_address):
+        raise UsageError(f"network {quote(first.network)} has two addresses", "give the address in one place")
+    asked[0] = first._replace(ip=first.ip or ip, mac_address=first.mac_address or mac_address)
+    return DEFAULT, tuple(asked)
+
+
+def check_aliases(item: NetworkAttachment) -> None:
+    """The default network has no names, and so no aliases. Raises ``UsageError``."""
+    if item.aliases and item.network == DEFAULT:
+        raise UsageError("aliases are offered on user-defined networks only", "make one with 'netbox network create'")
+
+
+def parse_subnet(value: str, option: str = "subnet") -> str:
+    """An IPv4 network such as ``10.20.30.0/24``, with room for a gateway and a sandbox. Raises ``UsageError``."""
+    text = plain_text(value, option)
+    hint = "write one such as 10.20.30.0/24"
+    if ":" in text:
+        raise UsageError(f"{option} {quote(text)}: IPv6 is not offered yet", hint)
+    address, separator, digits = text.partition("/")
+    if not separator:
+        raise UsageError(f"{option} {quote(text)}: no prefix length", hint)
+    length = parse_integer(digits, f"{option} {quote(text)}: prefix length", _PREFIX_MIN, _PREFIX_MAX, hint)
+    base = _number(addresses.parse_sandbox_ip(address, option))
+    network = base & (0xFFFFFFFF << (32 - length))
+    if network != base:
+        proper = f"{socket.inet_ntoa(struct.pack('!I', network))}/{length}"
+        raise UsageError(f"{option} {quote(text)}: not the first address of a network", f"write {proper}")
+    return f"{address}/{length}"
+
+
+def parse_range(value: str, option: str = "ip-range") -> str:
+    """A part of a subnet such as ``10.20.30.128/25``; a single address may be one, too. Raises ``UsageError``."""
+    text = plain_text(value, option)
+    address, _, digits = text.partition("/")
+    length = parse_integer(digits or "32", f"{option} {quote(text)}: prefix length", _PREFIX_MIN, 32, "write one such as 10.20.30.128/25")
+    base = _number(addresses.parse_sandbox_ip(address, option))
+    return f"{socket.inet_ntoa(struct.pack('!I', base & (0xFFFFFFFF << (32 - length)) & 0xFFFFFFFF))}/{length}"
+
+
+def _number(address: str) -> int:
+    return int(struct.unpack("!I", socket.inet_aton(address))[0])
+
+
+def build_network(
+    name: str,
+    *,
+    subnet: str | None = None,
+    gateway: str | None = None,
+    ip_range: str | None = None,
+    aux_addresses: PairsLike | None = None,
+    internal: bool = False,
+    labels: PairsLike | None = None,
+    options: PairsLike | None = None,
+    driver: str | None = None,
+) -> NetworkRequest:
+    """The checked request for a network. ``options`` are those of ``-o``: ``mtu=1400``. Raises ``UsageError``."""
+    if driver not in (None, "bridge"):
+        raise UsageError(f"driver {quote(driver)}: no such driver", "use bridge")
+    auxiliary: dict[str, str] = {}
+    for key, value in pairs(aux_addresses, "aux-address"):
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", key) or not value:
+            raise UsageError(f"aux-address {quote(key)}: not NAME=IP", "write it as router=10.20.30.5")
+        address = addresses.parse_sandbox_ip(value, f"aux-address {key}")
+        if key in auxiliary or address in auxiliary.values():
+            raise UsageError(f"aux-address {key}={address}: it is given twice", "leave one out")
+        auxiliary[key] = address
+    return NetworkRequest(
+        name=names.parse_name(name, "network"),
+        subnet=None if subnet is None else parse_subnet(subnet),
+        gateway=None if gateway is None else addresses.parse_sandbox_ip(gateway, "gateway"),
+        ip_range=None if ip_range is None else parse_range(ip_range),
+        aux_addresses=tuple(auxiliary.items()),
+        internal=bool(internal),
+        labels=environment.parse_labels(labels),
+        mtu=_parse_options(options),
+    )
+
+
+def _parse_options(options: PairsLike | None) -> int | None:
+    mtu: int | None = None
+    for key, value in pairs(options, "opt"):
+        if key not in ("mtu", "com.docker.network.driver.mtu"):
+            raise UsageError(f"opt {quote(key)}: no such option", "write mtu=1400")
+        mtu = parse_integer(value or "", "opt mtu", MTU_MIN, MTU_MAX, "write it in bytes, such as mtu=1400")
+    return mtu

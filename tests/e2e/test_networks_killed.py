@@ -1,0 +1,137 @@
+"""SIGKILL at every step of a connect and of a disconnect of a running sandbox: afterwards record and interfaces agree, and ``gc`` leaves
+nothing (the leak check looks).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from netbox.engine import Engine, Sandbox, connecting
+from netbox.errors import NetboxError
+from netbox.network.manager import NetworkManager
+from netbox.state.journal import LINK, Journal
+from netbox.state.store import Store
+from tests.e2e.test_killed import in_child
+
+pytestmark = pytest.mark.usefixtures("private_host")
+
+MOST_STEPS = 60
+STEPS = [
+    (Journal, "record"),
+    (Journal, "move"),
+    (Journal, "forget"),
+    (Store, "allocate_lease"),
+    (Store, "update_sandbox"),
+    (NetworkManager, "connect"),
+    (NetworkManager, "build"),
+    (NetworkManager, "reroute"),
+    (connecting, "renew_hosts"),
+]
+GOT_THROUGH = 0
+
+
+def install(number: int, strike: Callable[[], None]) -> None:
+    """Has ``strike`` called at the n-th step, in this process only; a step is before and after each call of the functions above."""
+    left = number
+
+    def step() -> None:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            strike()
+
+    def wrapped(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            step()
+            result = function(*arguments, **options)
+            step()
+            return result
+
+        return call
+
+    for owner, name in STEPS:
+        setattr(owner, name, wrapped(getattr(owner, name)))
+
+
+def agree(sandbox: Sandbox) -> None:
+    """Interfaces, addresses, default route, hosts file and published port are those of the record."""
+    endpoints = sandbox.network_plan["endpoints"]
+    shown = sandbox.exec("ip", "-o", "-4", "addr").stdout.decode()
+    found = {(line.split()[1], line.split()[3].partition("/")[0]) for line in shown.splitlines() if " lo " not in line}
+    assert found == {(item["interface"], item["address"]) for item in endpoints}
+    assert set(sandbox.networks) == {item.network for item in sandbox.spec.network.attachments}
+    routes = [line.split() for line in sandbox.exec("ip", "route").stdout.decode().splitlines() if line.startswith("default")]
+    assert [words[2] for words in routes] == [endpoints[0]["gateway"]]
+    hosts = sandbox.exec("cat", "/etc/hosts").stdout.decode()
+    assert {line.split("\t")[0] for line in hosts.splitlines() if line.endswith(sandbox.short_id)} == {
+        item["address"] for item in endpoints
+    }
+
+
+@pytest.mark.parametrize("verb", ["connect", "disconnect"])
+@pytest.mark.parametrize("end", [False, True], ids=["goes on", "ends"])
+def test_killed_at_every_step(verb: str, end: bool) -> None:
+    def attempt() -> int:
+        install(number, lambda: os.kill(os.getpid(), signal.SIGKILL))
+        with Engine(warm=False) as engine:
+            change(engine.get("web"))
+        return GOT_THROUGH
+
+    def change(sandbox: Sandbox) -> None:
+        # "back" comes before "front": it takes the default route and the port along.
+        if verb == "connect":
+            sandbox.connect("back")
+        else:
+            sandbox.disconnect("back")
+
+    with Engine() as engine:
+        for name in ("front", "back"):
+            engine.networks.create(name)
+        for number in range(1, MOST_STEPS):
+            networks = ["front", "back"] if verb == "disconnect" else ["front"]
+            sandbox = engine.run("busybox", "sleep", "60", name="web", network=networks, ports=["18080:80"])
+            code = in_child(attempt)
+            assert code in (GOT_THROUGH, -signal.SIGKILL), f"step {number}"
+            if end:
+                sandbox.remove(force=True)
+            else:
+                engine.gc()
+                agree(sandbox.refresh())
+                if code != GOT_THROUGH:  # and what was cut short can be done
+                    done = ("back" in sandbox.networks) is (verb == "connect")
+                    if not done:
+                        change(sandbox)
+                    agree(sandbox.refresh())
+                sandbox.remove(force=True)
+            engine.gc()
+            assert [owner for owner in Store(engine.settings).journal_owners() if owner[1] == LINK] == []
+            if code == GOT_THROUGH:
+                assert number > 15
+                break
+        else:
+            pytest.fail("a change has more steps than expected")
+        assert sorted(engine.networks.prune()) == ["back", "front"]
+
+
+def test_a_connect_that_fails_leaves_the_sandbox_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Engine() as engine:
+        engine.networks.create("front")
+        with engine.run("busybox", "sleep", "60") as sandbox:
+
+            def build(*_: object) -> None:
+                raise NetboxError("no")
+
+            monkeypatch.setattr(NetworkManager, "build", build)
+            with pytest.raises(NetboxError, match="no"):
+                sandbox.connect("front")
+            agree(sandbox.refresh())
+            assert engine.networks.get("front").members == ()
+            monkeypatch.undo()
+            sandbox.connect("front")
+            agree(sandbox.refresh())
+        engine.networks.remove("front")
