@@ -4,11 +4,13 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from netbox.errors import HostError
 from netbox.network.nameservice import files, forwarder, hooks
 from netbox.network.nameservice.server import Resolvers
 from netbox.network.nameservice.zone import Member, Served
@@ -139,3 +141,44 @@ def test_a_file_is_json() -> None:
         "served": ["front", "nb-1", ["10.1.0.1", "fd00::1"], ["10.1.0.0/24"], True],
         "members": [],
     }
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"[]",
+        b"{}",
+        b'{"served": ["a", "b"], "members": []}',
+        files.encode(SERVED, [Member("a", "web", (), ("nonsense",))]),
+        files.encode(SERVED._replace(subnets=("10.1.0.0",)), []),
+    ],
+)
+def test_a_file_of_another_version_harms_no_other_network(data: bytes, tmp_path: Path) -> None:
+    settings = Settings(run=str(tmp_path / "run"))
+    files.make(settings.run)
+    files.write(settings.run, SERVED._replace(name="good"), [])
+    Path(files.directory(settings.run), "networks", "front").write_bytes(data)
+    assert set(files.Reader(settings.run).zones().networks) == {"good"}
+    with pytest.raises(HostError, match="cannot read the names of network front"):
+        hooks.zone_changed(settings, "front", NoMembers())
+
+
+class Row(NamedTuple):
+    sandbox_id: str
+    name: str
+    aliases: tuple[str, ...]
+    address: str
+    state: str = "running"
+
+
+def test_members_out_of_the_state_database() -> None:
+    rows = {"front": [Row("a", "web", ("www",), "10.1.0.2"), Row("b", "early", (), "")]}
+    stored = hooks.StoredMembers(
+        lambda network: rows.get(network, []),
+        lambda sandbox_id: ["192.0.2.9"] if sandbox_id == "a" else [],
+        lambda network, sandbox_id: ["fd00::2"] if (network, sandbox_id) == ("front", "a") else [],
+    )
+    assert stored.network_members("front") == [Member("a", "web", ("www",), ("10.1.0.2", "fd00::2"), ("192.0.2.9",)), Member("b", "early")]
+    assert stored.network_members("back") == []
+    assert hooks.StoredMembers(lambda network: rows[network]).network_members("front")[0].dns == ()

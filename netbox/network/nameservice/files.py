@@ -66,15 +66,18 @@ def encode(served: Served, members: Iterable[Member]) -> bytes:
 
 
 def decode(data: bytes) -> Network:
-    """Reverses ``encode``. Raises ValueError for what is no such file."""
+    """Reverses ``encode``. Raises ValueError for what is no such file, also for an address that is none."""
     values: dict[str, Any] = json.loads(data)
-    name, bridge, gateways, subnets, internal = values["served"]
-    members = [Member(id, label, tuple(aliases), tuple(addresses), tuple(dns)) for id, label, aliases, addresses, dns in values["members"]]
-    return Network(Served(name, bridge, tuple(gateways), tuple(subnets), internal), members)
+    try:
+        name, bridge, gateways, subnets, internal = values["served"]
+        rows = [Member(id, label, tuple(aliases), tuple(addresses), tuple(dns)) for id, label, aliases, addresses, dns in values["members"]]
+        return Network(Served(name, bridge, tuple(gateways), tuple(subnets), internal), rows)
+    except (KeyError, TypeError, OSError) as error:
+        raise ValueError(str(error)) from error
 
 
 def read(run: str, name: str) -> Network | None:
-    """The file of a network, if it is served. Raises OSError."""
+    """The file of a network, if it is served. Raises OSError, and ValueError for a file that another version wrote."""
     try:
         with open(f"{directory(run)}/{_NETWORKS}/{name}", "rb") as file:
             return decode(file.read())
@@ -130,7 +133,10 @@ class Reader:
             except FileNotFoundError:
                 continue  # the network went down just now
             known = self._files.get(name)
-            found[name] = known if known is not None and known[0] == data else (data, decode(data))
+            try:
+                found[name] = known if known is not None and known[0] == data else (data, decode(data))
+            except ValueError:  # another version wrote it; the other networks shall not suffer
+                continue
         if found != self._files:
             self._files = found
             self._zones = Zones(network for _, network in found.values())

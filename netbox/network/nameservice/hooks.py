@@ -12,7 +12,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -35,6 +35,47 @@ class Members(Protocol):
 
     def network_members(self, network: str) -> Sequence[Member]:
         """The running sandboxes on the network."""
+
+
+class MemberRow(Protocol):
+    """A row of the state database: a sandbox that uses a network now."""
+
+    @property
+    def sandbox_id(self) -> str:
+        """The sandbox's id."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+
+    @property
+    def aliases(self) -> tuple[str, ...]:
+        """What ``--network-alias`` calls it on this network."""
+
+    @property
+    def address(self) -> str:
+        """Its IPv4 address on this network."""
+
+
+class StoredMembers:
+    """Members out of rows of the state database. ``resolvers`` tells what ``--dns`` gave a sandbox, ``more_addresses`` its further
+    addresses on a network: IPv6."""
+
+    def __init__(
+        self,
+        rows: Callable[[str], Iterable[MemberRow]],
+        resolvers: Callable[[str], Sequence[str]] = lambda _sandbox_id: (),
+        more_addresses: Callable[[str, str], Sequence[str]] = lambda _network, _sandbox_id: (),
+    ) -> None:
+        self._rows, self._resolvers, self._more_addresses = rows, resolvers, more_addresses
+
+    def network_members(self, network: str) -> Sequence[Member]:
+        """See ``Members``."""
+        found = []
+        for row in self._rows(network):
+            addresses = tuple(item for item in (row.address, *self._more_addresses(network, row.sandbox_id)) if item)
+            found.append(Member(row.sandbox_id, row.name, tuple(row.aliases), addresses, tuple(self._resolvers(row.sandbox_id))))
+        return found
 
 
 def network_up(settings: Settings, served: Served, members: Members, recorder: Recorder) -> None:
@@ -62,12 +103,15 @@ def zone_changed(settings: Settings, network: str, members: Members) -> None:
     not matter. Nothing happens for a network that is not served.
 
     Raises:
-        HostError: the file cannot be written.
+        HostError: the file cannot be read or written.
     """
     if network not in files.networks(settings.run):
         return
     with _changing(settings):
-        known = files.read(settings.run, network)
+        try:
+            known = files.read(settings.run, network)
+        except (OSError, ValueError) as error:
+            raise HostError(f"cannot read the names of network {network}: {error}", "stop the sandboxes on it and start again") from error
         if known is not None:
             _write(settings, known.served, members)
 
