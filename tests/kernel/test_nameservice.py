@@ -188,6 +188,19 @@ def test_a_silent_resolver_costs_a_second_once(bench: Bench) -> None:
     assert silent.asked == ["a.example.org"]
 
 
+def test_a_slow_resolver_is_waited_for(bench: Bench) -> None:
+    def slow(name: str, tcp: bool, data: bytes) -> bytes:
+        time.sleep(1.3)
+        return dns.answer_to(data, ["192.0.2.80"])
+
+    bench.resolver("127.0.0.10", slow)
+    bench.use("127.0.0.10")
+    bench.network(1)
+    with bench.inside(bench.client(1, 9)):
+        assert dns.ask(GATEWAY, "example.org").values == ["192.0.2.80"]
+        assert dns.ask_tcp(GATEWAY, "example.org").values == ["192.0.2.80"]
+
+
 def test_dead_and_failing_resolvers(bench: Bench) -> None:
     failing = bench.resolver("127.0.0.11", lambda name, tcp, data: dns.answer_to(data, [], dns.SERVFAIL))
     bench.resolver("127.0.0.12", known)
@@ -311,7 +324,9 @@ def test_one_connection_many_questions(bench: Bench) -> None:
     bench.network(1)
     bench.member(1, 2, "web")
     with bench.inside(bench.client(1, 9)), socket.create_connection((GATEWAY, 53), 5) as sock:
-        stream = b"".join(dns.framed(dns.query(text, id=number)) for number, text in enumerate(("slow.example", "web", "web", "nobody")))
+        stream = b"".join(
+            dns.framed(dns.query(text, id=number)) for number, text in enumerate(("slow.example", "web", "web", "nobody", "slow.example"))
+        )
         sock.sendall(stream[:5])
         time.sleep(0.05)
         sock.sendall(stream[5:])
@@ -319,7 +334,7 @@ def test_one_connection_many_questions(bench: Bench) -> None:
         found = []
         while (response := dns.read_stream(sock)) is not None:
             found.append((response.id, response.values))
-    assert found == [(1, ["10.77.1.2"]), (2, ["10.77.1.2"]), (3, []), (0, ["192.0.2.80"])]
+    assert found == [(1, ["10.77.1.2"]), (2, ["10.77.1.2"]), (3, []), (0, ["192.0.2.80"]), (4, ["192.0.2.80"])]
 
 
 def test_rubbish_does_no_harm(bench: Bench) -> None:

@@ -103,7 +103,7 @@ def receive(sock: socket.socket, network: str, handler: Handler) -> None:
             except OSError:
                 pass  # the sandbox is gone, or the network is
 
-        handler(network, data, address[0], (sock.fileno(), address[0], address[1], data[:2]), reply, False)
+        handler(network, data, address[0], (sock.fileno(), address[0], address[1], data), reply, False)
 
 
 class Connection:
@@ -115,6 +115,7 @@ class Connection:
         self._in = b""
         self._out = b""
         self._waiting = 0
+        self._count = 0  # no question of a stream is a retransmission
         self._ended = False
         self.closed = False
         self.deadline = time.monotonic() + IDLE_TIMEOUT
@@ -146,7 +147,8 @@ class Connection:
                 self.close()
                 return
             self._waiting += 1
-            self._handler(self.network, query, self.client, (id(self), query[:2]), self._reply, True)
+            self._count += 1
+            self._handler(self.network, query, self.client, (self, self._count), self._reply, True)
         self._settle()
 
     def _reply(self, answer: bytes) -> None:
