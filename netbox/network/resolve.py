@@ -104,6 +104,17 @@ def resolv_conf(host: HostFiles, dns: Sequence[str], search: Sequence[str], opti
 
 
 def _merged(source: str, dns: Sequence[str], search: Sequence[str], options: Sequence[str], usable: Sequence[str]) -> str:
+    domains, kept = search_and_options(source, search, options)
+    text = "".join(f"nameserver {server}\n" for server in (dns or usable))
+    if domains:
+        text += f"search {' '.join(domains)}\n"
+    if kept:
+        text += f"options {' '.join(kept)}\n"
+    return text
+
+
+def search_and_options(source: str, search: Sequence[str], options: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The search list and the options of a resolv.conf, where ``search`` and ``options`` do not take their place."""
     found_search: list[str] = []
     found_options: list[str] = []
     for words in _lines(source):
@@ -111,13 +122,7 @@ def _merged(source: str, dns: Sequence[str], search: Sequence[str], options: Seq
             found_search = words[1:]  # the last one counts
         elif words[0] == "options":
             found_options += words[1:]
-    domains = [name for name in (search or found_search) if name != NO_SEARCH]
-    text = "".join(f"nameserver {server}\n" for server in (dns or usable))
-    if domains:
-        text += f"search {' '.join(domains)}\n"
-    if options or found_options:
-        text += f"options {' '.join(options or found_options)}\n"
-    return text
+    return [name for name in (search or found_search) if name != NO_SEARCH], list(options or found_options)
 
 
 def _lines(text: str) -> list[list[str]]:

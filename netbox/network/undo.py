@@ -73,6 +73,12 @@ def _foreign_bridges(store: Store) -> bool:
         return any(link.kind == "bridge" and link.name not in own for link in netlink.links())
 
 
+def _stop_serving_names(context: UndoContext, args: dict[str, Any]) -> None:
+    from netbox.network.nameservice import hooks  # few sandboxes are the last one of a network that has it
+
+    hooks.network_down(context.settings, args["network"])
+
+
 HANDLERS: dict[str, Callable[[UndoContext, dict[str, Any]], None]] = {
     "lease": _release_lease,
     "port": _release_ports,
@@ -80,5 +86,6 @@ HANDLERS: dict[str, Callable[[UndoContext, dict[str, Any]], None]] = {
     "veth": _delete_link,
     "bridge": _delete_link,
     "network_rules": _remove_rules,
+    "nameservice": _stop_serving_names,
     "sysctl": _restore_sysctl,
 }

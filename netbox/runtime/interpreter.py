@@ -15,12 +15,12 @@ from netbox.runtime.protocol import CHANNEL_FD
 _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(netbox.__file__)))
 _NULL = "/dev/null"
 _FIRST_FREE = 10
-_CODE = "import sys; sys.path[:0] = [{root!r}]; from netbox.runtime.{module} import main; main()"
+_CODE = "import sys; sys.path[:0] = [{root!r}]; from {package}.{module} import main; main()"
 _STARTED: set[int] = set()
 
 
-def spawn(module: str, channel_fd: int) -> int:
-    """Starts ``netbox.runtime.<module>.main()`` with ``channel_fd`` as its descriptor 3 and nothing else; returns its pid.
+def spawn(module: str, channel_fd: int, package: str = "netbox.runtime") -> int:
+    """Starts ``<package>.<module>.main()`` with ``channel_fd`` as its descriptor 3 and nothing else; returns its pid.
 
     Raises HostError.
     By posix_spawn, never by fork: the caller may have threads. The interpreter is executed from a detached read-only mount, because a
@@ -28,7 +28,7 @@ def spawn(module: str, channel_fd: int) -> int:
     """
     reap()
     executable: str = getattr(sys, "_base_executable", sys.executable)  # not a virtual environment's: that would read pyvenv.cfg and site
-    argv = [executable, "-I", "-S", "-c", _CODE.format(root=_ROOT, module=module)]
+    argv = [executable, "-I", "-S", "-c", _CODE.format(root=_ROOT, package=package, module=module)]
     actions: list[tuple[Any, ...]] = [(os.POSIX_SPAWN_OPEN, fd, _NULL, os.O_RDWR, 0) for fd in (0, 1, 2)]
     try:
         # Both out of the way of 0 to 3, which the child replaces before it executes.
