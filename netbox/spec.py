@@ -84,7 +84,10 @@ class Resources:
 
 @dataclass(frozen=True)
 class NetworkSpec:
-    """What was asked of the network. ``mode`` is ``bridge``, ``host``, ``none`` or ``container:NAME``."""
+    """What was asked of the network.
+
+    ``mode`` is ``bridge``, ``host``, ``none``, ``container:NAME`` or ``ns:PATH``. ``rate_in`` and ``rate_out`` are bytes a second.
+    """
 
     mode: str = "bridge"
     ip: str | None = None
@@ -94,6 +97,8 @@ class NetworkSpec:
     dns_search: tuple[str, ...] = ()
     dns_options: tuple[str, ...] = ()
     extra_hosts: tuple[tuple[str, str], ...] = ()
+    rate_in: int | None = None
+    rate_out: int | None = None
 
 
 @dataclass(frozen=True)

@@ -40,13 +40,15 @@ Examples:
 
 _NETWORK = options.combined(
     click.option("-p", "--publish", "ports", multiple=True, metavar="[[IP:]HOST:]PORT", help="Publish a port or range, [/tcp|udp]."),
-    click.option("--network", "--net", "network", metavar="MODE", help="bridge (default), host, none or container:NAME."),
+    click.option("--network", "--net", "network", metavar="MODE", help="bridge (default), host, none, container:NAME or ns:PATH."),
     click.option("--ip", metavar="ADDRESS", help="IPv4 address on the bridge network."),
     click.option("--mac-address", metavar="MAC", help="MAC address such as 02:42:ac:11:00:02."),
     click.option("--dns", multiple=True, metavar="ADDRESS", help="Name server."),
     click.option("--dns-search", multiple=True, metavar="DOMAIN", help="Search domain, or . for none."),
     click.option("--dns-option", "dns_options", multiple=True, metavar="OPTION", help="Option for resolv.conf, such as ndots:2."),
     click.option("--add-host", "extra_hosts", multiple=True, metavar="NAME:IP", help="Entry for /etc/hosts; IP may be host-gateway."),
+    click.option("--net-rate-in", metavar="RATE", help="Most that comes in, such as 10mbit (tc's units)."),
+    click.option("--net-rate-out", metavar="RATE", help="Most that goes out."),
     click.option("-h", "--hostname", metavar="NAME", help="Host name (default: the short id)."),
 )
 _FILES = options.combined(

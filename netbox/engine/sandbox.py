@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from netbox import names
-from netbox.engine import ending, events, observing, starting
+from netbox.engine import ending, events, impairing, observing, starting
 from netbox.errors import UsageError, WrongState
 from netbox.spec import PortSpec, Resources, SandboxSpec
 from netbox.state.rows import SandboxRow
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from netbox.engine.locks import SandboxLock
     from netbox.engine.observing import Stats
     from netbox.kernel.processes import ProcessRow
+    from netbox.network.shaping import Impairment
     from netbox.runtime.client import Attachment
     from netbox.runtime.log_reader import LogLine
 
@@ -140,6 +141,7 @@ class Sandbox:
         if self._row.state in ending.ACTIVE and not ending.is_alive(self._context, self._row):
             ending.settle(self._context, self._row.id)
         self._row = self._context.store.find_sandbox(self._row.id)
+        impairing.expire(self._context, self._row)
         return self
 
     # -- verbs -------------------------------------------------------------------------------------------------------------------------
@@ -382,6 +384,76 @@ class Sandbox:
         self._context.store.update_sandbox(self.id, spec=merged.to_json())
         self._reread()
         self._event("update")
+
+    def impair(
+        self,
+        to: str | None = None,
+        *,
+        rate: str | int | None = None,
+        loss: str | float | None = None,
+        corrupt: str | float | None = None,
+        delay: str | float | None = None,
+        jitter: str | float | None = None,
+        direction: Literal["in", "out", "both"] = "both",
+        duration: str | float | None = None,
+    ) -> None:
+        """Makes its link worse, at once: all of it, or what goes ``to`` and comes from a peer (a sandbox on the same network, an address, a
+        subnet). The same peer and direction again replaces what was in force.
+
+        Text is as on the command line: ``rate="10mbit"``, ``loss="1%"``, ``delay="100ms"``, ``duration="30s"``. As numbers a rate is bits
+        a second, loss and corruption are percent, times are seconds. ``in`` is what comes to the sandbox.
+
+        Raises:
+            UsageError: nothing to do, or the sandbox has no link of its own.
+            WrongState: it does not run.
+            Unsupported: this kernel lacks what it takes; the message names its option.
+            Conflict: two peers overlap.
+        """
+        from netbox.network.shaping import Impairment
+        from netbox.parse import shaping as parse
+
+        delay_ns = 0 if delay is None else parse.parse_delay(delay, "delay")
+        jitter_ns = 0 if jitter is None else parse.parse_delay(jitter, "jitter")
+        if jitter_ns > delay_ns:
+            raise UsageError("jitter is more than the delay: a packet cannot arrive before it was sent", "give a --delay that is as long at least")
+        template = Impairment(
+            "",
+            to or "",
+            rate=0 if rate is None else parse.parse_rate(rate),
+            loss=0.0 if loss is None else parse.parse_share(loss, "loss"),
+            corrupt=0.0 if corrupt is None else parse.parse_share(corrupt, "corrupt"),
+            delay=delay_ns,
+            jitter=jitter_ns,
+        )
+        if not template.effects:
+            raise UsageError("nothing to impair", "give a rate, loss, corruption or delay")
+        lasting = None if duration is None else parse.parse_until(duration)
+        directions = parse.parse_direction(direction)
+        row = self.refresh()._row
+        impairing.link_plan(self._context, row)
+        prefixes = impairing.peer_prefixes(self._context, row, to) if to else ()
+        until = None if lasting is None else impairing.now() + lasting
+        wanted = [template._replace(direction=way, prefixes=prefixes, until=until) for way in directions]
+        impairing.impair(self._context, row, wanted)
+        self._event("impair", direction=direction, **({"to": to} if to else {}), **template.effects)
+
+    def lift_impairments(self, to: str | None = None) -> int:
+        """Takes away what ``impair`` did, or only what it did to one peer. Returns how many impairments were lifted, one for each direction.
+
+        Raises:
+            WrongState: it does not run.
+        """
+        row = self.refresh()._row
+        impairing.link_plan(self._context, row)
+        count = impairing.lift(self._context, row, impairing.peer_prefixes(self._context, row, to) if to else None)
+        if count:
+            self._event("lift", **({"to": to} if to else {}))
+        return count
+
+    @property
+    def impairments(self) -> tuple[Impairment, ...]:
+        """What ``impair`` has put in force, one for each direction."""
+        return tuple(impairing.in_force(self._context, self.refresh()._row))
 
     def inspect(self) -> dict[str, Any]:
         """Everything known about it as a JSON-able document."""

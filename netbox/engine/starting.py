@@ -22,7 +22,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from netbox import names, policies
-from netbox.engine import collector, ending, events, runtime_plan
+from netbox.engine import collector, ending, events, impairing, runtime_plan
 from netbox.engine.creation import TINI, device_rules, limits
 from netbox.engine.locks import SandboxLock, acquire_or_conflict
 from netbox.engine.transaction import Transaction
@@ -191,6 +191,7 @@ def _start(
 def _handshake(context: Context, row: SandboxRow, plan: Plan, launcher: Launcher, transaction: Transaction) -> Attachment | None:
     namespaces = launcher.wait_namespaces()
     context.network.attach(plan.network, namespaces.netns, transaction)
+    _limit_rates(row, plan.network, namespaces.netns)
     launcher.network_ready()
     context.network.publish(plan.network, transaction)
     launcher.wait_ready()
@@ -211,6 +212,14 @@ def _handshake(context: Context, row: SandboxRow, plan: Plan, launcher: Launcher
         )
         events.record(context, row, "start")
     return launcher.go()
+
+
+def _limit_rates(row: SandboxRow, network: NetworkPlan, netns: int) -> None:
+    rates = impairing.base_rates(row)
+    if any(rates):
+        from netbox.network import shaping
+
+        shaping.apply(network, netns, *rates)
 
 
 def _image(row: SandboxRow) -> Image | None:

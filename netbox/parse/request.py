@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, TypedDict, Unpack
 
 from netbox.errors import UsageError
-from netbox.parse import addresses, environment, limits, mounts, names, ports, quantities
+from netbox.parse import addresses, environment, limits, mounts, names, ports, quantities, shaping
 from netbox.parse.text import PairsLike, each, parse_integer, plain_text, quote
 from netbox.spec import BindMount, Device, DeviceRule, NetworkSpec, PortSpec, Resources, SandboxSpec, SecuritySpec, TmpfsMount, Ulimit
 
@@ -64,6 +64,8 @@ class RunOptions(TypedDict, total=False):
     dns_search: Iterable[str] | None
     dns_options: Iterable[str] | None
     extra_hosts: PairsLike | None
+    net_rate_in: str | int | None
+    net_rate_out: str | int | None
     privileged: bool
     cap_add: Iterable[str] | None
     cap_drop: Iterable[str] | None
@@ -154,6 +156,8 @@ def _network(given: Mapping[str, Any]) -> NetworkSpec:
         dns_search=tuple(addresses.parse_search_domain(domain) for domain in each(given.get("dns_search"))),
         dns_options=tuple(addresses.parse_dns_option(option) for option in each(given.get("dns_options"))),
         extra_hosts=addresses.parse_extra_hosts(given.get("extra_hosts")),
+        rate_in=shaping.parse_rate(given["net_rate_in"], "net-rate-in") if "net_rate_in" in given else None,
+        rate_out=shaping.parse_rate(given["net_rate_out"], "net-rate-out") if "net_rate_out" in given else None,
     )
     _check_network(spec)
     return spec
@@ -162,9 +166,15 @@ def _network(given: Mapping[str, Any]) -> NetworkSpec:
 def _check_network(spec: NetworkSpec) -> None:
     """What only a network of the sandbox's own can have, and what a shared one already decides."""
     shared = spec.mode.startswith("container:")
-    no_link = {"publish": spec.ports, "ip": spec.ip, "mac-address": spec.mac_address}
+    no_link = {
+        "publish": spec.ports,
+        "ip": spec.ip,
+        "mac-address": spec.mac_address,
+        "net-rate-in": spec.rate_in,
+        "net-rate-out": spec.rate_out,
+    }
     not_own_files = {"dns": spec.dns, "dns-search": spec.dns_search, "dns-option": spec.dns_options, "add-host": spec.extra_hosts}
-    if shared or spec.mode in ("host", "none"):
+    if shared or spec.mode in ("host", "none") or spec.mode.startswith("ns:"):
         for option in (name for name, value in no_link.items() if value):
             reason = "the sandbox gets no link of its own"
             raise UsageError(f"{option} cannot be used with network {spec.mode}: {reason}", f"leave {option} out, or use network bridge")

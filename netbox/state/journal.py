@@ -67,6 +67,12 @@ class Journal:
                 self._database.change("DELETE FROM journal WHERE seq = ?", row.seq)
 
 
+def of_kind(database: Database, kind: str) -> list[JournalRow]:
+    """The rows of one kind, of every owner, oldest first."""
+    found = database.query("SELECT seq, owner, scope, kind, args FROM journal WHERE kind = ? ORDER BY seq", kind)
+    return [JournalRow(seq, owner, scope, kind, json.loads(args)) for seq, owner, scope, kind, args in found]
+
+
 def owners(database: Database) -> list[tuple[str, str]]:
     """Every (owner, scope) that has rows."""
     return [(owner, scope) for owner, scope in database.query("SELECT DISTINCT owner, scope FROM journal ORDER BY owner, scope")]
