@@ -66,14 +66,10 @@ def impair(name: str, off: bool, output_format: str, to: str | None, **values: A
 
 
 def lines(impairments: tuple[Impairment, ...], documents: list[dict[str, Any]]) -> list[str]:
-    """``in   everybody   rate 10mbit, loss 1 %, 12 s left``: one for each impairment."""
+    """``in   everybody  rate 10mbit, loss 1%, 12 s left``: one for each impairment."""
     left = {(item["direction"], tuple(item["prefixes"])): item["seconds_left"] for item in documents}
-    rows = [(item.direction, item.to or "everybody", text(item, left.get((item.direction, item.prefixes)))) for item in impairments]
+    rows = [
+        (item.direction, item.to or "everybody", output.effects(item, left.get((item.direction, item.prefixes)))) for item in impairments
+    ]
     width = max((len(peer) for _, peer, _ in rows), default=0)
     return [f"{direction:<3}  {peer:<{width}}  {effects}" for direction, peer, effects in rows]
-
-
-def text(item: Impairment, seconds_left: float | None) -> str:
-    """``rate 10mbit, loss 1%, 12 s left``."""
-    effects = ", ".join(f"{key} {value}" for key, value in item.effects.items())
-    return effects if seconds_left is None else f"{effects}, {seconds_left:.0f} s left"

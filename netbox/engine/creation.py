@@ -102,10 +102,15 @@ def _check_network(context: Context, spec: SandboxSpec) -> None:
     mode = spec.network.mode
     if mode in BUILT_IN_MODES:
         return
+    if mode.startswith("ns:"):
+        from netbox.network.modes import namespace
+
+        os.close(namespace.open_namespace(namespace.path_of(mode)))
+        return
     if mode.startswith("container:"):
         context.store.find_sandbox(mode.partition(":")[2])
         return
-    raise NotFound(f"no such network: {mode}", f"there are {', '.join(BUILT_IN_MODES)} and container:NAME")
+    raise NotFound(f"no such network: {mode}", f"there are {', '.join(BUILT_IN_MODES)}, container:NAME and ns:PATH")
 
 
 def _check_paths(spec: SandboxSpec) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from netbox import names
@@ -45,6 +45,43 @@ def in_force(context: Context, row: SandboxRow) -> list[Impairment]:
     if row.state != "running":
         return []
     return [Impairment.from_json(entry.args["impairment"]) for entry in _rows(_journal(context, row)) if _stands(entry)]
+
+
+def request(asked: Mapping[str, str | float | None], to: str | None, direction: str, duration: str | float | None) -> list[Impairment]:
+    """What was asked for in words (``rate``, ``loss``, ``corrupt``, ``delay``, ``jitter``), one for each direction. Pure but for the clock.
+
+    Raises:
+        UsageError: something cannot be read, or there is nothing to do.
+    """
+    from netbox.network.shaping import Impairment
+    from netbox.parse import shaping as parse
+
+    given: dict[str, Any] = {key: value for key, value in asked.items() if value is not None}
+    numbers: dict[str, Any] = {key: parse.parse_delay(given[key], key) for key in ("delay", "jitter") if key in given}
+    if numbers.get("jitter", 0) > numbers.get("delay", 0):
+        raise UsageError(
+            "jitter is more than the delay: a packet cannot arrive before it was sent", "give a delay that is as long at least"
+        )
+    numbers |= {key: parse.parse_share(given[key], key) for key in ("loss", "corrupt") if key in given}
+    if "rate" in given:
+        numbers["rate"] = parse.parse_rate(given["rate"])
+    if not numbers:
+        raise UsageError("nothing to impair", "give a rate, loss, corruption or delay")
+    directions = parse.parse_direction(direction)
+    until = None if duration is None else now() + parse.parse_until(duration)
+    if to is not None:
+        parse.parse_peer_address(to)
+    return [Impairment(way, to or "", until=until, **numbers) for way in directions]
+
+
+def addressed(context: Context, row: SandboxRow, wanted: Sequence[Impairment]) -> list[Impairment]:
+    """The same with the addresses of their peers.
+
+    Raises:
+        WrongState, UsageError, NotFound: as ``link_plan`` and ``peer_prefixes``.
+    """
+    link_plan(context, row)
+    return [item._replace(prefixes=peer_prefixes(context, row, item.to) if item.to else ()) for item in wanted]
 
 
 def documents(context: Context, row: SandboxRow) -> list[dict[str, Any]]:
@@ -92,14 +129,22 @@ def impair(context: Context, row: SandboxRow, wanted: Sequence[Impairment]) -> N
         _keep_time(context, row, result)
 
 
-def lift(context: Context, row: SandboxRow, prefixes: tuple[str, ...] | None = None) -> int:
-    """Lifts what is in force, or only what concerns the peer with these ``prefixes``; returns how many."""
+def lift(context: Context, row: SandboxRow, to: str | None = None) -> int:
+    """Lifts what is in force, or only what concerns one peer; returns how many.
+
+    Raises:
+        WrongState: it does not run.
+        NotFound: nothing is in force for that peer.
+    """
     from netbox.network import networks
 
     context.require_root("lift an impairment")
+    link_plan(context, row)
     journal = _journal(context, row)
     with networks.locked(context.settings):
-        rows = [entry for entry in _rows(journal) if prefixes is None or tuple(entry.args["impairment"]["prefixes"]) == prefixes]
+        rows = [entry for entry in _rows(journal) if to is None or _concerns(entry, to)]
+        if to is not None and not rows:
+            raise NotFound(f"nothing is in force between {row.name} and {to}", f"'netbox impair {row.name}' lists what is")
         with context.store.database.transaction():
             journal.forget(rows)
             journal.record_all([(KIND, {**entry.args, "state": OVER}) for entry in rows])
@@ -221,6 +266,14 @@ def _rows(journal: Journal) -> list[JournalRow]:
 def _stands(entry: JournalRow) -> bool:
     until = entry.args["impairment"]["until"]
     return entry.args["state"] == STANDING and (until is None or until > now())
+
+
+def _concerns(entry: JournalRow, to: str) -> bool:
+    """Whether an impairment is about a peer, given by the same words or the same address."""
+    from netbox.parse.shaping import parse_peer_address
+
+    impairment = entry.args["impairment"]
+    return bool(impairment["to"] == to or [parse_peer_address(to)] == impairment["prefixes"])
 
 
 def _entry(row: SandboxRow, item: Impairment, state: str) -> tuple[str, dict[str, Any]]:

@@ -409,43 +409,20 @@ class Sandbox:
             Unsupported: this kernel lacks what it takes; the message names its option.
             Conflict: two peers overlap.
         """
-        from netbox.network.shaping import Impairment
-        from netbox.parse import shaping as parse
-
-        delay_ns = 0 if delay is None else parse.parse_delay(delay, "delay")
-        jitter_ns = 0 if jitter is None else parse.parse_delay(jitter, "jitter")
-        if jitter_ns > delay_ns:
-            raise UsageError("jitter is more than the delay: a packet cannot arrive before it was sent", "give a --delay that is as long at least")
-        template = Impairment(
-            "",
-            to or "",
-            rate=0 if rate is None else parse.parse_rate(rate),
-            loss=0.0 if loss is None else parse.parse_share(loss, "loss"),
-            corrupt=0.0 if corrupt is None else parse.parse_share(corrupt, "corrupt"),
-            delay=delay_ns,
-            jitter=jitter_ns,
-        )
-        if not template.effects:
-            raise UsageError("nothing to impair", "give a rate, loss, corruption or delay")
-        lasting = None if duration is None else parse.parse_until(duration)
-        directions = parse.parse_direction(direction)
+        asked = {"rate": rate, "loss": loss, "corrupt": corrupt, "delay": delay, "jitter": jitter}
+        wanted = impairing.request(asked, to, direction, duration)
         row = self.refresh()._row
-        impairing.link_plan(self._context, row)
-        prefixes = impairing.peer_prefixes(self._context, row, to) if to else ()
-        until = None if lasting is None else impairing.now() + lasting
-        wanted = [template._replace(direction=way, prefixes=prefixes, until=until) for way in directions]
-        impairing.impair(self._context, row, wanted)
-        self._event("impair", direction=direction, **({"to": to} if to else {}), **template.effects)
+        impairing.impair(self._context, row, impairing.addressed(self._context, row, wanted))
+        self._event("impair", direction=direction, **({"to": to} if to else {}), **wanted[0].effects)
 
     def lift_impairments(self, to: str | None = None) -> int:
-        """Takes away what ``impair`` did, or only what it did to one peer. Returns how many impairments were lifted, one for each direction.
+        """Takes away what ``impair`` did, or only what it did to one peer. Returns how many were lifted; each direction counts.
 
         Raises:
             WrongState: it does not run.
+            NotFound: nothing is in force for that peer.
         """
-        row = self.refresh()._row
-        impairing.link_plan(self._context, row)
-        count = impairing.lift(self._context, row, impairing.peer_prefixes(self._context, row, to) if to else None)
+        count = impairing.lift(self._context, self.refresh()._row, to)
         if count:
             self._event("lift", **({"to": to} if to else {}))
         return count

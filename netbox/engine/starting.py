@@ -165,6 +165,25 @@ def _start(
     context: Context, row: SandboxRow, spec: SandboxSpec, lock: SandboxLock, options: Options, launcher: Launcher, transaction: Transaction
 ) -> Attachment | None:
     target = join_target(context, spec)
+    netns = _target_netns(context, spec, target)
+    try:
+        return _start_in(context, row, spec, lock, options, launcher, transaction, target, netns)
+    finally:
+        if netns is not None:
+            os.close(netns)
+
+
+def _start_in(
+    context: Context,
+    row: SandboxRow,
+    spec: SandboxSpec,
+    lock: SandboxLock,
+    options: Options,
+    launcher: Launcher,
+    transaction: Transaction,
+    target: JoinTarget | None,
+    netns: int | None,
+) -> Attachment | None:
     base = _id_range(context, row, spec)
     prepared = context.network.prepare(row.id, spec.hostname, spec.network, target, transaction)
     reservations = list(prepared.reservations)
@@ -176,12 +195,7 @@ def _start(
         )
         _make_cgroup(context, spec, plan.cgroup, transaction)
         _write_files(context, row.id, plan.network)
-        netns = _target_netns(context, target)
-        try:
-            launcher.begin(plan.runtime, lock.fd, reservations, netns)
-        finally:
-            if netns is not None:
-                os.close(netns)
+        launcher.begin(plan.runtime, lock.fd, reservations, netns)
     finally:
         for reservation in reservations:
             reservation.close()
@@ -275,7 +289,12 @@ def _make_cgroup(context: Context, spec: SandboxSpec, path: str, transaction: Tr
     manager.allow_devices(path, device_rules(spec))
 
 
-def _target_netns(context: Context, target: JoinTarget | None) -> int | None:
+def _target_netns(context: Context, spec: SandboxSpec, target: JoinTarget | None) -> int | None:
+    """The network namespace to join, opened before anything is touched."""
+    if spec.network.mode.startswith("ns:"):
+        from netbox.network.modes import namespace
+
+        return namespace.open_namespace(namespace.path_of(spec.network.mode))
     if target is None:
         return None
     row = context.store.find_sandbox(target.sandbox_id)

@@ -114,7 +114,7 @@ def _filter(index: int, parent: int, preference: int, field: int, prefix: str, t
     selector = _U32.pack(TC_U32_TERMINAL, 0, 1, 0, 0, 0, 0, 0) + key
     options = number(TCA_U32_CLASSID, target) + attribute(TCA_U32_SEL, selector)
     body = _TC.pack(0, index, 0, parent, preference << 16 | socket.htons(ETH_P_IP)) + text(TCA_KIND, "u32")
-    return Request(RTM_NEWTFILTER, NLM_F_CREATE | NLM_F_EXCL, body + attribute(TCA_OPTIONS, options), f"the filter for {prefix}")
+    return Request(RTM_NEWTFILTER, NLM_F_CREATE | NLM_F_EXCL, body + attribute(TCA_OPTIONS, options), "u32")
 
 
 def _qdisc(index: int, parent: int, own: int, kind: str, options: bytes) -> Request:

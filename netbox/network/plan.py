@@ -48,7 +48,8 @@ class Endpoint:
 class NetworkPlan:
     """What a sandbox's network will be.
 
-    ``mode`` is ``bridge``, ``host``, ``none`` or ``container``. ``shared_files`` and ``target_id`` are set in the last one only.
+    ``mode`` is ``bridge``, ``host``, ``none``, ``container`` or ``ns``. ``shared_files`` and ``target_id`` are set in mode container only,
+    ``namespace_path`` in mode ns.
     ``standing`` says that the networks stood when the plan was made. In a preview ``host_port`` of a port may be 0: one will be chosen.
     """
 
@@ -64,11 +65,12 @@ class NetworkPlan:
     shared_files: Mapping[str, str] = field(default_factory=dict)
     target_id: str = ""
     standing: bool = False
+    namespace_path: str = ""
 
     @property
     def namespace(self) -> str:
         """Where the sandbox's processes are: a ``private`` network namespace, the ``host``'s, or one that they ``joined``."""
-        return {"host": HOST, "container": JOINED}.get(self.mode, PRIVATE)
+        return {"host": HOST, "container": JOINED, "ns": JOINED}.get(self.mode, PRIVATE)
 
     @property
     def endpoint(self) -> Endpoint | None:

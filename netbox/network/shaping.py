@@ -32,7 +32,12 @@ from netbox.parse.shaping import format_delay, format_rate, format_share
 IN, OUT = "in", "out"
 _BASE, _NETEM, _RATE, _PEERS, _LEAF = 1, 2, 3, 4, 16  # major numbers of the handles
 _PEERS_MAX = 1000
-_OPTIONS = {"tbf": "CONFIG_NET_SCH_TBF", "htb": "CONFIG_NET_SCH_HTB", "netem": "CONFIG_NET_SCH_NETEM"}
+_NEEDS = {
+    "tbf": ("a rate needs", "sch_tbf", "CONFIG_NET_SCH_TBF"),
+    "htb": ("telling peers apart needs", "sch_htb", "CONFIG_NET_SCH_HTB"),
+    "u32": ("telling peers apart needs", "cls_u32", "CONFIG_NET_CLS_U32"),
+    "netem": ("delay, jitter and corruption need", "sch_netem", "CONFIG_NET_SCH_NETEM"),
+}
 _BRIDGE_NETFILTER = "/proc/sys/net/bridge/bridge-nf-call-iptables"
 
 
@@ -272,11 +277,10 @@ def _queue(netlink: RouteSocket, endpoint: Endpoint, device: str, wanted: steps_
             netlink.request(step.request)
     except OSError as error:
         kind = str(error.filename)
-        if error.errno == errno.ENOENT and kind in _OPTIONS:
-            what = "delay, jitter and corruption need" if kind == "netem" else "rates need"
+        if error.errno == errno.ENOENT and kind in _NEEDS:
+            what, module, option = _NEEDS[kind]
             raise Unsupported(
-                f"{what} the kernel's {kind}, which is not there: {_OPTIONS[kind]}",
-                f"modprobe sch_{kind}, or use a kernel that was built with {_OPTIONS[kind]}",
+                f"{what} the kernel's {kind}, which is not there ({option})", f"modprobe {module}, or use a kernel that has {option}"
             ) from error
         raise host_error("shape", f"{device} ({kind})", error) from error
 
@@ -294,6 +298,9 @@ def describe(plan: NetworkPlan, rate_in: int, rate_out: int) -> list[str]:
     netns = names.short_id(plan.sandbox_id)
     commands = []
     for endpoint in plan.endpoints:
-        for prefix, device, direction, rate in (("tc", endpoint.host_interface, IN, rate_in), (f"tc -n {netns}", endpoint.interface, OUT, rate_out)):
+        for prefix, device, direction, rate in (
+            ("tc", endpoint.host_interface, IN, rate_in),
+            (f"tc -n {netns}", endpoint.interface, OUT, rate_out),
+        ):
             commands += [f"{prefix} {step.command.replace('DEV', device)}" for step in steps(0, endpoint.mtu, direction, rate, ())]
     return commands
