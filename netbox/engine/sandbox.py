@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from netbox import names
 from netbox.engine import ending, events, impairing, observing, starting
+from netbox.engine.impairable import Impairable
 from netbox.errors import UsageError, WrongState
 from netbox.spec import PortSpec, Resources, SandboxSpec
 from netbox.state.rows import SandboxRow
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from netbox.engine.locks import SandboxLock
     from netbox.engine.observing import Stats
     from netbox.kernel.processes import ProcessRow
-    from netbox.network.shaping import Impairment
     from netbox.runtime.client import Attachment
     from netbox.runtime.log_reader import LogLine
 
@@ -31,7 +31,7 @@ class ExecResult(NamedTuple):
     stderr: bytes
 
 
-class Sandbox:
+class Sandbox(Impairable):
     """A sandbox. The attributes are those of the last look; ``refresh`` looks again, every verb does.
 
     As a context manager it is removed at the end, whatever happened.
@@ -384,53 +384,6 @@ class Sandbox:
         self._context.store.update_sandbox(self.id, spec=merged.to_json())
         self._reread()
         self._event("update")
-
-    def impair(
-        self,
-        to: str | None = None,
-        *,
-        rate: str | int | None = None,
-        loss: str | float | None = None,
-        corrupt: str | float | None = None,
-        delay: str | float | None = None,
-        jitter: str | float | None = None,
-        direction: Literal["in", "out", "both"] = "both",
-        duration: str | float | None = None,
-    ) -> None:
-        """Makes its link worse, at once: all of it, or what goes ``to`` and comes from a peer (a sandbox on the same network, an address, a
-        subnet). The same peer and direction again replaces what was in force.
-
-        Text is as on the command line: ``rate="10mbit"``, ``loss="1%"``, ``delay="100ms"``, ``duration="30s"``. As numbers a rate is bits
-        a second, loss and corruption are percent, times are seconds. ``in`` is what comes to the sandbox.
-
-        Raises:
-            UsageError: nothing to do, or the sandbox has no link of its own.
-            WrongState: it does not run.
-            Unsupported: this kernel lacks what it takes; the message names its option.
-            Conflict: two peers overlap.
-        """
-        asked = {"rate": rate, "loss": loss, "corrupt": corrupt, "delay": delay, "jitter": jitter}
-        wanted = impairing.request(asked, to, direction, duration)
-        row = self.refresh()._row
-        impairing.impair(self._context, row, impairing.addressed(self._context, row, wanted))
-        self._event("impair", direction=direction, **({"to": to} if to else {}), **wanted[0].effects)
-
-    def lift_impairments(self, to: str | None = None) -> int:
-        """Takes away what ``impair`` did, or only what it did to one peer. Returns how many were lifted; each direction counts.
-
-        Raises:
-            WrongState: it does not run.
-            NotFound: nothing is in force for that peer.
-        """
-        count = impairing.lift(self._context, self.refresh()._row, to)
-        if count:
-            self._event("lift", **({"to": to} if to else {}))
-        return count
-
-    @property
-    def impairments(self) -> tuple[Impairment, ...]:
-        """What ``impair`` has put in force, one for each direction."""
-        return tuple(impairing.in_force(self._context, self.refresh()._row))
 
     def inspect(self) -> dict[str, Any]:
         """Everything known about it as a JSON-able document."""

@@ -22,7 +22,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from netbox import names, policies
-from netbox.engine import collector, ending, events, impairing, runtime_plan
+from netbox.engine import collector, ending, events, impairing, runtime_plan, undo
 from netbox.engine.creation import TINI, device_rules, limits
 from netbox.engine.locks import SandboxLock, acquire_or_conflict
 from netbox.engine.transaction import Transaction
@@ -153,6 +153,9 @@ def _lock(context: Context, row: SandboxRow) -> tuple[SandboxRow, SandboxLock]:
         lock = acquire_or_conflict(directory, row.name, timeout=5.0)
     try:
         ending.settle_locked(context, row.id)
+        # What the clean-up of its last run has put off has the names that the new run will use.
+        journal = context.store.journal(names.sandbox_owner(row.id), RUN)
+        undo.replay_rows(journal, list(reversed(journal.rows())), context)
         fresh = context.store.find_sandbox(row.id)
     except BaseException:
         ending.discard_run_directory(context, row.id)

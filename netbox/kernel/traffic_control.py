@@ -33,7 +33,8 @@ SOURCE, DESTINATION = 12, 16
 
 TICK = 64  # ns, PSCHED_SHIFT of <net/pkt_sched.h>
 HTB_VERSION, HTB_RATE_TO_QUANTUM = 3, 10
-NETEM_PACKETS = 50_000  # that netem holds at most: 100 ms at 5 gbit
+_NETEM_PACKETS = 50_000  # that netem holds at most: 100 ms at 5 gbit
+_NETEM_PACKETS_MIN, _MEAN_PACKET = 100, 500  # packets, bytes
 _UNLIMITED = 125_000_000_000  # bytes a second
 _HTB_QUANTUM = 60_000  # bytes; given, so that the kernel does not complain about the one that it would compute
 _HEADROOM = 14  # bytes, of Ethernet
@@ -78,12 +79,26 @@ def tbf_sizes(rate: int, mtu: int) -> tuple[int, int]:
     return burst, burst + max(rate // 20, 1 << 15)
 
 
-def add_netem(index: int, parent: int, own: int, delay: int, jitter: int, corrupt: float) -> Request:
-    """Delay, its variation (uniform, plus or minus), and the percentage of packets in which one bit is turned over."""
-    options = _NETEM.pack(delay // TICK, NETEM_PACKETS, 0, 0, 0, jitter // TICK)
+def add_bfifo(index: int, parent: int, own: int, limit: int) -> Request:
+    """A queue of ``limit`` bytes: below a token bucket whose own queue was replaced by classes."""
+    return _qdisc(index, parent, own, "bfifo", struct.pack("=I", limit))
+
+
+def add_netem(index: int, parent: int, own: int, delay: int, jitter: int, corrupt: float, packets: int) -> Request:
+    """Delay, its variation (uniform, plus or minus), and the percentage of packets in which one bit is turned over. It holds at most so
+    many ``packets``.
+    """
+    options = _NETEM.pack(delay // TICK, packets, 0, 0, 0, jitter // TICK)
     if corrupt:
         options += attribute(TCA_NETEM_CORRUPT, struct.pack("=II", min(round(corrupt / 100 * (1 << 32)), 0xFFFFFFFF), 0))
     return _qdisc(index, parent, own, "netem", options)
+
+
+def netem_packets(delay: int, jitter: int, rate: int) -> int:
+    """How many packets netem may hold below a token bucket of ``rate`` (0 for none): what is under way, and not a queue of its own."""
+    if not rate:
+        return _NETEM_PACKETS
+    return min(_NETEM_PACKETS, _NETEM_PACKETS_MIN + rate * (delay + jitter) // (1_000_000_000 * _MEAN_PACKET))
 
 
 def add_htb(index: int, parent: int, own: int, default: int) -> Request:

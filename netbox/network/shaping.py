@@ -115,57 +115,83 @@ class Step(NamedTuple):
 def steps(index: int, mtu: int, direction: str, base_rate: int, impairments: Sequence[Impairment]) -> list[Step]:
     """What builds one direction of a link on the device ``index``. Pure."""
     wanted = [item for item in impairments if item.direction == direction]
-    made: list[Step] = []
-    parent = tc.TC_H_ROOT
+    builder = _Builder(index, mtu)
+    at = _At(tc.TC_H_ROOT, 0)
     if base_rate:
-        parent = _add_tbf(made, index, mtu, parent, _BASE, base_rate)
+        at = builder.add_tbf(at, _BASE, base_rate)
     for item in wanted:
         if not item.prefixes:
-            parent = _add_effects(made, index, mtu, parent, (_NETEM, _RATE), item)
+            at = builder.add_effects(at, (_NETEM, _RATE), item)
     queued = [item for item in wanted if item.prefixes and (item.rate or item.delay or item.corrupt)]
     if queued:
-        _add_peers(made, index, mtu, parent, direction, queued)
-    return made
+        builder.add_peers(at, direction, queued)
+    return builder.made
 
 
-def _add_peers(made: list[Step], index: int, mtu: int, parent: int, direction: str, queued: Sequence[Impairment]) -> None:
-    root = tc.handle(_PEERS)
-    field, word = (tc.DESTINATION, "dst") if direction == OUT else (tc.SOURCE, "src")
-    made.append(Step(tc.add_htb(index, parent, root, 1), f"qdisc add dev DEV {_parent(parent)} handle {tc.name(root)} htb default 1"))
-    preference = 1
-    for number, item in enumerate((None, *queued), 1):
-        own = tc.handle(_PEERS, number)
-        command = f"class add dev DEV parent {tc.name(root)} classid {tc.name(own)} htb rate 1tbit quantum 60000"
-        made.append(Step(tc.add_open_class(index, root, own), command))
-        if item is None:
-            continue
-        first = _LEAF + 2 * number
-        _add_effects(made, index, mtu, own, (first, first + 1), item)
-        for request, prefix in zip(tc.add_filter(index, root, preference, field, item.prefixes, own), item.prefixes, strict=True):
-            match = f"u32 match ip {word} {prefix} flowid {tc.name(own)}"
-            made.append(Step(request, f"filter add dev DEV parent {tc.name(root)} protocol ip pref {preference} {match}"))
-            preference += 1
+class _At(NamedTuple):
+    """A place in the tree: the parent of what comes next, and the lowest rate of the token buckets above it (0 for none)."""
+
+    parent: int
+    rate: int
 
 
-def _add_effects(made: list[Step], index: int, mtu: int, parent: int, majors: tuple[int, int], item: Impairment) -> int:
-    if item.delay or item.corrupt:
-        own = tc.handle(majors[0])
-        command = f"qdisc add dev DEV {_parent(parent)} handle {tc.name(own)} netem limit {tc.NETEM_PACKETS}"
-        if item.delay:
-            command += f" delay {format_delay(item.delay)}" + (f" {format_delay(item.jitter)}" if item.jitter else "")
-        if item.corrupt:
-            command += f" corrupt {format_share(item.corrupt)}"
-        made.append(Step(tc.add_netem(index, parent, own, item.delay, item.jitter, item.corrupt), command))
-        parent = tc.handle(majors[0], 1)
-    return _add_tbf(made, index, mtu, parent, majors[1], item.rate) if item.rate else parent
+class _Builder:
+    """Collects the steps for one device."""
 
+    def __init__(self, index: int, mtu: int) -> None:
+        self._index = index
+        self._mtu = mtu
+        self.made: list[Step] = []
 
-def _add_tbf(made: list[Step], index: int, mtu: int, parent: int, major: int, rate: int) -> int:
-    burst, limit = tc.tbf_sizes(rate, mtu)
-    own = tc.handle(major)
-    command = f"qdisc add dev DEV {_parent(parent)} handle {tc.name(own)} tbf rate {format_rate(rate)} burst {burst} limit {limit}"
-    made.append(Step(tc.add_tbf(index, parent, own, rate, burst, limit), command))
-    return tc.handle(major, 1)
+    def add_tbf(self, at: _At, major: int, rate: int) -> _At:
+        burst, limit = tc.tbf_sizes(rate, self._mtu)
+        own = tc.handle(major)
+        request = tc.add_tbf(self._index, at.parent, own, rate, burst, limit)
+        self._add_qdisc(request, at, own, f"tbf rate {format_rate(rate)} burst {burst} limit {limit}")
+        return _At(tc.handle(major, 1), min(rate, at.rate or rate))
+
+    def add_effects(self, at: _At, majors: tuple[int, int], item: Impairment) -> _At:
+        if item.delay or item.corrupt:
+            own = tc.handle(majors[0])
+            packets = tc.netem_packets(item.delay, item.jitter, at.rate)
+            command = f"netem limit {packets}"
+            if item.delay:
+                command += f" delay {format_delay(item.delay)}" + (f" {format_delay(item.jitter)}" if item.jitter else "")
+            if item.corrupt:
+                command += f" corrupt {format_share(item.corrupt)}"
+            request = tc.add_netem(self._index, at.parent, own, item.delay, item.jitter, item.corrupt, packets)
+            self._add_qdisc(request, at, own, command)
+            at = _At(tc.handle(majors[0], 1), at.rate)
+        return self.add_tbf(at, majors[1], item.rate) if item.rate else at
+
+    def add_peers(self, at: _At, direction: str, queued: Sequence[Impairment]) -> None:
+        root = tc.handle(_PEERS)
+        self._add_qdisc(tc.add_htb(self._index, at.parent, root, 1), at, root, "htb default 1")
+        preference = 1
+        for number, item in enumerate((None, *queued), 1):
+            own = _At(tc.handle(_PEERS, number), at.rate)
+            command = f"class add dev DEV parent {tc.name(root)} classid {tc.name(own.parent)} htb rate 1tbit quantum 60000"
+            self.made.append(Step(tc.add_open_class(self._index, root, own.parent), command))
+            first = _LEAF + 2 * number
+            if item is not None:
+                self._add_filters(root, preference, direction, item.prefixes, own.parent)
+                preference += len(item.prefixes)
+                self.add_effects(own, (first, first + 1), item)
+            elif at.rate:
+                # The classes have taken the place of the bucket's own queue, which had a limit.
+                _, limit = tc.tbf_sizes(at.rate, self._mtu)
+                queue = tc.handle(first)
+                self._add_qdisc(tc.add_bfifo(self._index, own.parent, queue, limit), own, queue, f"bfifo limit {limit}")
+
+    def _add_filters(self, root: int, preference: int, direction: str, prefixes: Sequence[str], target: int) -> None:
+        field, word = (tc.DESTINATION, "dst") if direction == OUT else (tc.SOURCE, "src")
+        requests = tc.add_filter(self._index, root, preference, field, prefixes, target)
+        for number, (request, prefix) in enumerate(zip(requests, prefixes, strict=True), preference):
+            match = f"u32 match ip {word} {prefix} flowid {tc.name(target)}"
+            self.made.append(Step(request, f"filter add dev DEV parent {tc.name(root)} protocol ip pref {number} {match}"))
+
+    def _add_qdisc(self, request: Request, at: _At, own: int, command: str) -> None:
+        self.made.append(Step(request, f"qdisc add dev DEV {_parent(at.parent)} handle {tc.name(own)} {command}"))
 
 
 def _parent(parent: int) -> str:

@@ -182,8 +182,9 @@ def _check_network(spec: NetworkSpec) -> None:
         for option in (name for name, value in not_own_files.items() if value):
             reason = "the other sandbox's files are used"
             raise UsageError(f"{option} cannot be used with network {spec.mode}: {reason}", f"give {option} to the other sandbox")
-    if spec.mode == "none" and any(address == addresses.HOST_GATEWAY for _, address in spec.extra_hosts):
-        raise UsageError("add-host with host-gateway cannot be used with network none: it has no gateway", "write an address")
+    gatewayless = {"none": "it has no gateway"}.get(spec.mode) or ("netbox does not know its gateway" if spec.mode.startswith("ns:") else "")
+    if gatewayless and any(address == addresses.HOST_GATEWAY for _, address in spec.extra_hosts):
+        raise UsageError(f"add-host with host-gateway cannot be used with network {spec.mode}: {gatewayless}", "write an address")
 
 
 def _security(given: Mapping[str, Any]) -> SecuritySpec:
