@@ -239,9 +239,9 @@ def show(output_format: str, name: str) -> None:
         document = sandbox.inspect()
     if output_format == "json":
         used = {key: getattr(usage, key) for key in _STATS_FIELDS} if usage is not None else None
-        output.echo_json({**_document(row), "link": _link(document), "impairments": document["impairments"], "stats": used})
+        output.echo_json({**_document(row), "link": _link(document), "impairments": document.get("impairments") or [], "stats": used})
     else:
-        rows = _card_rows(row, usage, _link(document)) + _shaping_rows(document)
+        rows = _card_rows(row, usage, _link(document)) + _shaping_rows(sandbox, document.get("impairments") or [])
         output.echo(output.card(f"{sandbox.name} · {sandbox.short_id}", rows))
 
 
@@ -296,17 +296,17 @@ def _card_rows(row: Row, usage: Stats | None, link: str | None) -> list[tuple[st
     return rows
 
 
-def _shaping_rows(document: dict[str, Any]) -> list[tuple[str, str]]:
+def _shaping_rows(sandbox: Sandbox, impairments: list[dict[str, Any]]) -> list[tuple[str, str]]:
     """The link's own rates, and what impairs it now."""
-    network = document["spec"]["network"]
-    if not document["impairments"] and not network.get("rate_in") and not network.get("rate_out"):
+    network = sandbox.spec.network
+    if not impairments and not network.rate_in and not network.rate_out:
         return []
     from netbox.network.shaping import Impairment
     from netbox.parse.shaping import format_rate
 
-    rates = [(way, network.get(f"rate_{way}")) for way in ("in", "out")]
+    rates = [("in", network.rate_in), ("out", network.rate_out)]
     rows = [("rates", ", ".join(f"{format_rate(rate)} {way}" for way, rate in rates if rate))] if any(rate for _, rate in rates) else []
-    for index, values in enumerate(document["impairments"]):
+    for index, values in enumerate(impairments):
         item = Impairment.from_json({**{key: value for key, value in values.items() if key != "seconds_left"}, "until": None})
         rows.append(
             (

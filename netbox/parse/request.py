@@ -182,7 +182,7 @@ def _check_network(spec: NetworkSpec) -> None:
         for option in (name for name, value in not_own_files.items() if value):
             reason = "the other sandbox's files are used"
             raise UsageError(f"{option} cannot be used with network {spec.mode}: {reason}", f"give {option} to the other sandbox")
-    gatewayless = {"none": "it has no gateway"}.get(spec.mode) or ("netbox does not know its gateway" if spec.mode.startswith("ns:") else "")
+    gatewayless = "it has no gateway" if spec.mode == "none" else "netbox does not know its gateway" if spec.mode.startswith("ns:") else ""
     if gatewayless and any(address == addresses.HOST_GATEWAY for _, address in spec.extra_hosts):
         raise UsageError(f"add-host with host-gateway cannot be used with network {spec.mode}: {gatewayless}", "write an address")
 
