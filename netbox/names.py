@@ -66,6 +66,11 @@ def sandbox_owner(sandbox_id: str) -> str:
     return f"sandbox:{short_id(sandbox_id)}"
 
 
+def impairment_owner(sandbox_id: str) -> str:
+    """How rules name the sandbox whose link loses packets."""
+    return f"impair:{short_id(sandbox_id)}"
+
+
 def network_owner(network: str) -> str:
     """How rules and journal rows name the network that they belong to."""
     return f"network:{network}"

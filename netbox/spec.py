@@ -111,9 +111,10 @@ class NetworkRequest:
 
 @dataclass(frozen=True)
 class NetworkSpec:
-    """What was asked of the network. ``mode`` is ``bridge``, ``host``, ``none`` or ``container:NAME``.
+    """What was asked of the network. ``mode`` is ``bridge``, ``host``, ``none``, ``container:NAME`` or ``ns:PATH``.
 
     In mode ``bridge`` the sandbox is on ``networks``; ``None`` stands for the network ``bridge``, with ``ip`` and ``mac_address``.
+    ``rate_in`` and ``rate_out`` are bytes a second.
     """
 
     mode: str = "bridge"
@@ -125,6 +126,8 @@ class NetworkSpec:
     dns_options: tuple[str, ...] = ()
     extra_hosts: tuple[tuple[str, str], ...] = ()
     networks: tuple[NetworkAttachment, ...] | None = None
+    rate_in: int | None = None
+    rate_out: int | None = None
 
     @property
     def attachments(self) -> tuple[NetworkAttachment, ...]:

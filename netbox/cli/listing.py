@@ -245,9 +245,10 @@ def show(output_format: str, name: str) -> None:
         document = sandbox.inspect()
     if output_format == "json":
         used = {key: getattr(usage, key) for key in _STATS_FIELDS} if usage is not None else None
-        output.echo_json({**_document(row), "link": _link(document), "stats": used})
+        output.echo_json({**_document(row), "link": _link(document), "impairments": document.get("impairments") or [], "stats": used})
     else:
-        output.echo(output.card(f"{sandbox.name} · {sandbox.short_id}", _card_rows(row, usage, _link(document))))
+        rows = _card_rows(row, usage, _link(document)) + _shaping_rows(sandbox, document.get("impairments") or [])
+        output.echo(output.card(f"{sandbox.name} · {sandbox.short_id}", rows))
 
 
 _STATS_FIELDS = (
@@ -306,6 +307,27 @@ def _address_text(sandbox: Sandbox) -> str:
     if len(found) < 2:
         return sandbox.ip_address or "-"
     return ", ".join(f"{address} ({name})" for name, address in found.items())
+
+
+def _shaping_rows(sandbox: Sandbox, impairments: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """The link's own rates, and what impairs it now."""
+    network = sandbox.spec.network
+    if not impairments and not network.rate_in and not network.rate_out:
+        return []
+    from netbox.network.shaping import Impairment
+    from netbox.parse.shaping import format_rate
+
+    rates = [("in", network.rate_in), ("out", network.rate_out)]
+    rows = [("rates", ", ".join(f"{format_rate(rate)} {way}" for way, rate in rates if rate))] if any(rate for _, rate in rates) else []
+    for index, values in enumerate(impairments):
+        item = Impairment.from_json({**{key: value for key, value in values.items() if key != "seconds_left"}, "until": None})
+        rows.append(
+            (
+                "impaired" if index == 0 else "",
+                f"{item.direction}, {item.to or 'everybody'}: {output.effects(item, values['seconds_left'])}",
+            )
+        )
+    return rows
 
 
 def memory_text(usage: Stats) -> str:

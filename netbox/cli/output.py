@@ -9,9 +9,12 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC
-from typing import IO, Any, TypeVar
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from netbox.spec import PortSpec
+
+if TYPE_CHECKING:
+    from netbox.network.shaping import Impairment
 
 T = TypeVar("T")
 
@@ -185,3 +188,9 @@ def card(title: str, rows: Sequence[tuple[str, str]]) -> str:
     body = [f"│ {line.ljust(width - 2)} │" for line in lines]
     top = f"╭─ {title} {'─' * (width - len(title) - 3)}╮"
     return "\n".join([top, *body, f"╰{'─' * width}╯"])
+
+
+def effects(item: Impairment, seconds_left: float | None) -> str:
+    """``rate 10mbit, loss 1%, 12 s left``."""
+    text = ", ".join(f"{key} {value}" for key, value in item.effects.items())
+    return text if seconds_left is None else f"{text}, {seconds_left:.0f} s left"

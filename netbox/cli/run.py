@@ -48,7 +48,7 @@ _NETWORK = options.combined(
         multiple=True,
         metavar="NETWORK",
         shell_complete=options.complete_networks,
-        help="bridge (default), host, none, container:NAME or a network's name; repeatable; name=N,ip=…,alias=…,gw-priority=….",
+        help="bridge (default), host, none, container:NAME, ns:PATH or a network's name; repeatable; name=N,ip=…,alias=…,gw-priority=….",
     ),
     click.option("--network-alias", "network_aliases", multiple=True, metavar="NAME", help="Further name on the first network."),
     click.option("--ip", metavar="ADDRESS", help="IPv4 address on the first network, kept while the sandbox is stopped."),
@@ -57,6 +57,8 @@ _NETWORK = options.combined(
     click.option("--dns-search", multiple=True, metavar="DOMAIN", help="Search domain, or . for none."),
     click.option("--dns-option", "dns_options", multiple=True, metavar="OPTION", help="Option for resolv.conf, such as ndots:2."),
     click.option("--add-host", "extra_hosts", multiple=True, metavar="NAME:IP", help="Entry for /etc/hosts; IP may be host-gateway."),
+    click.option("--net-rate-in", metavar="RATE", help="Most that comes in, such as 10mbit (tc's units)."),
+    click.option("--net-rate-out", metavar="RATE", help="Most that goes out."),
     click.option("-h", "--hostname", metavar="NAME", help="Host name (default: the short id)."),
 )
 _FILES = options.combined(

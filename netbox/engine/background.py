@@ -8,14 +8,19 @@ from __future__ import annotations
 import os
 import queue
 import threading
+import time
 from typing import TYPE_CHECKING
 
+from netbox import names
 from netbox.engine import undo
+from netbox.engine.locks import POLL_INTERVAL, SandboxLock
 from netbox.errors import CleanupError
 from netbox.state.journal import Journal, JournalRow
 
 if TYPE_CHECKING:
     from netbox.engine.context import Context
+
+PATIENCE = 2.0  # seconds that a sandbox may be held by who settles or starts it
 
 Work = tuple[Journal, JournalRow]
 
@@ -97,10 +102,27 @@ class Background:
         if work is None:
             return
         journal, row = work
-        try:
-            undo.replay_rows(journal, [row], self._context)
-        except CleanupError:
-            pass  # the row stays in the journal: gc tries again and reports
+        deadline = time.monotonic() + PATIENCE
+        # Under the sandbox's lock: started again meanwhile, it has a new link of the same name. That start undoes the row itself.
+        while time.monotonic() < deadline and any(entry.seq == row.seq for entry in journal.rows()):
+            sandbox_id = self._sandbox_id(journal.owner)
+            lock = None if sandbox_id is None else SandboxLock.acquire(self._context.settings.sandbox_run(sandbox_id))
+            if sandbox_id is not None and lock is None:
+                time.sleep(POLL_INTERVAL)
+                continue
+            try:
+                if any(entry.seq == row.seq for entry in journal.rows()):
+                    undo.replay_rows(journal, [row], self._context)
+            except CleanupError:
+                pass  # the row stays in the journal: gc tries again and reports
+            finally:
+                if lock is not None:
+                    lock.release()
+            return
+
+    def _sandbox_id(self, owner: str) -> str | None:
+        """The sandbox of a journal; ``None`` when it was removed."""
+        return next((row.id for row in self._context.store.sandboxes() if names.sandbox_owner(row.id) == owner), None)
 
     def _release_networks(self) -> None:
         self._context.network.release_idle(lambda journal: undo.replay(journal, self._context))

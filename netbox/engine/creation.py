@@ -105,10 +105,15 @@ def _check_network(context: Context, spec: SandboxSpec) -> None:
             if attachment.network != names.DEFAULT_NETWORK and context.store.network(attachment.network) is None:
                 raise context.network.not_found(attachment.network)
         return
+    if mode.startswith("ns:"):
+        from netbox.network.modes import namespace
+
+        os.close(namespace.open_namespace(namespace.path_of(mode)))
+        return
     if mode.startswith("container:"):
         context.store.find_sandbox(mode.partition(":")[2])
         return
-    raise NotFound(f"no such network: {mode}", f"there are {', '.join(BUILT_IN_MODES)} and container:NAME")
+    raise NotFound(f"no such network: {mode}", f"there are {', '.join(BUILT_IN_MODES)}, container:NAME and ns:PATH")
 
 
 def _check_paths(spec: SandboxSpec) -> None:

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from netbox import __version__
-from netbox.engine import creation, ending, events, observing, recovery
+from netbox.engine import creation, ending, events, impairing, observing, recovery
 from netbox.engine.background import Background
 from netbox.engine.context import Context
 from netbox.engine.networks import Networks
@@ -207,6 +207,7 @@ class Engine:
 
     def _recover(self) -> None:
         ending.recover(self._context)
+        impairing.expire_all(self._context)
 
 
 def _spec(image: SandboxSpec | str, command: Sequence[str], options: RunOptions) -> SandboxSpec:

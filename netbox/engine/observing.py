@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from netbox import names
-from netbox.engine import ending
+from netbox.engine import ending, impairing
 from netbox.errors import HostError, WrongState
 from netbox.state.rows import SandboxRow
 
@@ -129,6 +129,7 @@ def inspect(context: Context, row: SandboxRow) -> dict[str, Any]:
         "image": row.image,
         "spec": row.spec,
         "network": network,
+        "impairments": impairing.documents(context, row),
         "runtime": row.details.get("runtime") or {},
         "cgroup": context.settings.cgroup(row.id),
         "directory": context.settings.sandbox_root(row.id),

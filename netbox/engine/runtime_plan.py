@@ -30,7 +30,7 @@ DEFAULT_STORAGE = 512 * 1024 * 1024
 _DEV_SIZE = 64 * 1024
 _TTY_GROUP = 5
 _BOUNDED = ["nosuid", "nodev", "noexec"]
-_CONTAINED = "container:"
+_JOINING = ("container:", "ns:")
 
 # The lists of dockerd (moby, oci/defaults.go).
 MASKED_PATHS = (
@@ -162,7 +162,7 @@ def runtime_config(
         "console_size": list(console_size) if console_size else None,
         "hostname": own_hostname,
         "namespaces": _namespaces(spec),
-        "join_netns": spec.network.mode.startswith(_CONTAINED),
+        "join_netns": spec.network.mode.startswith(_JOINING),
         "userns": {"base": userns_base, "size": userns_size} if spec.security.userns == "auto" else None,
         "rootfs": rootfs,
         "mounts": _mounts(spec, image, settings, facts, network_files),
@@ -222,7 +222,7 @@ def check_targets(spec: SandboxSpec) -> None:
 
 def _namespaces(spec: SandboxSpec) -> list[str]:
     kinds = ["mnt", "pid", "uts", "ipc", "cgroup"]
-    if spec.network.mode != "host" and not spec.network.mode.startswith(_CONTAINED):
+    if spec.network.mode != "host" and not spec.network.mode.startswith(_JOINING):
         kinds.append("net")
     if spec.security.userns == "auto":
         kinds.append("user")

@@ -8,7 +8,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from netbox import names
-from netbox.engine import ending, events, observing, starting
+from netbox.engine import ending, events, impairing, observing, starting
+from netbox.engine.impairable import Impairable
 from netbox.errors import UsageError, WrongState
 from netbox.parse.networks import make_attachment
 from netbox.spec import PortSpec, Resources, SandboxSpec
@@ -34,7 +35,7 @@ class ExecResult(NamedTuple):
     stderr: bytes
 
 
-class Sandbox:
+class Sandbox(Impairable):
     """A sandbox. The attributes are those of the last look; ``refresh`` looks again, every verb does.
 
     As a context manager it is removed at the end, whatever happened.
@@ -151,6 +152,7 @@ class Sandbox:
         if self._row.state in ending.ACTIVE and not ending.is_alive(self._context, self._row):
             ending.settle(self._context, self._row.id)
         self._row = self._context.store.find_sandbox(self._row.id)
+        impairing.expire(self._context, self._row)
         return self
 
     # -- verbs -------------------------------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from netbox import names, policies
-from netbox.engine import collector, ending, events, runtime_plan
+from netbox.engine import collector, ending, events, impairing, runtime_plan, undo
 from netbox.engine.creation import TINI, device_rules, limits
 from netbox.engine.locks import SandboxLock, acquire_or_conflict
 from netbox.engine.transaction import Transaction
@@ -156,6 +156,9 @@ def _lock(context: Context, row: SandboxRow) -> tuple[SandboxRow, SandboxLock]:
         lock = acquire_or_conflict(directory, row.name, timeout=5.0)
     try:
         ending.settle_locked(context, row.id)
+        # What the clean-up of its last run has put off has the names that the new run will use.
+        journal = context.store.journal(names.sandbox_owner(row.id), RUN)
+        undo.replay_rows(journal, list(reversed(journal.rows())), context)
         fresh = context.store.find_sandbox(row.id)
     except BaseException:
         ending.discard_run_directory(context, row.id)
@@ -168,6 +171,25 @@ def _start(
     context: Context, row: SandboxRow, spec: SandboxSpec, lock: SandboxLock, options: Options, launcher: Launcher, transaction: Transaction
 ) -> Attachment | None:
     target = join_target(context, spec)
+    netns = _target_netns(context, spec, target)
+    try:
+        return _start_in(context, row, spec, lock, options, launcher, transaction, target, netns)
+    finally:
+        if netns is not None:
+            os.close(netns)
+
+
+def _start_in(
+    context: Context,
+    row: SandboxRow,
+    spec: SandboxSpec,
+    lock: SandboxLock,
+    options: Options,
+    launcher: Launcher,
+    transaction: Transaction,
+    target: JoinTarget | None,
+    netns: int | None,
+) -> Attachment | None:
     base = _id_range(context, row, spec)
     prepared = context.network.prepare(row.id, spec.hostname, spec.network, target, transaction)
     reservations = list(prepared.reservations)
@@ -179,12 +201,7 @@ def _start(
         )
         _make_cgroup(context, spec, plan.cgroup, transaction)
         _write_files(context, row.id, plan.network)
-        netns = _target_netns(context, target)
-        try:
-            launcher.begin(plan.runtime, lock.fd, reservations, netns)
-        finally:
-            if netns is not None:
-                os.close(netns)
+        launcher.begin(plan.runtime, lock.fd, reservations, netns)
     finally:
         for reservation in reservations:
             reservation.close()
@@ -194,6 +211,7 @@ def _start(
 def _handshake(context: Context, row: SandboxRow, plan: Plan, launcher: Launcher, transaction: Transaction) -> Attachment | None:
     namespaces = launcher.wait_namespaces()
     context.network.attach(plan.network, namespaces.netns, transaction)
+    _limit_rates(row, plan.network, namespaces.netns)
     launcher.network_ready()
     context.network.publish(plan.network, transaction)
     launcher.wait_ready()
@@ -214,6 +232,14 @@ def _handshake(context: Context, row: SandboxRow, plan: Plan, launcher: Launcher
         )
         events.record(context, row, "start")
     return launcher.go()
+
+
+def _limit_rates(row: SandboxRow, network: NetworkPlan, netns: int) -> None:
+    rates = impairing.base_rates(row)
+    if any(rates):
+        from netbox.network import shaping
+
+        shaping.apply(network, netns, *rates)
 
 
 def _image(row: SandboxRow) -> Image | None:
@@ -268,7 +294,12 @@ def _make_cgroup(context: Context, spec: SandboxSpec, path: str, transaction: Tr
     manager.allow_devices(path, device_rules(spec))
 
 
-def _target_netns(context: Context, target: JoinTarget | None) -> int | None:
+def _target_netns(context: Context, spec: SandboxSpec, target: JoinTarget | None) -> int | None:
+    """The network namespace to join, opened before anything is touched."""
+    if spec.network.mode.startswith("ns:"):
+        from netbox.network.modes import namespace
+
+        return namespace.open_namespace(namespace.path_of(spec.network.mode))
     if target is None:
         return None
     row = context.store.find_sandbox(target.sandbox_id)

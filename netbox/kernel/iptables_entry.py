@@ -18,7 +18,8 @@ class Entry(NamedTuple):
     """A rule in the terms of iptables(8). An empty string means "any"; a leading ``!`` in an address or interface negates it.
 
     ``ports`` are the first and last destination port; ``states`` are those of ``--ctstate``; ``target`` is a verdict or one of our chains,
-    ``to_destination`` the address of a DNAT; ``local`` asks for ``addrtype --dst-type LOCAL``.
+    ``to_destination`` the address of a DNAT; ``local`` asks for ``addrtype --dst-type LOCAL``; ``probability`` is the share of packets that
+    match, at random.
     """
 
     chain: str
@@ -33,6 +34,7 @@ class Entry(NamedTuple):
     local: bool = False
     to_destination: str = ""
     comment: str = ""
+    probability: float = 1.0
 
 
 def arguments(entry: Entry) -> list[str]:
@@ -73,6 +75,8 @@ def validate(entry: Entry) -> None:
         raise ValueError(f"bad ports: {entry.ports}")
     if not _STATES.issuperset(entry.states):
         raise ValueError(f"bad connection states: {entry.states}")
+    if not 0 < entry.probability <= 1:
+        raise ValueError(f"bad probability: {entry.probability}")
     if entry.comment and not _COMMENT.fullmatch(entry.comment):
         raise ValueError(f"bad comment: {entry.comment}")
     if (entry.target == "DNAT") != bool(entry.to_destination):
@@ -113,6 +117,8 @@ def matches(entry: Entry) -> list[tuple[str, list[tuple[str, str]]]]:
         found.append(("addrtype", [("dst-type", "LOCAL")]))
     if entry.states:
         found.append(("conntrack", [("ctstate", ",".join(entry.states))]))
+    if entry.probability < 1:
+        found.append(("statistic", [("mode", "random"), ("probability", f"{entry.probability:.10f}")]))
     if entry.comment:
         found.append(("comment", [("comment", entry.comment)]))
     return found

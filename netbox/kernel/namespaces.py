@@ -67,6 +67,19 @@ def socket_in(netns_fd: int, family: int, type_: int, protocol: int = 0) -> sock
         return socket.socket(family, type_ | socket.SOCK_CLOEXEC, protocol)
 
 
+_NS_GET_NSTYPE = 0xB703  # <linux/nsfs.h>
+
+
+def is_network_namespace(fd: int) -> bool:
+    """Whether the file is a network namespace (ioctl_ns(2))."""
+    import fcntl
+
+    try:
+        return fcntl.ioctl(fd, _NS_GET_NSTYPE) == CLONE_NEWNET
+    except OSError:
+        return False  # ENOTTY: not a namespace at all
+
+
 def identity(namespace: int | str) -> tuple[int, int]:
     """(device, inode) of a namespace given as fd or as path below /proc: equal for the same namespace, as long as it lives.
 

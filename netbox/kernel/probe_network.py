@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from netbox.kernel.probe import Group
 
 _RTM_NEWQDISC = 36  # <linux/rtnetlink.h>
-_TC_H_ROOT, _TC_H_INGRESS = 0xFFFFFFFF, 0xFFFFFFF1  # <linux/pkt_sched.h>
+_TC_H_ROOT = 0xFFFFFFFF  # <linux/pkt_sched.h>
 _TCA_KIND = 1
 _CREATE = rtnetlink.NLM_F_CREATE | rtnetlink.NLM_F_EXCL
 
@@ -38,10 +38,8 @@ def links(group: Group) -> None:
     with rtnetlink.RouteSocket() as route:
         group.probe("network.bridge", lambda: route.request(_new_link("bridge", "bridge0")), "bridge")
         group.probe("network.veth", lambda: _veth(route), "veth")
-        group.probe("network.ifb", lambda: route.request(_new_link("ifb", "probe0")), "ifb")
-        for kind in ("tbf", "netem"):
-            group.probe(f"network.{kind}", lambda kind=kind: _qdisc(route, kind, _TC_H_ROOT), f"sch_{kind}")  # type: ignore[misc]
-        group.probe("network.ingress", lambda: _qdisc(route, "ingress", _TC_H_INGRESS), "sch_ingress")
+        for kind in ("tbf", "htb", "netem"):
+            group.probe(f"network.{kind}", lambda kind=kind: _qdisc(route, kind), f"sch_{kind}")  # type: ignore[misc]
 
 
 def _new_link(kind: str, name: str, data: bytes = b"") -> rtnetlink.Request:
@@ -63,9 +61,9 @@ def _veth(route: rtnetlink.RouteSocket) -> None:
         route.request(rtnetlink.Request(rtnetlink.RTM_NEWLINK, 0, body + master, "bridge port"))
 
 
-def _qdisc(route: rtnetlink.RouteSocket, kind: str, parent: int) -> None:
+def _qdisc(route: rtnetlink.RouteSocket, kind: str) -> None:
     """Asks for the discipline on lo without its parameters: EINVAL means that the kernel has it and misses those."""
-    body = struct.pack("=BxxxiIII", 0, rtnetlink.LOOPBACK_INDEX, 0, parent, 0) + rtnetlink.text(_TCA_KIND, kind)
+    body = struct.pack("=BxxxiIII", 0, rtnetlink.LOOPBACK_INDEX, 0, _TC_H_ROOT, 0) + rtnetlink.text(_TCA_KIND, kind)
     try:
         route.request(rtnetlink.Request(_RTM_NEWQDISC, _CREATE, body, kind))
     except OSError as error:
@@ -82,7 +80,7 @@ def firewall(group: Group) -> None:
     for name in ("MASQUERADE", "DNAT", "TRACE", "NFLOG"):
         module = "xt_nat" if name == "DNAT" else f"xt_{name}"
         group.probe(f"firewall.{name}", lambda name=name: _extension(name, _IPT_SO_GET_REVISION_TARGET), "ip_tables", module)  # type: ignore[misc]
-    for name in ("tcp", "udp", "addrtype", "conntrack", "comment"):
+    for name in ("tcp", "udp", "addrtype", "conntrack", "comment", "statistic"):
         module = "xt_tcpudp" if name in ("tcp", "udp") else f"xt_{name}"
         group.probe(f"firewall.{name}", lambda name=name: _extension(name, _IPT_SO_GET_REVISION_MATCH), "ip_tables", module)  # type: ignore[misc]
     tracking = _netfilter_request(_NFNL_SUBSYS_CTNETLINK, _IPCTNL_MSG_CT_GET_STATS, rtnetlink.NLM_F_ACK)

@@ -5,7 +5,7 @@ element of a map. Rules come in groups of what changes together, each with an ow
 
 The stages that a packet passes, in this order::
 
-    GUARD     before anything else: forged packets from our bridges
+    GUARD     before anything else: forged packets from our bridges, and what an impaired link loses
     PUBLISH   a new connection to an address of this host: is it a published port?
     FENCE     forwarded into or out of an internal network: never
     INGRESS   forwarded towards one of our bridges: may it come in?
@@ -48,7 +48,8 @@ class Rule:
     """What is matched, and the verdict: accept, drop, masquerade or a ``Redirect``. Empty means any; a leading ``!`` negates an address
     or interface.
 
-    ``ports`` are the first and last destination port. ``states`` are conntrack's: ESTABLISHED, RELATED, DNAT.
+    ``ports`` are the first and last destination port. ``states`` are conntrack's: ESTABLISHED, RELATED, DNAT. ``probability`` is the share
+    of packets that match, above 0 and up to 1.
     """
 
     stage: str
@@ -60,6 +61,7 @@ class Rule:
     protocol: str = ""
     ports: tuple[int, int] | None = None
     states: tuple[str, ...] = ()
+    probability: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ class InstalledRule(NamedTuple):
 
 class FirewallBackend(Protocol):
     """Puts groups of rules into the kernel. What nobody uses is not there: the first group brings the base (chains, jumps), the last
-    takes it along.
+    takes it along. It works in the calling thread's network namespace, which may be a sandbox's.
 
     Every method raises ``FirewallError`` when the kernel refuses, ``Unsupported`` when this host cannot, ``NoPermission`` without root.
     """

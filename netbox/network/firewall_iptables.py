@@ -79,6 +79,7 @@ def entry(rule: Rule, owner: str) -> Entry:
         rule.ports,
         rule.states,
         to_destination=to_destination,
+        probability=rule.probability,
         comment=owner,
     )
 

@@ -60,9 +60,9 @@ class Endpoint:
 class NetworkPlan:
     """What a sandbox's network will be.
 
-    ``mode`` is ``bridge``, ``host``, ``none`` or ``container``. ``shared_files`` and ``target_id`` are set in the last one only.
-    ``endpoints`` are in the order of their precedence. ``standing`` says that the networks stood when the plan was made,
-    ``base_stands`` that the firewall's chains did. In a preview ``host_port`` of a port may be 0: one will be chosen.
+    ``mode`` is ``bridge``, ``host``, ``none``, ``container`` or ``ns``. ``shared_files`` and ``target_id`` are set in mode container only,
+    ``namespace_path`` in mode ns. ``endpoints`` are in the order of their precedence. ``standing`` says that the networks stood when the
+    plan was made, ``base_stands`` that the firewall's chains did. In a preview ``host_port`` of a port may be 0: one will be chosen.
     """
 
     sandbox_id: str
@@ -78,11 +78,12 @@ class NetworkPlan:
     target_id: str = ""
     standing: bool = False
     base_stands: bool = False
+    namespace_path: str = ""
 
     @property
     def namespace(self) -> str:
         """Where the sandbox's processes are: a ``private`` network namespace, the ``host``'s, or one that they ``joined``."""
-        return {"host": HOST, "container": JOINED}.get(self.mode, PRIVATE)
+        return {"host": HOST, "container": JOINED, "ns": JOINED}.get(self.mode, PRIVATE)
 
     @property
     def endpoint(self) -> Endpoint | None:

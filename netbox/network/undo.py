@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from netbox.errors import Unsupported, host_error
 from netbox.kernel import sysctl
 from netbox.kernel.rtnetlink import RouteSocket, delete_link
-from netbox.network import firewall
+from netbox.network import firewall, networks
 from netbox.network.facts import boot_id
 from netbox.settings import Settings
 from netbox.state.journal import NETWORK
@@ -37,6 +37,15 @@ def _remove_rules(_context: UndoContext, args: dict[str, Any]) -> None:
 
         # An entry of the connection table would keep sending datagrams to the next one who gets the address.
         conntrack.flush_udp(host_ip, first, count)
+
+
+def _lift_impairment(context: UndoContext, args: dict[str, Any]) -> None:
+    impairment = args["impairment"]
+    if not impairment["loss"] or impairment["direction"] != "out":
+        return  # it was on the veth pair or in the sandbox's namespace, and went with them
+    # The lock: whoever is impairing just now finishes first, or sees then that the sandbox has ended.
+    with networks.locked(context.settings):
+        firewall.backend().apply(remove=[args["owner"]])
 
 
 def _delete_link(_context: UndoContext, args: dict[str, Any]) -> None:
@@ -83,6 +92,7 @@ HANDLERS: dict[str, Callable[[UndoContext, dict[str, Any]], None]] = {
     "lease": _release_lease,
     "port": _release_ports,
     "rules": _remove_rules,
+    "impairment": _lift_impairment,
     "veth": _delete_link,
     "bridge": _delete_link,
     "network_rules": _remove_rules,

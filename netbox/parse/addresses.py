@@ -121,11 +121,18 @@ def parse_extra_hosts(values: PairsLike | None) -> tuple[tuple[str, str], ...]:
 
 
 def parse_network(value: str, option: str = "network") -> str:
-    """``bridge``, ``host``, ``none``, ``container:NAME`` or the name of a network, which the engine looks up. Raises ``UsageError``."""
-    hint = "write bridge, host, none or container:NAME"
+    """``bridge``, ``host``, ``none``, ``container:NAME``, ``ns:PATH`` or the name of a network, which the engine looks up.
+
+    Raises ``UsageError``.
+    """
+    hint = "write bridge, host, none, container:NAME or ns:PATH"
     text = plain_text(value, option)
     kind, separator, target = text.partition(":")
     if separator:
+        if kind == "ns":
+            if not target.startswith("/"):
+                raise UsageError(f"{option} {quote(text)}: {quote(target)} is not an absolute path", "write it as ns:/run/netns/NAME")
+            return text
         if kind != "container":
             raise UsageError(f"{option} {quote(text)}: {quote(kind)} is not a kind of network", hint)
         if not re.fullmatch(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,63}", target, re.ASCII):

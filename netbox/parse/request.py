@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, TypedDict, Unpack
 
 from netbox.errors import UsageError
-from netbox.parse import addresses, environment, limits, mounts, names, networks, ports, quantities
+from netbox.parse import addresses, environment, limits, mounts, names, networks, ports, quantities, shaping
 from netbox.parse.text import PairsLike, each, parse_integer, plain_text, quote
 from netbox.spec import (
     BindMount,
@@ -77,6 +77,8 @@ class RunOptions(TypedDict, total=False):
     dns_search: Iterable[str] | None
     dns_options: Iterable[str] | None
     extra_hosts: PairsLike | None
+    net_rate_in: str | int | None
+    net_rate_out: str | int | None
     privileged: bool
     cap_add: Iterable[str] | None
     cap_drop: Iterable[str] | None
@@ -170,6 +172,8 @@ def _network(given: Mapping[str, Any]) -> NetworkSpec:
         dns_options=tuple(addresses.parse_dns_option(option) for option in each(given.get("dns_options"))),
         extra_hosts=addresses.parse_extra_hosts(given.get("extra_hosts")),
         networks=attachments,
+        rate_in=shaping.parse_rate(given["net_rate_in"], "net-rate-in") if "net_rate_in" in given else None,
+        rate_out=shaping.parse_rate(given["net_rate_out"], "net-rate-out") if "net_rate_out" in given else None,
     )
     _check_network(spec)
     return spec
@@ -178,9 +182,15 @@ def _network(given: Mapping[str, Any]) -> NetworkSpec:
 def _check_network(spec: NetworkSpec) -> None:
     """What only a network of the sandbox's own can have, and what a shared one already decides."""
     shared = spec.mode.startswith("container:")
-    no_link = {"publish": spec.ports, "ip": spec.ip, "mac-address": spec.mac_address}
+    no_link = {
+        "publish": spec.ports,
+        "ip": spec.ip,
+        "mac-address": spec.mac_address,
+        "net-rate-in": spec.rate_in,
+        "net-rate-out": spec.rate_out,
+    }
     not_own_files = {"dns": spec.dns, "dns-search": spec.dns_search, "dns-option": spec.dns_options, "add-host": spec.extra_hosts}
-    if shared or spec.mode in ("host", "none"):
+    if shared or spec.mode in ("host", "none") or spec.mode.startswith("ns:"):
         for option in (name for name, value in no_link.items() if value):
             reason = "the sandbox gets no link of its own"
             raise UsageError(f"{option} cannot be used with network {spec.mode}: {reason}", f"leave {option} out, or use network bridge")
@@ -188,8 +198,9 @@ def _check_network(spec: NetworkSpec) -> None:
         for option in (name for name, value in not_own_files.items() if value):
             reason = "the other sandbox's files are used"
             raise UsageError(f"{option} cannot be used with network {spec.mode}: {reason}", f"give {option} to the other sandbox")
-    if spec.mode == "none" and any(address == addresses.HOST_GATEWAY for _, address in spec.extra_hosts):
-        raise UsageError("add-host with host-gateway cannot be used with network none: it has no gateway", "write an address")
+    gatewayless = "it has no gateway" if spec.mode == "none" else "netbox does not know its gateway" if spec.mode.startswith("ns:") else ""
+    if gatewayless and any(address == addresses.HOST_GATEWAY for _, address in spec.extra_hosts):
+        raise UsageError(f"add-host with host-gateway cannot be used with network {spec.mode}: {gatewayless}", "write an address")
 
 
 def _security(given: Mapping[str, Any]) -> SecuritySpec:

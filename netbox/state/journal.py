@@ -75,6 +75,12 @@ class Journal:
                 self._database.change("UPDATE journal SET scope = ? WHERE seq = ?", scope, row.seq)
 
 
+def of_kind(database: Database, kind: str) -> list[JournalRow]:
+    """The rows of one kind, of every owner, oldest first."""
+    found = database.query("SELECT seq, owner, scope, kind, args FROM journal WHERE kind = ? ORDER BY seq", kind)
+    return [JournalRow(seq, owner, scope, kind, json.loads(args)) for seq, owner, scope, kind, args in found]
+
+
 def owners(database: Database, scope: str | None = None) -> list[tuple[str, str]]:
     """Every (owner, scope) that has rows, or those of one scope."""
     if scope is not None:

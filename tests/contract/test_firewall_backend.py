@@ -57,6 +57,30 @@ def test_groups_come_and_go_by_owner(backend: FirewallBackend) -> None:
     assert backend.owners() == set()
 
 
+def test_a_rule_for_a_share_of_packets(backend: FirewallBackend) -> None:
+    """Half of 400 datagrams to ourselves: the bound is seven standard deviations wide either way."""
+    backend.apply(
+        [RuleGroup("impair:a", (firewall.Rule(firewall.GUARD, firewall.DROP, in_interface="lo", source="127.0.0.9", probability=0.5),))]
+    )
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sink, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as source:
+        sink.bind(("127.0.0.1", 0))
+        sink.settimeout(0.2)
+        source.bind(("127.0.0.9", 0))
+        found = 0
+        for _ in range(8):
+            for _ in range(50):
+                source.sendto(b"x", sink.getsockname())
+            while True:
+                try:
+                    sink.recv(9)
+                except TimeoutError:
+                    break
+                found += 1
+    assert 130 <= found <= 270
+    backend.apply(remove=["impair:a"])
+    assert backend.owners() == set()
+
+
 def test_the_last_one_takes_everything_along(backend: FirewallBackend) -> None:
     before = leaks.firewall()
     backend.apply([NETWORK, ports("sandbox:a", 8080)])

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import socket
+import subprocess
 from collections.abc import Iterator
 
 import pytest
@@ -15,8 +16,10 @@ from netbox.network.resolve import nameservers
 from netbox.spec import NetworkAttachment
 from tests.kernel.network_lab import Guest, Lab, serve
 from tests.support.host import Neighbour, PrivateHost
+from tests.support.linux import umount
 
-MODES = ("bridge", "host", "none", "container", "networks")
+MODES = ("bridge", "host", "none", "container", "networks", "ns")
+LAB = "/run/netns/netbox-lab"
 
 
 @pytest.fixture
@@ -24,6 +27,14 @@ def lab(private_host: PrivateHost) -> Iterator[Lab]:
     made = Lab()
     yield made
     made.close()
+    remove_named_namespace()
+
+
+def remove_named_namespace() -> None:
+    if os.path.exists(LAB):
+        subprocess.run(["ip", "netns", "del", "netbox-lab"], check=True, timeout=20)
+        umount("/run/netns")
+        os.rmdir("/run/netns")
 
 
 @pytest.fixture(params=MODES)
@@ -31,11 +42,21 @@ def guest(request: pytest.FixtureRequest, lab: Lab, outside: Neighbour) -> Guest
     return start(lab, request.param)
 
 
+def named_namespace() -> str:
+    """The mode that joins a namespace of ip-netns(8), which is made unless it is there. It has lo up and nothing else."""
+    if not os.path.exists(LAB):
+        for command in (["ip", "netns", "add", "netbox-lab"], ["ip", "-n", "netbox-lab", "link", "set", "lo", "up"]):
+            subprocess.run(command, check=True, timeout=20)
+    return f"ns:{LAB}"
+
+
 def start(lab: Lab, mode: str) -> Guest:
     if mode == "networks":  # two that a user made, in mode bridge
         lab.define("front")
         lab.define("back")
         return lab.guest(networks=(NetworkAttachment("back"), NetworkAttachment("front", aliases=("db",))))
+    if mode == "ns":
+        return lab.guest(mode=named_namespace())
     return lab.guest(lab.guest(mode="bridge"), mode="container:target") if mode == "container" else lab.guest(mode=mode)
 
 
@@ -74,7 +95,7 @@ def test_the_interfaces(guest: Guest) -> None:
         found = links()
     host = links()
     own = {"lo", *(endpoint.interface for endpoint in guest.plan.endpoints)}
-    assert found == {"bridge": own, "container": {"lo", "eth0"}, "none": {"lo"}, "host": host}[guest.plan.mode]
+    assert found == {"bridge": own, "container": {"lo", "eth0"}, "none": {"lo"}, "ns": {"lo"}, "host": host}[guest.plan.mode]
     assert "eth0" in own or not guest.plan.endpoints
 
 
@@ -82,7 +103,7 @@ def test_the_way_out(guest: Guest, outside: Neighbour) -> None:
     with outside.inside():
         servers = [serve("tcp", 7000), serve("udp", 7000)]
     try:
-        expected = None if guest.plan.mode == "none" else f"{outside.host_address} 7000"
+        expected = None if guest.plan.mode in ("none", "ns") else f"{outside.host_address} 7000"
         assert guest.ask("tcp", outside.address, 7000, 0.5) == expected
         assert guest.ask("udp", outside.address, 7000, 0.5) == expected
     finally:
@@ -93,7 +114,7 @@ def test_the_way_out(guest: Guest, outside: Neighbour) -> None:
 def test_scapy_reaches_what_the_mode_says(guest: Guest, outside: Neighbour) -> None:
     with outside.inside():
         servers = [serve("tcp", 7000), serve("udp", 7000)]
-    neighbour = {"host": outside.address, "none": None, "container": "10.210.0.1"}.get(guest.plan.mode) or (
+    neighbour = {"host": outside.address, "none": None, "ns": None, "container": "10.210.0.1"}.get(guest.plan.mode) or (
         guest.gateway if guest.plan.endpoints else None
     )
     requests: list[dict[str, object]] = [
@@ -132,7 +153,7 @@ def test_its_files(guest: Guest, lab: Lab) -> None:
 
 
 def test_the_host_name(guest: Guest) -> None:
-    expected = {"host": os.uname().nodename, "bridge": guest.id[:12], "none": guest.id[:12]}
+    expected = {"host": os.uname().nodename, "ns": os.uname().nodename, "bridge": guest.id[:12], "none": guest.id[:12]}
     if guest.plan.mode != "container":
         assert guest.plan.hostname == expected[guest.plan.mode]
 
@@ -150,8 +171,8 @@ def test_traffic_is_counted(guest: Guest, lab: Lab, outside: Neighbour) -> None:
 
 def test_its_description_is_a_list_of_commands(guest: Guest, lab: Lab) -> None:
     commands = lab.manager.describe(guest.plan)
-    assert bool(commands) == (guest.plan.mode in ("bridge", "none"))
-    assert all(command.split()[0] in ("ip", "sysctl", "iptables") for command in commands)
+    assert bool(commands) == (guest.plan.mode in ("bridge", "none", "ns"))
+    assert all(command.split()[0] in ("ip", "sysctl", "iptables", "nsenter") for command in commands)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -160,6 +181,7 @@ def test_nothing_is_left(mode: str, lab: Lab, private_host: PrivateHost) -> None
     lab.end(made)
     assert [lease.sandbox_id for lease in lab.store.leases() if lease.sandbox_id == made.id] == []
     lab.close()
+    remove_named_namespace()
     assert private_host.leftovers() == []
 
 
@@ -178,6 +200,7 @@ def test_a_start_that_fails_leaves_nothing(
         with pytest.raises(OSError, match="Input/output"):
             if mode == "networks":
                 start(lab, mode)
-            lab.guest(joined, mode="container:target" if mode == "container" else mode)
+            lab.guest(joined, mode={"container": "container:target", "ns": named_namespace()}.get(mode, mode))
     lab.close()
+    remove_named_namespace()
     assert private_host.leftovers() == []

@@ -21,6 +21,7 @@ from netbox import names
 from netbox.errors import CleanupError, NetboxError
 from netbox.network.definition import define
 from netbox.network.manager import NetworkManager
+from netbox.network.modes import namespace
 from netbox.network.plan import JoinTarget, NetworkPlan, Prepared
 from netbox.network.undo import HANDLERS
 from netbox.settings import Settings
@@ -132,6 +133,8 @@ class Guest:
     def _namespace(self) -> int:
         if self.plan.namespace == "host":
             return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        if self.plan.namespace_path:
+            return namespace.open_namespace(self.plan.namespace_path)
         return linux.new_network_namespace()
 
     def join_target(self) -> JoinTarget:

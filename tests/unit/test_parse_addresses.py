@@ -158,7 +158,7 @@ def test_bad_extra_hosts(text: str) -> None:
         parse_extra_hosts([text])
 
 
-@pytest.mark.parametrize("text", ["bridge", "host", "none", "container:web", "container:0123abc", "mynet"])
+@pytest.mark.parametrize("text", ["bridge", "host", "none", "container:web", "container:0123abc", "mynet", "ns:/run/netns/lab"])
 def test_networks(text: str) -> None:
     assert parse_network(text) == text
 
@@ -167,9 +167,9 @@ def test_the_default_network_is_the_bridge() -> None:
     assert parse_network("default") == "bridge"
 
 
-@pytest.mark.parametrize("text", ["", "container:", "container:a/b", "ns:/proc/1/ns/net", "a b", "x" * 65, ":x"])
+@pytest.mark.parametrize("text", ["", "container:", "container:a/b", "ip:/proc/1/ns/net", "a b", "x" * 65, ":x"])
 def test_bad_networks(text: str) -> None:
-    with pytest.raises(UsageError, match="^network .*write bridge, host, none or container:NAME"):
+    with pytest.raises(UsageError, match="^network .*write bridge, host, none, container:NAME or ns:PATH"):
         parse_network(text)
 
 

@@ -64,6 +64,8 @@ FULL: dict[str, Any] = {
     "dns_search": ["example.org"],
     "dns_options": ["ndots:2"],
     "extra_hosts": {"db": "10.0.0.1"},
+    "net_rate_in": "10mbit",
+    "net_rate_out": 8_000_000,
     "cap_add": ["net_admin"],
     "cap_drop": ["ALL"],
     "security_opt": ["seccomp=unconfined", "no-new-privileges=false"],
@@ -105,6 +107,8 @@ FULL_SPEC = SandboxSpec(
         ("example.org",),
         ("ndots:2",),
         (("db", "10.0.0.1"),),
+        1_250_000,
+        1_000_000,
     ),
     security=SecuritySpec(False, ("NET_ADMIN",), ("ALL",), False, "unconfined", "auto"),
 )

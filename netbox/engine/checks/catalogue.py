@@ -108,9 +108,9 @@ CATALOGUE: dict[str, tuple[Row, ...]] = {
             "modprobe br_netfilter (CONFIG_BRIDGE_NETFILTER)",
         ),
         _extra("IPv6", "host.ipv6", "IPv6 on the links of sandboxes", "CONFIG_IPV6=y; boot without ipv6.disable=1"),
-        _extra("tbf", "network.tbf", "shaping: rate limits", "CONFIG_NET_SCH_TBF=y"),
-        _extra("netem", "network.netem", "shaping: delay and loss", "CONFIG_NET_SCH_NETEM=y"),
-        _extra("ingress", "network.ingress network.ifb", "shaping of what comes in", "CONFIG_NET_SCH_INGRESS=y, CONFIG_IFB=y"),
+        _extra("tbf", "network.tbf", "--net-rate-in, --net-rate-out, impair --rate", "CONFIG_NET_SCH_TBF=y"),
+        _extra("netem", "network.netem", "impair --delay, --jitter, --corrupt", "CONFIG_NET_SCH_NETEM=y"),
+        _extra("htb", "network.htb", "impair --to PEER", "CONFIG_NET_SCH_HTB=y, CONFIG_NET_CLS_U32=y"),
     ),
     "firewall": (
         _row(
@@ -122,6 +122,7 @@ CATALOGUE: dict[str, tuple[Row, ...]] = {
             "what netbox's rules look at",
             "CONFIG_NETFILTER_XTABLES=y, CONFIG_NETFILTER_XT_MATCH_ADDRTYPE=y, …_CONNTRACK=y, …_COMMENT=y",
         ),
+        _extra("statistic", "firewall.statistic", "impair --loss", "CONFIG_NETFILTER_XT_MATCH_STATISTIC=y"),
         _row(
             "targets",
             "firewall.MASQUERADE firewall.DNAT",

@@ -12,7 +12,8 @@ from netbox.network.resolve import HostFiles
 from netbox.spec import NetworkSpec, PortSpec
 from netbox.state.journal import Recorder
 
-NAMES = ("bridge", "host", "none", "container")
+NAMES = ("bridge", "host", "none", "container", "ns")
+WITH_TARGET = ("container", "ns")
 
 
 class Request(NamedTuple):
@@ -57,17 +58,19 @@ class Mode(Protocol):
 
 
 def mode(name: str) -> Mode:
-    """The mode of this name; ``container:NAME`` is the mode ``container``.
+    """The mode of this name; ``container:NAME`` is the mode ``container``, ``ns:PATH`` the mode ``ns``.
 
     Raises:
         NotFound: there is none.
-        UsageError: ``container`` without a name.
+        UsageError: ``container`` without a name, ``ns`` without a path.
     """
     key, separator, target = name.partition(":")
-    if key not in NAMES or (separator and key != "container"):
-        raise NotFound(f"no such network: {name}", "choose bridge, host, none or container:NAME")
+    if key not in NAMES or (separator and key not in WITH_TARGET):
+        raise NotFound(f"no such network: {name}", "choose bridge, host, none, container:NAME or ns:PATH")
     if key == "container" and not target:
         raise UsageError("--network container needs the name of a sandbox", "write it as container:NAME")
+    if key == "ns" and not target.startswith("/"):
+        raise UsageError("--network ns needs the path of a network namespace", "write it as ns:/run/netns/NAME")
     return _module(key)
 
 
@@ -77,9 +80,9 @@ def planned(plan: NetworkPlan) -> Mode:
 
 
 def _module(key: str) -> Mode:
-    from netbox.network.modes import bridge, container, host, none
+    from netbox.network.modes import bridge, container, host, namespace, none
 
-    modules: dict[str, ModuleType] = {"bridge": bridge, "host": host, "none": none, "container": container}
+    modules: dict[str, ModuleType] = {"bridge": bridge, "host": host, "none": none, "container": container, "ns": namespace}
     return cast(Mode, modules[key])
 
 

@@ -1,0 +1,332 @@
+"""What makes a sandbox's link worse than the machine: rates, loss, delay. Values, and what they become on the two ends of a veth pair.
+
+Both directions are shaped where packets leave a device: the host's end for what goes into the sandbox, the sandbox's end for what comes
+out of it. A packet passes, in this order::
+
+    1:  tbf     the link's own rate (--net-rate-in, --net-rate-out)
+    2:  netem   delay, jitter and corruption for everybody
+    3:  tbf     the rate for everybody
+    4:  htb     tells the peers apart; below it, for each peer, again netem and tbf
+
+Only what was asked for is there. Loss is a firewall rule with a probability: for what comes out, at the host's PREROUTING; for what goes
+in, at the sandbox's, in its own network namespace. Neither tells the sender, unlike a drop where a packet is sent.
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from netbox import names
+from netbox.errors import Conflict, HostError, Unsupported, host_error
+from netbox.kernel import traffic_control as tc
+from netbox.kernel.namespaces import inside_netns
+from netbox.kernel.rtnetlink import Request, RouteSocket
+from netbox.network import firewall
+from netbox.network.firewall import Rule, RuleGroup
+from netbox.network.plan import Endpoint, NetworkPlan
+from netbox.parse.shaping import format_delay, format_rate, format_share
+
+IN, OUT = "in", "out"
+_BASE, _NETEM, _RATE, _PEERS, _LEAF = 1, 2, 3, 4, 16  # major numbers of the handles
+_PEERS_MAX = 1000
+_NEEDS = {
+    "tbf": ("a rate needs", "sch_tbf", "CONFIG_NET_SCH_TBF"),
+    "htb": ("telling peers apart needs", "sch_htb", "CONFIG_NET_SCH_HTB"),
+    "u32": ("telling peers apart needs", "cls_u32", "CONFIG_NET_CLS_U32"),
+    "netem": ("delay, jitter and corruption need", "sch_netem", "CONFIG_NET_SCH_NETEM"),
+}
+_BRIDGE_NETFILTER = "/proc/sys/net/bridge/bridge-nf-call-iptables"
+
+
+class Impairment(NamedTuple):
+    """What happens to the packets of one direction (``in`` to the sandbox, ``out`` of it), as the sandbox sees it.
+
+    ``to`` is the peer as it was asked for, empty for everybody; ``prefixes`` are its addresses. ``rate`` is in bytes a second, ``loss`` and
+    ``corrupt`` in percent, ``delay`` and ``jitter`` in nanoseconds; 0 means none. ``until`` is a time of CLOCK_BOOTTIME, ``None`` means as
+    long as the sandbox runs.
+    """
+
+    direction: str
+    to: str = ""
+    prefixes: tuple[str, ...] = ()
+    rate: int = 0
+    loss: float = 0.0
+    corrupt: float = 0.0
+    delay: int = 0
+    jitter: int = 0
+    until: float | None = None
+
+    @property
+    def effects(self) -> dict[str, str]:
+        """What it does, in the words of the command line: ``{"rate": "10mbit", "loss": "1%"}``."""
+        found = {
+            "rate": format_rate(self.rate) if self.rate else "",
+            "loss": format_share(self.loss) if self.loss else "",
+            "corrupt": format_share(self.corrupt) if self.corrupt else "",
+            "delay": format_delay(self.delay) if self.delay else "",
+            "jitter": format_delay(self.jitter) if self.jitter else "",
+        }
+        return {key: value for key, value in found.items() if value}
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values; ``from_json`` reverses it."""
+        return self._asdict()
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Impairment:
+        """An impairment out of what ``to_json`` gave."""
+        return cls(**{**data, "prefixes": tuple(data["prefixes"])})
+
+
+def merged(standing: Sequence[Impairment], new: Sequence[Impairment]) -> list[Impairment]:
+    """All of them, where a new one replaces that of the same direction and peer.
+
+    Raises:
+        Conflict: two peers of one direction overlap, so that it would be unclear what holds for both.
+    """
+    replaced = {(item.direction, item.prefixes) for item in new}
+    result = [item for item in standing if (item.direction, item.prefixes) not in replaced] + list(new)
+    for direction in (IN, OUT):
+        seen: list[tuple[ipaddress.IPv4Network, str]] = []
+        for item in (item for item in result if item.direction == direction):
+            for network in map(ipaddress.IPv4Network, item.prefixes):
+                for other, label in seen:
+                    if network.overlaps(other):
+                        raise Conflict(f"the peer {item.to} overlaps {label}, which is impaired already", "lift that first (--off --to)")
+                seen.append((network, item.to))
+        if len(seen) > _PEERS_MAX:
+            raise Conflict(f"{len(seen)} peers are too many", f"{_PEERS_MAX} can be told apart")
+    return result
+
+
+# -- queueing disciplines ------------------------------------------------------------------------------------------------------------------
+
+
+class Step(NamedTuple):
+    """A request to the kernel and how a person would type it, without ``tc``; ``DEV`` stands for the device."""
+
+    request: Request
+    command: str
+
+
+def steps(index: int, mtu: int, direction: str, base_rate: int, impairments: Sequence[Impairment]) -> list[Step]:
+    """What builds one direction of a link on the device ``index``. Pure."""
+    wanted = [item for item in impairments if item.direction == direction]
+    builder = _Builder(index, mtu)
+    at = _At(tc.TC_H_ROOT, 0)
+    if base_rate:
+        at = builder.add_tbf(at, _BASE, base_rate)
+    for item in wanted:
+        if not item.prefixes:
+            at = builder.add_effects(at, (_NETEM, _RATE), item)
+    queued = [item for item in wanted if item.prefixes and (item.rate or item.delay or item.corrupt)]
+    if queued:
+        builder.add_peers(at, direction, queued)
+    return builder.made
+
+
+class _At(NamedTuple):
+    """A place in the tree: the parent of what comes next, and the lowest rate of the token buckets above it (0 for none)."""
+
+    parent: int
+    rate: int
+
+
+class _Builder:
+    """Collects the steps for one device."""
+
+    def __init__(self, index: int, mtu: int) -> None:
+        self._index = index
+        self._mtu = mtu
+        self.made: list[Step] = []
+
+    def add_tbf(self, at: _At, major: int, rate: int) -> _At:
+        burst, limit = tc.tbf_sizes(rate, self._mtu)
+        own = tc.handle(major)
+        request = tc.add_tbf(self._index, at.parent, own, rate, burst, limit)
+        self._add_qdisc(request, at, own, f"tbf rate {format_rate(rate)} burst {burst} limit {limit}")
+        return _At(tc.handle(major, 1), min(rate, at.rate or rate))
+
+    def add_effects(self, at: _At, majors: tuple[int, int], item: Impairment) -> _At:
+        if item.delay or item.corrupt:
+            own = tc.handle(majors[0])
+            packets = tc.netem_packets(item.delay, item.jitter, at.rate)
+            command = f"netem limit {packets}"
+            if item.delay:
+                command += f" delay {format_delay(item.delay)}" + (f" {format_delay(item.jitter)}" if item.jitter else "")
+            if item.corrupt:
+                command += f" corrupt {format_share(item.corrupt)}"
+            request = tc.add_netem(self._index, at.parent, own, item.delay, item.jitter, item.corrupt, packets)
+            self._add_qdisc(request, at, own, command)
+            at = _At(tc.handle(majors[0], 1), at.rate)
+        return self.add_tbf(at, majors[1], item.rate) if item.rate else at
+
+    def add_peers(self, at: _At, direction: str, queued: Sequence[Impairment]) -> None:
+        root = tc.handle(_PEERS)
+        self._add_qdisc(tc.add_htb(self._index, at.parent, root, 1), at, root, "htb default 1")
+        preference = 1
+        for number, item in enumerate((None, *queued), 1):
+            own = _At(tc.handle(_PEERS, number), at.rate)
+            command = f"class add dev DEV parent {tc.name(root)} classid {tc.name(own.parent)} htb rate 1tbit quantum 60000"
+            self.made.append(Step(tc.add_open_class(self._index, root, own.parent), command))
+            first = _LEAF + 2 * number
+            if item is not None:
+                self._add_filters(root, preference, direction, item.prefixes, own.parent)
+                preference += len(item.prefixes)
+                self.add_effects(own, (first, first + 1), item)
+            elif at.rate:
+                # The classes have taken the place of the bucket's own queue, which had a limit.
+                _, limit = tc.tbf_sizes(at.rate, self._mtu)
+                queue = tc.handle(first)
+                self._add_qdisc(tc.add_bfifo(self._index, own.parent, queue, limit), own, queue, f"bfifo limit {limit}")
+
+    def _add_filters(self, root: int, preference: int, direction: str, prefixes: Sequence[str], target: int) -> None:
+        field, word = (tc.DESTINATION, "dst") if direction == OUT else (tc.SOURCE, "src")
+        requests = tc.add_filter(self._index, root, preference, field, prefixes, target)
+        for number, (request, prefix) in enumerate(zip(requests, prefixes, strict=True), preference):
+            match = f"u32 match ip {word} {prefix} flowid {tc.name(target)}"
+            self.made.append(Step(request, f"filter add dev DEV parent {tc.name(root)} protocol ip pref {number} {match}"))
+
+    def _add_qdisc(self, request: Request, at: _At, own: int, command: str) -> None:
+        self.made.append(Step(request, f"qdisc add dev DEV {_parent(at.parent)} handle {tc.name(own)} {command}"))
+
+
+def _parent(parent: int) -> str:
+    return tc.name(parent) if parent == tc.TC_H_ROOT else f"parent {tc.name(parent)}"
+
+
+# -- loss ----------------------------------------------------------------------------------------------------------------------------------
+
+
+def loss_rules(plan: NetworkPlan, direction: str, impairments: Sequence[Impairment]) -> RuleGroup:
+    """The rules for the loss in one direction. Pure."""
+    rules = []
+    for endpoint in plan.endpoints:
+        for item in impairments:
+            if item.direction != direction or not item.loss:
+                continue
+            for peer in item.prefixes or ("",):
+                in_interface = endpoint.interface if direction == IN else endpoint.bridge
+                source, destination = (peer, endpoint.address) if direction == IN else (endpoint.address, peer)
+                rules.append(
+                    Rule(
+                        firewall.GUARD,
+                        firewall.DROP,
+                        in_interface=in_interface,
+                        source=source,
+                        destination=destination,
+                        probability=item.loss / 100,
+                    )
+                )
+    return RuleGroup(names.impairment_owner(plan.sandbox_id), tuple(rules))
+
+
+def check(plan: NetworkPlan, impairments: Sequence[Impairment]) -> None:
+    """Whether this host can do it, as far as can be told without trying.
+
+    Raises:
+        Unsupported: packets between sandboxes of one network do not pass the firewall here, and such are to be lost.
+    """
+    if _reads_one(_BRIDGE_NETFILTER):
+        return
+    for item in impairments:
+        subnets = [ipaddress.IPv4Network(endpoint.subnet) for endpoint in plan.endpoints]
+        local = not item.prefixes or any(ipaddress.IPv4Network(prefix).overlaps(subnet) for prefix in item.prefixes for subnet in subnets)
+        if item.loss and item.direction == OUT and local:
+            raise Unsupported(
+                "cannot lose what goes to sandboxes of the same network: bridged packets do not pass the firewall here",
+                "modprobe br_netfilter && sysctl -w net.bridge.bridge-nf-call-iptables=1, or use --direction in",
+            )
+
+
+def _reads_one(path: str) -> bool:
+    try:
+        with open(path, encoding="ascii") as file:
+            return file.read().strip() == "1"
+    except OSError:
+        return False
+
+
+# -- effects -------------------------------------------------------------------------------------------------------------------------------
+
+
+def apply(
+    plan: NetworkPlan,
+    netns_fd: int,
+    rate_in: int,
+    rate_out: int,
+    impairments: Sequence[Impairment] = (),
+    previous: Sequence[Impairment] = (),
+) -> None:
+    """Makes the links of a sandbox so: what stood before is replaced. The sandbox's namespace is ``netns_fd``;
+    ``previous`` are the impairments that stood, or may stand in part.
+
+    Raises:
+        Unsupported: the kernel lacks a queueing discipline; the message names its option.
+        HostError, FirewallError: the kernel refuses.
+    """
+    for endpoint in plan.endpoints:
+        with RouteSocket() as netlink:
+            _queue(netlink, endpoint, endpoint.host_interface, steps_of(IN, rate_in, impairments))
+        with inside_netns(netns_fd):
+            inside = RouteSocket()
+        with inside as netlink:
+            _queue(netlink, endpoint, endpoint.interface, steps_of(OUT, rate_out, impairments))
+    lossy = {item.direction for item in (*impairments, *previous) if item.loss}
+    if OUT in lossy:
+        _lose(loss_rules(plan, OUT, impairments))
+    if IN in lossy:
+        with inside_netns(netns_fd):
+            _lose(loss_rules(plan, IN, impairments))
+
+
+class steps_of(NamedTuple):
+    """The arguments of ``steps`` that do not depend on the device."""
+
+    direction: str
+    base_rate: int
+    impairments: Sequence[Impairment]
+
+
+def _queue(netlink: RouteSocket, endpoint: Endpoint, device: str, wanted: steps_of) -> None:
+    link = netlink.link(device)
+    if link is None:
+        raise HostError(f"the interface {device} of the sandbox is gone", "it has just ended, or another program removed it")
+    made = steps(link.index, endpoint.mtu, *wanted)
+    try:
+        # One datagram each, for the first error has to stop the rest: a child without its parent would be put in its place.
+        netlink.request(tc.delete_root(link.index))
+        for step in made:
+            netlink.request(step.request)
+    except OSError as error:
+        kind = str(error.filename)
+        if error.errno == errno.ENOENT and kind in _NEEDS:
+            what, module, option = _NEEDS[kind]
+            raise Unsupported(
+                f"{what} the kernel's {kind}, which is not there ({option})", f"modprobe {module}, or use a kernel that has {option}"
+            ) from error
+        raise host_error("shape", f"{device} ({kind})", error) from error
+
+
+def _lose(group: RuleGroup) -> None:
+    backend = firewall.backend()
+    if group.rules:
+        backend.apply([group])
+    else:
+        backend.apply(remove=[group.owner])
+
+
+def describe(plan: NetworkPlan, rate_in: int, rate_out: int) -> list[str]:
+    """The commands that a person would type for the rates of a start."""
+    netns = names.short_id(plan.sandbox_id)
+    commands = []
+    for endpoint in plan.endpoints:
+        for prefix, device, direction, rate in (
+            ("tc", endpoint.host_interface, IN, rate_in),
+            (f"tc -n {netns}", endpoint.interface, OUT, rate_out),
+        ):
+            commands += [f"{prefix} {step.command.replace('DEV', device)}" for step in steps(0, endpoint.mtu, direction, rate, ())]
+    return commands
