@@ -105,6 +105,11 @@ _HINTS = {
 }
 
 
+def hint_of(number: int) -> str | None:
+    """What would do about a failed system call with this errno, where that can be said in general."""
+    return _HINTS.get(number)
+
+
 def host_error(operation: str, subject: str, error: OSError) -> HostError:
     """Turns an ``OSError`` into a one-line ``HostError``: operation, object, reason, what would do."""
     number = error.errno or 0

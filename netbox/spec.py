@@ -146,7 +146,7 @@ class NetworkSpec:
 class SecuritySpec:
     """Privileges.
 
-    ``seccomp`` is ``default``, ``unconfined`` or a profile's path; ``cap_add`` and ``cap_drop`` hold ``NET_ADMIN`` and the like, or ``ALL``.
+    ``seccomp`` is ``default``, ``unconfined`` or a profile's path; ``cap_add`` and ``cap_drop`` hold ``NET_ADMIN`` and so on, or ``ALL``.
     """
 
     privileged: bool = False

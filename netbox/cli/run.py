@@ -218,11 +218,18 @@ def _start(state: State, spec: SandboxSpec, id_file: IdFile, detach: bool, wante
         if attachment is None:
             output.echo(sandbox.id)
             return 0
-        with attachment:
-            return _foreground(sandbox, attachment, spec, wanted)
+        try:
+            with attachment:  # until the end is settled: it says that we do that
+                return finish(sandbox, _foreground(attachment, sandbox, spec, wanted))
+        except (OSError, KeyboardInterrupt):
+            # The output goes nowhere any more, as in 'netbox run … | head': the sandbox ends as a plain command in the pipe would. By now
+            # nobody is attached: the monitor would wait for us to take the rest.
+            send(sandbox, signal.SIGKILL)
+            sandbox.wait()
+            raise
 
 
-def _foreground(sandbox: Sandbox, attachment: terminal.Stream, spec: SandboxSpec, wanted: _Attachment) -> int:
+def _foreground(attachment: terminal.Stream, sandbox: Sandbox, spec: SandboxSpec, wanted: _Attachment) -> terminal.Outcome:
     session = terminal.Session(
         attachment,
         tty=spec.tty,
@@ -231,14 +238,7 @@ def _foreground(sandbox: Sandbox, attachment: terminal.Stream, spec: SandboxSpec
         proxy=proxy_to(sandbox) if wanted.sig_proxy else None,
         streams=wanted.outputs,
     )
-    try:
-        outcome = session.run()
-    except (OSError, KeyboardInterrupt):
-        # The output goes nowhere any more, as in 'netbox run … | head': the sandbox ends as a plain command in the pipe would.
-        send(sandbox, signal.SIGKILL)
-        sandbox.wait()
-        raise
-    return finish(sandbox, outcome)
+    return session.run()
 
 
 def finish(sandbox: Sandbox, outcome: terminal.Outcome) -> int:

@@ -118,7 +118,9 @@ def _check_network(context: Context, spec: SandboxSpec) -> None:
 
 def _check_paths(spec: SandboxSpec) -> None:
     for bind in spec.binds:
-        if not bind.create_source and not os.path.lexists(bind.source):
+        if os.path.islink(bind.source) and not os.path.exists(bind.source):
+            raise UsageError(f"cannot bind {bind.source}: it is a link to nothing", "make what it points to first")
+        if not bind.create_source and not os.path.exists(bind.source):
             raise UsageError(f"cannot bind {bind.source}: it does not exist", "make it first, or use -v, which makes a directory")
     for device in spec.devices:
         if not _is_device(device.source):

@@ -340,11 +340,11 @@ def _dev(spec: SandboxSpec) -> list[list[Any]]:
 
 def _sys(spec: SandboxSpec, facts: RuntimeFacts) -> list[list[Any]]:
     privileged = spec.security.privileged
-    if spec.security.userns == "auto" and "net" not in _namespaces(spec):
-        # A fresh sysfs shows a network namespace, which then has to belong to the user namespace.
-        return [["bind", "/sys", "/sys", True, True, "rprivate"]]
     flags = _BOUNDED + ([] if privileged else ["ro"])
     operations: list[list[Any]] = [["mount", "sysfs", "/sys", "sysfs", flags, ""]]
+    if spec.security.userns == "auto" and "net" not in _namespaces(spec):
+        # A fresh sysfs shows a network namespace, which then has to belong to the user namespace.
+        operations = [["bind", "/sys", "/sys", True, True, "rprivate"]]
     if facts.cgroup_version == 2:
         return [*operations, ["mount", "cgroup", "/sys/fs/cgroup", "cgroup2", flags, ""]]
     operations.append(["mount", "tmpfs", "/sys/fs/cgroup", "tmpfs", _BOUNDED, "mode=755,size=64k"])

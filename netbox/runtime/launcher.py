@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from netbox.errors import CommandNotExecutable, CommandNotFound, HostError, NetboxError, Unsupported, UsageError, host_error
+from netbox.errors import CommandNotExecutable, CommandNotFound, HostError, NetboxError, Unsupported, UsageError, hint_of, host_error
 from netbox.runtime import interpreter, protocol
 from netbox.runtime.client import Attachment
 from netbox.runtime.failure import Failure
@@ -23,6 +23,9 @@ __all__ = ["Launcher", "Namespaces", "error_of", "reap"]
 
 _ENOENT = 2
 _EACCES = 13
+_EEXIST = 17
+_ENOTDIR = 20
+_EISDIR = 21
 _EINVAL = 22
 _EPERM = 1
 _ABORT_PATIENCE = 10.0
@@ -204,7 +207,9 @@ def error_of(failure: Failure) -> NetboxError:
     if stage == "sysctl":
         return _sysctl_error(failure)
     subject = f" ({path})" if path else ""
-    return HostError(f"cannot start the sandbox: {stage}{subject}: {message or os.strerror(number)}", errno=number)
+    if stage == "bind" and number in (_EEXIST, _ENOTDIR, _EISDIR):
+        return UsageError(f"cannot mount at {path}: {message}", "mount a file over a file, and a directory over a directory")
+    return HostError(f"cannot start the sandbox: {stage}{subject}: {message or os.strerror(number)}", hint_of(number), number)
 
 
 def _sysctl_error(failure: Failure) -> NetboxError:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 _SIGKILL = 9
 _CLD_EXITED = 1
 _ENOENT = 2
+_KILLED_EARLY = "the sandbox's first process was killed while it started"
 _SETTLING_TIME = 0.1  # seconds for whoever waited for the end: to settle costs it two milliseconds, a clean-up process a hundred
 _SETTLING_LOOKS = 5
 
@@ -136,7 +137,10 @@ class Monitor:
             os.close(fd)
 
     def _announce(self) -> None:
-        netns = os.open(f"/proc/{self._pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            netns = os.open(f"/proc/{self._pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:  # init was quicker: it has failed, and a dead process has no namespaces
+            raise self._last_word() from None
         self._advance(protocol.NAMESPACES_READY, {"pid": self._pid}, [self._pidfd, netns])
         os.close(netns)
 
@@ -211,13 +215,23 @@ class Monitor:
         if message is None:
             if self._handshake.reached(protocol.GO):
                 return protocol.STARTED
-            raise Failure("init", message="the sandbox's first process was killed while it started")
+            raise Failure("init", message=_KILLED_EARLY)
         name, values, fds = message
         if name == protocol.FAILED:
             raise Failure.from_message(values)
         if name == protocol.STDIO:
             self._session.take_stdio(fds, self._config["tty"])
         return name
+
+    def _last_word(self) -> Failure:
+        """Why init, which is dead already, has failed."""
+        while (message := protocol.receive_message(self._sync)) is not None:
+            name, values, fds = message
+            for fd in fds:
+                os.close(fd)
+            if name == protocol.FAILED:
+                return Failure.from_message(values)
+        return Failure("init", message=_KILLED_EARLY)
 
     def _fail(self, failure: Failure) -> None:
         """Nothing of the sandbox survives a failed start; the engine hears the reason first."""
@@ -271,7 +285,10 @@ class Monitor:
             os.close(fd)
 
     def _hand_over(self, claimed: bool) -> None:
-        """Becomes the clean-up process, unless a client does its work, or somebody who waited for the end: who settles takes the status away."""
+        """Becomes the clean-up process, unless a client does its work, or somebody who waited for the end.
+
+        Who settles takes the status away.
+        """
         collect = self._config["collect"]
         if collect and not claimed:
             syscalls.close_range(3)

@@ -18,6 +18,7 @@ from tests.support.cli import CHECKOUT, Cli
 from tests.support.host import PrivateHost
 
 LONG = "x" * 300
+LINK = "/run/link-to-nothing"
 
 # A group is one test. Each line: what is given to netbox | words of the answer.
 TABLE = {
@@ -142,6 +143,12 @@ TABLE = {
     """,
     "files and variables": """
         run -w relative busybox true                   | not an absolute path
+        run -w /etc/passwd busybox true                | Not a directory; check the path
+        run -v /etc/passwd/x:/y busybox true           | Not a directory; check the path
+        run -v LINK:/y busybox true                    | it is a link to nothing
+        run --mount type=bind,source=LINK,target=/y busybox true | it is a link to nothing
+        run --mount type=bind,source=/etc/passwd,target=/etc busybox true | mount a file over a file
+        run -v /etc:/etc/passwd busybox true           | mount a file over a file
         run -e '' busybox true                         | is empty
         run -e =x busybox true                         | is empty
         run --env-file /nosuch busybox true            | cannot be read
@@ -202,7 +209,7 @@ TABLE = {
 
 def lines(group: str) -> list[tuple[list[str], str]]:
     rows = [row.rpartition("|") for row in TABLE[group].strip().splitlines()]
-    return [(shlex.split(command.replace("LONG", LONG)), words.strip()) for command, _, words in rows]
+    return [(shlex.split(command.replace("LONG", LONG).replace("LINK", LINK)), words.strip()) for command, _, words in rows]
 
 
 def complaint(result: subprocess.CompletedProcess[str], words: str, code: int = 125) -> str | None:
@@ -230,6 +237,7 @@ def test_bad_input(cli: Cli, private_host: PrivateHost, group: str) -> None:
         wrong = complaint(result, row[1])
         return f"{shlex.join(row[0])[:80]}: {wrong}\n    {result.stdout}{result.stderr}" if wrong else None
 
+    os.symlink("/nosuch", LINK)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         wrong = [text for text in pool.map(attempt, lines(group)) if text]
     assert not wrong, "\n" + "\n".join(wrong)

@@ -129,9 +129,11 @@ class TestKernelFiles:
         assert sh(cli, f"{script}; mount -o remount,rw /proc/sys 2> /dev/null; echo 1 > /proc/sys/vm/drop_caches; true",
                   "--userns", userns) == ""  # fmt: skip
 
-    def test_no_cgroup_but_its_own_is_seen(self, cli: Cli) -> None:
+    @pytest.mark.parametrize("options", [(), ("--network", "host"), ("--userns", "auto"), ("--userns", "auto", "--network", "host")])
+    def test_no_cgroup_but_its_own_is_seen(self, cli: Cli, options: tuple[str, ...]) -> None:
         """The paths in /proc/self/cgroup are relative to the sandbox's own, which is the root of what is mounted."""
-        output = sh(cli, "cat /proc/self/cgroup; find /sys/fs/cgroup -name 'netbox*'; find /sys/fs/cgroup -mindepth 2 -type d")
+        script = "cat /proc/self/cgroup; find /sys/fs/cgroup -name 'netbox*'; find /sys/fs/cgroup -mindepth 2 -type d"
+        output = sh(cli, script, *options)
         for line in output.split():
             assert re.fullmatch(r"\d+:[^:]*:/", line), line
 
