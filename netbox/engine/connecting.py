@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from netbox import names
@@ -127,6 +127,7 @@ def reroute(context: Context, args: dict[str, Any]) -> None:
     finally:
         os.close(namespace)
     renew_hosts(context, plan)
+    renew_resolvers(context, plan)
 
 
 def _connect_running(context: Context, row: SandboxRow, attachment: NetworkAttachment) -> None:
@@ -226,11 +227,20 @@ def _published_on(plan: NetworkPlan) -> str:
 
 def renew_hosts(context: Context, plan: NetworkPlan) -> None:
     """In place: the sandbox has this very file mounted."""
-    path = f"{context.settings.sandbox_root(plan.sandbox_id)}/hosts"
+    _rewrite(context, plan, "hosts", lambda text: renewed_hosts(text, plan.hostname, own_addresses(plan)))
+
+
+def renew_resolvers(context: Context, plan: NetworkPlan) -> None:
+    """The resolvers of the networks that the sandbox is on now, in place as well."""
+    _rewrite(context, plan, "resolv.conf", lambda _: context.network.files(plan)["resolv.conf"])
+
+
+def _rewrite(context: Context, plan: NetworkPlan, name: str, renew: Callable[[str], str]) -> None:
+    path = f"{context.settings.sandbox_run(plan.sandbox_id)}/{name}"
     try:
         with open(path, "r+", encoding="utf-8", errors="surrogateescape") as file:
             text = file.read()
-            wanted = renewed_hosts(text, plan.hostname, own_addresses(plan))
+            wanted = renew(text)
             if wanted != text:
                 file.seek(0)
                 file.write(wanted)

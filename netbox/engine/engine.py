@@ -208,6 +208,8 @@ class Engine:
     def _recover(self) -> None:
         ending.recover(self._context)
         impairing.expire_all(self._context)
+        if os.path.exists(f"{self.settings.run}/nameservice"):  # else the network layer need not be loaded
+            self._context.network.ensure_names()
 
 
 def _spec(image: SandboxSpec | str, command: Sequence[str], options: RunOptions) -> SandboxSpec:

@@ -248,12 +248,15 @@ class Sandbox(Impairable):
             UsageError: not a name.
             Conflict: another sandbox has it.
         """
+        from netbox.network.plan import NetworkPlan
         from netbox.parse import parse_name
 
         new = parse_name(name, "sandbox")
         old = self.refresh().name
         self._context.store.update_sandbox(self.id, name=new)
         self._reread()
+        if self._row.state == "running":
+            self._context.network.names_changed(NetworkPlan.from_json(self._row.details["network"]))
         self._event("rename", old_name=old)
 
     def remove(self, force: bool = False) -> None:
