@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from netbox import names
-from netbox.engine import ending, events
+from netbox.engine import ending, events, impairing
 from netbox.engine.locks import SandboxLock, acquire_or_conflict
 from netbox.engine.undo import replay_rows
 from netbox.errors import Conflict, NetboxError, NotFound, UsageError, WrongState
@@ -140,9 +140,10 @@ def _connect_running(context: Context, row: SandboxRow, attachment: NetworkAttac
         namespace = ending.open_namespace(context, row, "net")
         try:
             context.network.build(endpoint, namespace, journal)
+            endpoints = tuple(sorted((*plan.endpoints, endpoint), key=lambda item: item.precedence))
+            impairing.shape(context, row, dataclasses.replace(plan, endpoints=endpoints), namespace)
         finally:
             os.close(namespace)
-        endpoints = tuple(sorted((*plan.endpoints, endpoint), key=lambda item: item.precedence))
         with context.store.database.transaction():
             _save(context, row, endpoints, add=attachment)
             rows = journal.rows()

@@ -231,6 +231,19 @@ def base_rates(row: SandboxRow) -> tuple[int, int]:
     return network.get("rate_in") or 0, network.get("rate_out") or 0
 
 
+def shape(context: Context, row: SandboxRow, plan: NetworkPlan, netns: int) -> None:
+    """Gives new links of a sandbox its rates and what impairs it now. ``netns`` is its namespace.
+
+    Raises:
+        HostError, Unsupported: the kernel refuses.
+    """
+    rates, wanted = base_rates(row), in_force(context, row)
+    if any(rates) or wanted:
+        from netbox.network import shaping
+
+        shaping.apply(plan, netns, *rates, wanted, wanted)
+
+
 def expire_command(sandbox_id: str) -> list[str]:
     """The command line that runs ``main`` for a sandbox."""
     code = f"import sys; sys.path.insert(0, {_PACKAGE_PARENT!r}); from netbox.engine.impairing import main; sys.exit(main())"
