@@ -80,7 +80,7 @@ class Engine:
 
         Raises:
             CommandNotFound, CommandNotExecutable: the command cannot be executed.
-            NetboxError: what is wrong with the request or the host; a sandbox that was made stays for ``inspect`` unless ``remove`` is set.
+            NetboxError: what is wrong with the request or the host; nothing is left then.
         """
         sandbox = self.prepare_run(_spec(image, command, options))
         sandbox.start()
