@@ -102,6 +102,8 @@ environment() {
     quietly "environment: making .venv" "$PYTHON" -m venv --clear "$VENV"
     quietly "environment: installing netbox and its libraries" "$VENV/bin/pip" install -q -e ".${extra:+[$extra]}"
     took=$TOOK
+    # Now, not at the first start, and also where PYTHONDONTWRITEBYTECODE would have every start compile everything.
+    quietly "environment: compiling" "$VENV/bin/python" -m compileall -q netbox
     printf '%s %s' "$stamp" "$extra" >"$VENV/stamp"
     line environment ".venv with $("$VENV/bin/python" -V) ($took s)"
 }
