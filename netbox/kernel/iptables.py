@@ -47,6 +47,8 @@ _LIBRARIES = {
 }
 
 _TABLES = ("filter", "nat", "raw", "mangle")
+_IP_SIZE = 84  # bytes: struct ipt_ip
+_SCRATCH = "NETBOX-COMPARE"  # never committed
 _thread_lock = threading.RLock()
 _iptc: Any = None
 
@@ -59,6 +61,14 @@ class Installed(NamedTuple):
     number: int
     target: str
     comment: str
+
+
+class Content(NamedTuple):
+    """What a rule says, without counters and place: equal for two rules that match and do the same."""
+
+    target: str
+    comment: str
+    body: bytes
 
 
 class TableEditor:
@@ -116,6 +126,27 @@ class TableEditor:
             raw = self._table.next_rule(raw)
         return found
 
+    def contents(self, chain: str) -> list[Content]:
+        """What the rules of a chain say, in order."""
+        found: list[Content] = []
+        raw = self._table.first_rule(chain)
+        while raw:
+            found.append(_content(raw, (self._table.get_target(raw) or b"").decode()))
+            raw = self._table.next_rule(raw)
+        return found
+
+    def rendered(self, entry: Entry) -> Content:
+        """What ``entry`` would say if it stood in its chain. Changes nothing."""
+        was_changed = self.changed
+        if not self.has_chain(_SCRATCH):
+            self._table.create_chain(_SCRATCH)
+        self._table.append_entry(_SCRATCH, self._blob(entry))
+        content = self.contents(_SCRATCH)[0]
+        self._table.flush_entries(_SCRATCH)
+        self._table.delete_chain(_SCRATCH)
+        self.changed = was_changed
+        return content
+
     def _blob(self, entry: Entry) -> Any:
         validate(entry)
         rule = _rule_class(self._iptc)(self._table)
@@ -166,6 +197,15 @@ def _rule_class(iptc: Any) -> Any:
 
         _rule_classes[iptc] = OwnRule
     return _rule_classes[iptc]
+
+
+def _content(raw: Any, target: str) -> Content:
+    """Leaves out what differs between equal rules: nfcache, comefrom and counters of struct ipt_entry; and the number that stands for a
+    verdict or a jump, whose name is told apart from it.
+    """
+    data = ctypes.string_at(ctypes.addressof(raw), raw.next_offset)
+    end = len(data) if data[raw.target_offset + 2] else raw.target_offset
+    return Content(target, _comment(raw), data[:_IP_SIZE] + data[ctypes.sizeof(type(raw)) : end])
 
 
 def _comment(raw: Any) -> str:

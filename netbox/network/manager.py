@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 
 from netbox import names
 from netbox.errors import Conflict, HostError, UsageError
-from netbox.network import firewall, ipam, modes, networks, ports, resolve
+from netbox.network import firewall, firewall_choice, firewall_switch, ipam, modes, networks, ports, resolve
 from netbox.network.facts import boot_id, host_facts
 from netbox.network.plan import Endpoint, JoinTarget, NetworkPlan, Prepared, Traffic
 from netbox.network.undo import UndoContext
@@ -61,6 +61,7 @@ class NetworkManager:
             return Prepared(mode.prepare(request, modes.Facts(os.uname().nodename)), [])
         name = names.DEFAULT_NETWORK
         with networks.locked(self._settings):
+            firewall_switch.follow(self._store)
             row, stood = networks.ensure(self._store, name)
             recorder.record("lease", sandbox_id=sandbox_id)
             endpoint = self._lease(row, sandbox_id, spec)
@@ -104,8 +105,12 @@ class NetworkManager:
             return
         owner = names.sandbox_owner(plan.sandbox_id)
         udp = [(port.host_ip, port.host_port, port.length) for port in plan.ports if port.protocol == "udp"]
-        recorder.record("rules", owner=owner, udp=udp)
-        firewall.backend().apply([firewall.publish_rules(owner, plan.address, plan.ports)])
+        with firewall_choice.chosen() as backend:
+            # The row says enough to put the rules in again: another backend may take over, another program may flush them.
+            recorder.record(
+                "rules", owner=owner, udp=udp, backend=backend.name, address=plan.address, ports=[list(port) for port in plan.ports]
+            )
+            backend.apply([firewall.publish_rules(owner, plan.address, plan.ports)])
         for host_ip, first, count in udp:
             from netbox.kernel import conntrack
 
