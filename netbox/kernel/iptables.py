@@ -48,6 +48,7 @@ _LIBRARIES = {
 
 _TABLES = ("filter", "nat", "raw", "mangle")
 _IP_SIZE = 84  # bytes: struct ipt_ip
+_EXTENSION_HEADER = 32  # bytes: struct xt_entry_match without its data
 _SCRATCH = "NETBOX-COMPARE"  # never committed
 _thread_lock = threading.RLock()
 _iptc: Any = None
@@ -131,7 +132,8 @@ class TableEditor:
         found: list[Content] = []
         raw = self._table.first_rule(chain)
         while raw:
-            found.append(_content(raw, (self._table.get_target(raw) or b"").decode()))
+            target = (self._table.get_target(raw) or b"").decode()
+            found.append(_content(raw, target, self.has_chain(target)))
             raw = self._table.next_rule(raw)
         return found
 
@@ -199,13 +201,27 @@ def _rule_class(iptc: Any) -> Any:
     return _rule_classes[iptc]
 
 
-def _content(raw: Any, target: str) -> Content:
-    """Leaves out what differs between equal rules: nfcache, comefrom and counters of struct ipt_entry; and the number that stands for a
-    verdict or a jump, whose name is told apart from it.
+def _content(raw: Any, target: str, is_jump: bool) -> Content:
+    """Leaves out what differs between equal rules: nfcache, comefrom and counters of struct ipt_entry, what stands in memory behind the end
+    of an extension's name (struct xt_entry_match, struct xt_entry_target), and the number that stands for a verdict or a jump.
     """
     data = ctypes.string_at(ctypes.addressof(raw), raw.next_offset)
-    end = len(data) if data[raw.target_offset + 2] else raw.target_offset
-    return Content(target, _comment(raw), data[:_IP_SIZE] + data[ctypes.sizeof(type(raw)) : end])
+    parts = [data[:_IP_SIZE]]
+    offset = ctypes.sizeof(type(raw))
+    while offset + _EXTENSION_HEADER <= raw.target_offset:
+        size = int.from_bytes(data[offset : offset + 2], sys.byteorder)
+        if size < _EXTENSION_HEADER:
+            break
+        parts.append(_extension(data[offset : offset + size]))
+        offset += size
+    if data[raw.target_offset + 2] and not is_jump:
+        parts.append(_extension(data[raw.target_offset :]))
+    return Content(target, _comment(raw), b"|".join(parts))
+
+
+def _extension(data: bytes) -> bytes:
+    """Name, revision and private data."""
+    return data[2:31].split(b"\0", 1)[0] + b"\0" + data[31:]
 
 
 def _comment(raw: Any) -> str:

@@ -158,6 +158,8 @@ def lookup(name: str) -> ChainRule:
     fields.append({"payload": {"protocol": "th", "field": "dport"}})
     protocols = ["tcp", "udp", "sctp"]
     key = "meta l4proto . ip daddr . th dport" if with_address else "meta l4proto . th dport"
+    # With a port among the values the family has to be said; without one it is not listed.
+    text, family = ("dnat", {}) if name == PORT_RANGE else ("dnat ip", {"family": "ip"})
     return ChainRule(
         CHAINS[PUBLISH],
         (
@@ -166,8 +168,8 @@ def lookup(name: str) -> ChainRule:
                 {"match": {"op": "==", "left": {"meta": {"key": "l4proto"}}, "right": {"set": protocols}}},
             ),
             Term(
-                f"dnat ip to {key} map @{name}",
-                {"dnat": {"family": "ip", "addr": {"map": {"key": {"concat": fields}, "data": f"@{name}"}}}},
+                f"{text} to {key} map @{name}",
+                {"dnat": {**family, "addr": {"map": {"key": {"concat": fields}, "data": f"@{name}"}}}},
             ),
         ),
         OWN,
