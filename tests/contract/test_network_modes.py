@@ -19,8 +19,9 @@ from tests.support.host import Neighbour, PrivateHost
 MODES = ("bridge", "host", "none", "container")
 
 
-@pytest.fixture
-def lab(private_host: PrivateHost) -> Iterator[Lab]:
+@pytest.fixture(params=["iptables", "nftables"])
+def lab(request: pytest.FixtureRequest, private_host: PrivateHost, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
+    monkeypatch.setenv("NETBOX_FIREWALL", request.param)
     made = Lab()
     yield made
     made.close()
