@@ -20,7 +20,7 @@ the first packet of a connection costs three lookups, however many ports are pub
 
 from __future__ import annotations
 
-import re
+import struct
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -42,8 +42,6 @@ from netbox.network.firewall_nftables_table import (
     typed,
 )
 
-_ENTRY = re.compile(r'"([0-9a-z]+)" \. 0x([0-9a-f]+) comment "([^"]*)"')
-
 
 class NftablesBackend:
     """See ``FirewallBackend``."""
@@ -55,15 +53,15 @@ class NftablesBackend:
         groups = list({group.owner: group for group in add}.values())
         rendered = [Rendered(group) for group in groups]  # before anything else: a bad value is the caller's
         with exclusive():
-            base = _base_count()
-            if base is None and not groups and not nftables.has_table(OWN):
+            stands = _stands()
+            if not stands and not groups and not nftables.has_table(OWN):
                 return
             try:
-                _change(rendered, remove, base, None)
+                _change(rendered, remove, stands, None)
             except FirewallError:
                 # Somebody has changed the table behind the index: look at all of it, which costs more, and try once more.
                 table = Table(nftables.listing())
-                _change(rendered, remove, base, table)
+                _change(rendered, remove, stands, table)
 
     def owners(self) -> set[str]:
         """See ``FirewallBackend.owners``."""
@@ -98,7 +96,7 @@ class NftablesBackend:
             if any(group.entries for group in rendered):
                 lines += [*_base_commands(), *(line for part in _by_stage(rendered) for line in part)]
                 lines += [line for group in rendered for line in group.index()]
-                lines.append(_base_entry(sum(bool(group.entries) for group in rendered)))
+                lines.append(_base_entry())
             nftables.run("\n".join(lines) + "\n")
 
 
@@ -117,73 +115,63 @@ def _base_commands() -> list[str]:
     return lines
 
 
-def _base_entry(count: int) -> str:
-    return f'add element {TABLE} {OWNED} {{ "{BASE_KEY}" . {VERSION} comment "{count} owners" }}'
+def _base_entry() -> str:
+    return f'add element {TABLE} {OWNED} {{ "{BASE_KEY}" . {VERSION} comment "the table is complete" }}'
 
 
-def _base_count() -> int | None:
-    """How many owners the index knows; ``None`` when the base does not stand."""
-    text = nftables.get_elements(f"{TABLE} {OWNED}", f'"{BASE_KEY}" . {VERSION}')
-    found = _ENTRY.search(text) if text else None
-    if found is None:
-        return None
-    number = found[3].partition(" ")[0]
-    return int(number) if number.isdecimal() else 0
+def _raw_key(key: str, number: int) -> bytes:
+    """A key of the index as the kernel has it: an interface's name and a mark."""
+    return key.encode().ljust(16, b"\0") + struct.pack("=I", number)
+
+
+def _stands() -> bool:
+    """Whether the index says that the base is complete."""
+    return nftables.elements(OWN, OWNED, [_raw_key(BASE_KEY, VERSION)]) is not None
 
 
 def _indexed(owner: str) -> list[str]:
     """What the index says that the owner has. Two questions at most, whatever others have."""
-    place, key = f"{TABLE} {OWNED}", index_key(owner)
-    text = nftables.get_elements(place, f'"{key}" . 0')
-    found = _ENTRY.search(text) if text else None
-    if found is None:
+    key = index_key(owner)
+    found = nftables.elements(OWN, OWNED, [_raw_key(key, 0)])
+    if not found:
         return []
-    count, _, entry = found[3].partition(" ")
+    count, _, entry = found[0].comment.partition(" ")
     if count == "1" or not count.isdecimal():
         return [entry]
-    text = nftables.get_elements(place, ", ".join(f'"{key}" . {number}' for number in range(int(count))))
-    entries = {int(number, 16): comment.partition(" ")[2] for _, number, comment in _ENTRY.findall(text or "")}
-    return [entries[number] for number in sorted(entries)]
+    found = nftables.elements(OWN, OWNED, [_raw_key(key, number) for number in range(int(count))])
+    return [item.comment.partition(" ")[2] for item in found or []]
 
 
-def _change(add: Sequence[Rendered], remove: Sequence[str], base: int | None, table: Table | None) -> None:
-    """One transaction: old ones out, new ones in. ``table`` is everything that stands, ``None``: the index is enough."""
+def _others(leaving: Iterable[str]) -> bool:
+    """Whether the index knows an owner that does not leave. Reads no further than to the first one."""
+    keys = {BASE_KEY.encode(), *(index_key(owner).encode() for owner in leaving)}
+    return any(item.key[:16].rstrip(b"\0") not in keys for item in nftables.some_elements(OWN, OWNED))
+
+
+def _change(add: Sequence[Rendered], remove: Sequence[str], stands: bool, table: Table | None) -> None:
+    """One transaction: old ones out, new ones in. ``table`` is everything that stands, ``None``: the index is enough.
+
+    Nothing is deleted that need not be: the kernel waits for RCU after a deletion.
+    """
     lines: list[str] = []
-    count = base or 0
     leaving = dict.fromkeys([*(group.owner for group in add), *remove])
-    unknown = [owner for owner in remove if base is None or (table is None and not _indexed(owner))]
-    if table is None and unknown:
+    entries = {owner: _indexed(owner) if stands else [] for owner in leaving}
+    if table is None and not all(entries[owner] for owner in remove):
         table = Table(nftables.listing())  # nothing is in the index, but the caller thinks that something stands
-    standing = table.owners() if table else set()
     for owner in leaving:
-        entries = [] if base is None else _indexed(owner)
-        if table is not None:
-            lines += table.removal(owner)
-            count -= owner in standing or bool(entries)
-        elif entries:
-            lines += _removal(owner, entries)
-            count -= 1
-    if base is None and add:
-        lines = [*_cleared_base(), *_base_commands(), *lines]
-    for part in _by_stage(add):
-        lines += part
-    for group in add:
-        lines += group.index()
-        count += bool(group.entries)
-    if table is not None:
-        count = len((standing - set(leaving)) | {group.owner for group in add if group.entries})
-    if count <= 0 and not any(group.entries for group in add) and not (_owners_now() - set(leaving)):
-        nftables.run(f"add table {TABLE}\ndelete table {TABLE}\n")
-    elif lines:
-        if base is not None:
-            lines.append(f'delete element {TABLE} {OWNED} {{ "{BASE_KEY}" . {VERSION} }}')
-        if base is not None or add:
-            lines.append(_base_entry(count))
+        lines += table.removal(owner) if table is not None else _removal(owner, entries[owner])
+    if not any(group.entries for group in add):
+        # What the index has forgotten may stand as well: only the whole table can say that nobody is left.
+        if (lines or table is not None) and not _others(leaving) and not Table(nftables.listing()).owners() - set(leaving):
+            lines = [f"add table {TABLE}", f"delete table {TABLE}"]
+    else:
+        if not stands:
+            lines = [*_cleared_base(), *_base_commands(), *lines, _base_entry()]
+        for part in _by_stage(add):
+            lines += part
+        lines += [line for group in add for line in group.index()]
+    if lines:
         nftables.run("\n".join(lines) + "\n")
-
-
-def _owners_now() -> set[str]:
-    return Table(nftables.listing()).owners()
 
 
 def _cleared_base() -> list[str]:
@@ -199,6 +187,8 @@ def _comment(item: dict[str, Any]) -> str:
 
 
 def _removal(owner: str, entries: Sequence[str]) -> list[str]:
+    if not entries:
+        return []
     lines = []
     for entry in entries:
         if entry == IN_CHAINS:

@@ -145,7 +145,7 @@ def test_traffic_is_counted(guest: Guest, lab: Lab, outside: Neighbour) -> None:
 def test_its_description_is_a_list_of_commands(guest: Guest, lab: Lab) -> None:
     commands = lab.manager.describe(guest.plan)
     assert bool(commands) == (guest.plan.mode in ("bridge", "none"))
-    assert all(command.split()[0] in ("ip", "sysctl", "iptables") for command in commands)
+    assert all(command.split()[0] in ("ip", "sysctl", "iptables", "nft") for command in commands)
 
 
 @pytest.mark.parametrize("mode", MODES)

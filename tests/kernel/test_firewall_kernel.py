@@ -258,24 +258,33 @@ def test_a_move_that_was_killed_half_way_goes_on(lab: Lab, monkeypatch: pytest.M
 # -- cost ----------------------------------------------------------------------------------------------------------------------------------
 
 
-def operations(monkeypatch: pytest.MonkeyPatch, others: int) -> list[tuple[int, int]]:
-    """What adding and removing one port asks of the kernel: for each call the lines of commands, and the characters that come back."""
+def operations(monkeypatch: pytest.MonkeyPatch, others: int) -> list[tuple[str, int]]:
+    """What adding and removing one port asks of the kernel: the lines of each batch of commands, the objects of each answer."""
     backend = NftablesBackend()
     if others:
         published = [PortSpec(80, 10000 + number) for number in range(others)]
         half = len(published) // 2
         backend.apply([firewall.publish_rules("sandbox:one", "10.9.0.3", published[:half])])
         backend.apply([firewall.publish_rules("sandbox:other", "10.9.0.4", published[half:])])
-    seen: list[tuple[int, int]] = []
-    real = nftables._call
+    seen: list[tuple[str, int]] = []
+    real_call, real_ask = nftables._call, nftables._answers
 
-    def counted(commands: str, flags: int) -> str:
-        output = real(commands, flags)
-        seen.append((commands.strip().count("\n") + 1, len(output)))
+    def counted_call(commands: str, flags: int) -> str:
+        output = real_call(commands, flags)
+        seen.append(("commands", commands.strip().count("\n") + 1))
+        seen.append(("output", len(output)))
         return output
 
+    def counted_ask(sock: socket.socket, message: int, flags: int, body: bytes, family: int) -> Iterator[tuple[int, dict[int, bytes]]]:
+        number = len(seen)
+        seen.append(("objects", 0))
+        for item in real_ask(sock, message, flags, body, family):
+            seen[number] = ("objects", seen[number][1] + 1)
+            yield item
+
     with monkeypatch.context() as patch:
-        patch.setattr(nftables, "_call", counted)
+        patch.setattr(nftables, "_call", counted_call)
+        patch.setattr(nftables, "_answers", counted_ask)
         backend.apply([firewall.publish_rules("sandbox:a", "10.9.0.2", [PortSpec(80, 8080)])])
         backend.apply(remove=["sandbox:a"])
     return seen
@@ -289,6 +298,7 @@ def test_a_change_costs_the_same_at_any_size(private_host: PrivateHost, monkeypa
     many = operations(monkeypatch, 1000)
     assert len(backend.rules()) == 1000 + 11
     assert few == many
+    assert [count for kind, count in many if kind == "commands"] == [2, 2]  # the element and its entry in the index, in and out
     backend.take_down()
 
 
