@@ -64,13 +64,15 @@ def follow(store: Store) -> bool:
         return False
     with exclusive():
         new_backend = firewall_choice.backend(target)
-        groups = [group for part in expected(store) for group in part]
+        known = expected(store)
         for row in old:  # before the effect: from here on an undo looks into both
             store.journal(row.owner, NETWORK).record("network_rules", owner=row.owner, backend=target)
         for name in {_backend(row.args) for row in old}:
             old_backend = firewall_choice.backend(name)
             owners = old_backend.owners()
-            new_backend.apply([group for group in groups if group.owner in owners])
+            # A network cannot go while its lock is held, so its rules go along even if somebody has flushed them. A sandbox may just be
+            # ending: its rules go along if they stand.
+            new_backend.apply([*known.networks, *(group for group in known.sandboxes if group.owner in owners)])
             old_backend.take_down()
         for row in old:
             store.journal(row.owner, NETWORK).forget([row])

@@ -233,6 +233,19 @@ def test_what_was_moved_is_taken_away_at_the_end(lab: Lab, backend: str, monkeyp
     lab.end(first)
 
 
+def test_a_network_that_was_flushed_is_whole_after_a_move(lab: Lab, outside: Neighbour, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NETBOX_FIREWALL", "nftables")
+    lab.guest()
+    nft("flush ruleset")
+    monkeypatch.setenv("NETBOX_FIREWALL", "iptables")
+    guest = lab.guest(ports=(PortSpec(80, 8080),))
+    assert repair.differences(lab.store) == []
+    guest.serve("tcp", 80)
+    with outside.inside():
+        assert ask("tcp", outside.host_address, 8080) == f"{outside.address} 80"
+        assert ask("tcp", guest.address, 80, 0.6) is None
+
+
 def test_a_move_that_was_killed_half_way_goes_on(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NETBOX_FIREWALL", "iptables")
     guest = lab.guest(ports=(PortSpec(80, 8080),))
