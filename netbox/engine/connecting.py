@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from netbox import names
-from netbox.engine import ending, events
+from netbox.engine import ending, events, impairing
 from netbox.engine.locks import SandboxLock, acquire_or_conflict
 from netbox.engine.undo import replay_rows
 from netbox.errors import Conflict, NetboxError, NotFound, UsageError, WrongState
@@ -124,6 +124,7 @@ def reroute(context: Context, args: dict[str, Any]) -> None:
         return  # it has just ended
     try:
         context.network.reroute(plan, namespace, args["published_on"])
+        impairing.renew(context, row, plan, namespace)
     finally:
         os.close(namespace)
     renew_hosts(context, plan)

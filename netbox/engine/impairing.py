@@ -166,6 +166,17 @@ def expire(context: Context, row: SandboxRow) -> int:
             return 0  # it has just ended: its clean-up sees to the rows
 
 
+def renew(context: Context, row: SandboxRow, plan: NetworkPlan, netns: int) -> None:
+    """After a change of the sandbox's interfaces: makes its rates and impairments hold on each. The caller holds the networks' lock."""
+    rows = _rows(_journal(context, row))
+    if rows or any(base_rates(row)):
+        from netbox.network.shaping import Impairment
+
+        # One that is over by now stands until its row goes.
+        standing = [Impairment.from_json(entry.args["impairment"]) for entry in rows if entry.args["state"] == STANDING]
+        _apply(context, row, plan, netns, standing, rows)
+
+
 def expire_all(context: Context) -> list[str]:
     """``expire`` for every sandbox; a line for each that had something."""
     done = []
@@ -290,10 +301,10 @@ def _expect_running(context: Context, row: SandboxRow) -> None:
 def _apply(
     context: Context, row: SandboxRow, plan: NetworkPlan, netns: int, wanted: Sequence[Impairment], previous: Sequence[JournalRow]
 ) -> None:
-    from netbox.network import shaping
+    from netbox.network import firewall_switch, shaping
 
     stood = [shaping.Impairment.from_json(entry.args["impairment"]) for entry in previous]
-    shaping.apply(plan, netns, *base_rates(row), wanted, stood)
+    shaping.apply(plan, netns, *base_rates(row), wanted, stood, lambda group: firewall_switch.replace(context.store, group))
 
 
 def _settle(context: Context, row: SandboxRow, journal: Journal) -> int:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import errno
 import ipaddress
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from netbox import names
@@ -24,8 +24,9 @@ from netbox.errors import Conflict, HostError, Unsupported, host_error
 from netbox.kernel import traffic_control as tc
 from netbox.kernel.namespaces import inside_netns
 from netbox.kernel.rtnetlink import Request, RouteSocket
-from netbox.network import firewall
+from netbox.network import firewall, firewall_choice
 from netbox.network.firewall import Rule, RuleGroup
+from netbox.network.firewall_lock import exclusive
 from netbox.network.plan import Endpoint, NetworkPlan
 from netbox.parse.shaping import format_delay, format_rate, format_share
 
@@ -260,9 +261,11 @@ def apply(
     rate_out: int,
     impairments: Sequence[Impairment] = (),
     previous: Sequence[Impairment] = (),
+    lose: Callable[[RuleGroup], None] | None = None,
 ) -> None:
     """Makes the links of a sandbox so: what stood before is replaced. The sandbox's namespace is ``netns_fd``;
-    ``previous`` are the impairments that stood, or may stand in part.
+    ``previous`` are the impairments that stood, or may stand in part. ``lose`` puts the rules for what gets lost into the host's firewall
+    where its other rules are; without it they go where this host's firewall would be taken to be now.
 
     Raises:
         Unsupported: the kernel lacks a queueing discipline; the message names its option.
@@ -277,7 +280,7 @@ def apply(
             _queue(netlink, endpoint, endpoint.interface, steps_of(OUT, rate_out, impairments))
     lossy = {item.direction for item in (*impairments, *previous) if item.loss}
     if OUT in lossy:
-        _lose(loss_rules(plan, OUT, impairments))
+        (lose or _lose)(loss_rules(plan, OUT, impairments))
     if IN in lossy:
         with inside_netns(netns_fd):
             _lose(loss_rules(plan, IN, impairments))
@@ -312,11 +315,13 @@ def _queue(netlink: RouteSocket, endpoint: Endpoint, device: str, wanted: steps_
 
 
 def _lose(group: RuleGroup) -> None:
-    backend = firewall.backend()
-    if group.rules:
-        backend.apply([group])
-    else:
-        backend.apply(remove=[group.owner])
+    """Puts the rules into the firewall of the calling thread's network namespace, in place of the owner's old ones."""
+    name = ""
+    with exclusive():
+        if group.rules:
+            name = firewall_choice.choose().name
+            firewall_choice.backend(name).apply([group])
+        firewall_choice.remove_everywhere([group.owner], but=name)
 
 
 def describe(plan: NetworkPlan, rate_in: int, rate_out: int) -> list[str]:
