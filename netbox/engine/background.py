@@ -12,9 +12,9 @@ import time
 from typing import TYPE_CHECKING
 
 from netbox import names
-from netbox.engine import undo
+from netbox.engine import ending, undo
 from netbox.engine.locks import POLL_INTERVAL, SandboxLock
-from netbox.errors import CleanupError
+from netbox.errors import NetboxError
 from netbox.state.journal import Journal, JournalRow
 
 if TYPE_CHECKING:
@@ -102,22 +102,29 @@ class Background:
         if work is None:
             return
         journal, row = work
+        try:
+            self._undo_locked(journal, row)
+        except NetboxError:
+            pass  # the row stays in the journal: gc tries again and reports
+
+    def _undo_locked(self, journal: Journal, row: JournalRow) -> None:
+        """Undoes a row under the sandbox's lock: started again meanwhile, it has a new link of the same name. That start undoes the row
+        itself, and then there is nothing to do.
+        """
         deadline = time.monotonic() + PATIENCE
-        # Under the sandbox's lock: started again meanwhile, it has a new link of the same name. That start undoes the row itself.
         while time.monotonic() < deadline and any(entry.seq == row.seq for entry in journal.rows()):
             sandbox_id = self._sandbox_id(journal.owner)
-            lock = None if sandbox_id is None else SandboxLock.acquire(self._context.settings.sandbox_run(sandbox_id))
-            if sandbox_id is not None and lock is None:
+            if sandbox_id is None:
+                undo.replay_rows(journal, [row], self._context)
+                return
+            lock = SandboxLock.acquire(self._context.settings.sandbox_run(sandbox_id))
+            if lock is None:
                 time.sleep(POLL_INTERVAL)
                 continue
-            try:
+            with lock:
                 if any(entry.seq == row.seq for entry in journal.rows()):
                     undo.replay_rows(journal, [row], self._context)
-            except CleanupError:
-                pass  # the row stays in the journal: gc tries again and reports
-            finally:
-                if lock is not None:
-                    lock.release()
+                ending.discard_run_directory(self._context, sandbox_id)
             return
 
     def _sandbox_id(self, owner: str) -> str | None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from netbox import names
@@ -124,10 +124,11 @@ def reroute(context: Context, args: dict[str, Any]) -> None:
         return  # it has just ended
     try:
         context.network.reroute(plan, namespace, args["published_on"])
-        impairing.renew(context, row, plan, namespace)
+        impairing.follow_links(context, row, plan, namespace)
     finally:
         os.close(namespace)
     renew_hosts(context, plan)
+    renew_resolvers(context, plan)
 
 
 def _connect_running(context: Context, row: SandboxRow, attachment: NetworkAttachment) -> None:
@@ -140,9 +141,10 @@ def _connect_running(context: Context, row: SandboxRow, attachment: NetworkAttac
         namespace = ending.open_namespace(context, row, "net")
         try:
             context.network.build(endpoint, namespace, journal)
+            endpoints = tuple(sorted((*plan.endpoints, endpoint), key=lambda item: item.precedence))
+            impairing.shape(context, row, dataclasses.replace(plan, endpoints=endpoints), namespace)
         finally:
             os.close(namespace)
-        endpoints = tuple(sorted((*plan.endpoints, endpoint), key=lambda item: item.precedence))
         with context.store.database.transaction():
             _save(context, row, endpoints, add=attachment)
             rows = journal.rows()
@@ -227,11 +229,20 @@ def _published_on(plan: NetworkPlan) -> str:
 
 def renew_hosts(context: Context, plan: NetworkPlan) -> None:
     """In place: the sandbox has this very file mounted."""
-    path = f"{context.settings.sandbox_root(plan.sandbox_id)}/hosts"
+    _rewrite(context, plan, "hosts", lambda text: renewed_hosts(text, plan.hostname, own_addresses(plan)))
+
+
+def renew_resolvers(context: Context, plan: NetworkPlan) -> None:
+    """The resolvers of the networks that the sandbox is on now, in place as well."""
+    _rewrite(context, plan, "resolv.conf", lambda _: context.network.files(plan)["resolv.conf"])
+
+
+def _rewrite(context: Context, plan: NetworkPlan, name: str, renew: Callable[[str], str]) -> None:
+    path = f"{context.settings.sandbox_run(plan.sandbox_id)}/{name}"
     try:
         with open(path, "r+", encoding="utf-8", errors="surrogateescape") as file:
             text = file.read()
-            wanted = renewed_hosts(text, plan.hostname, own_addresses(plan))
+            wanted = renew(text)
             if wanted != text:
                 file.seek(0)
                 file.write(wanted)

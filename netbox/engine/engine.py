@@ -81,7 +81,7 @@ class Engine:
 
         Raises:
             CommandNotFound, CommandNotExecutable: the command cannot be executed.
-            NetboxError: what is wrong with the request or the host; a sandbox that was made stays for ``inspect`` unless ``remove`` is set.
+            NetboxError: what is wrong with the request or the host; nothing is left then.
         """
         sandbox = self.prepare_run(_spec(image, command, options))
         sandbox.start()
@@ -220,6 +220,8 @@ class Engine:
     def _recover(self) -> None:
         ending.recover(self._context)
         impairing.expire_all(self._context)
+        if os.path.exists(f"{self.settings.run}/nameservice"):  # else the network layer need not be loaded
+            self._context.network.ensure_names()
 
 
 def _spec(image: SandboxSpec | str, command: Sequence[str], options: RunOptions) -> SandboxSpec:

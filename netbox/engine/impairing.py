@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from netbox import names
@@ -24,6 +24,7 @@ from netbox.state.rows import SandboxRow
 
 if TYPE_CHECKING:
     from netbox.engine.context import Context
+    from netbox.network.firewall import RuleGroup
     from netbox.network.plan import NetworkPlan
     from netbox.network.shaping import Impairment
 
@@ -166,17 +167,6 @@ def expire(context: Context, row: SandboxRow) -> int:
             return 0  # it has just ended: its clean-up sees to the rows
 
 
-def renew(context: Context, row: SandboxRow, plan: NetworkPlan, netns: int) -> None:
-    """After a change of the sandbox's interfaces: makes its rates and impairments hold on each. The caller holds the networks' lock."""
-    rows = _rows(_journal(context, row))
-    if rows or any(base_rates(row)):
-        from netbox.network.shaping import Impairment
-
-        # One that is over by now stands until its row goes.
-        standing = [Impairment.from_json(entry.args["impairment"]) for entry in rows if entry.args["state"] == STANDING]
-        _apply(context, row, plan, netns, standing, rows)
-
-
 def expire_all(context: Context) -> list[str]:
     """``expire`` for every sandbox; a line for each that had something."""
     done = []
@@ -242,6 +232,34 @@ def base_rates(row: SandboxRow) -> tuple[int, int]:
     return network.get("rate_in") or 0, network.get("rate_out") or 0
 
 
+def shape(context: Context, row: SandboxRow, plan: NetworkPlan, netns: int) -> None:
+    """Gives new links of a sandbox its rates and what impairs it now. ``netns`` is its namespace.
+
+    Raises:
+        HostError, Unsupported: the kernel refuses.
+    """
+    rates, wanted = base_rates(row), in_force(context, row)
+    if any(rates) or wanted:
+        from netbox.network import shaping
+
+        shaping.apply(plan, netns, *rates, wanted, wanted, _into_host(context))
+
+
+def follow_links(context: Context, row: SandboxRow, plan: NetworkPlan, netns: int) -> None:
+    """Makes the rules for what gets lost those of the links that a running sandbox has. The caller holds the networks' lock.
+
+    Raises:
+        FirewallError, Unsupported: the kernel refuses.
+    """
+    rows = _rows(_journal(context, row))
+    if rows:
+        from netbox.network import shaping
+
+        # One that is over by now stands until its row goes.
+        standing = [shaping.Impairment.from_json(entry.args["impairment"]) for entry in rows if entry.args["state"] == STANDING]
+        shaping.lose(plan, netns, standing, _former(rows), _into_host(context))
+
+
 def expire_command(sandbox_id: str) -> list[str]:
     """The command line that runs ``main`` for a sandbox."""
     code = f"import sys; sys.path.insert(0, {_PACKAGE_PARENT!r}); from netbox.engine.impairing import main; sys.exit(main())"
@@ -301,10 +319,22 @@ def _expect_running(context: Context, row: SandboxRow) -> None:
 def _apply(
     context: Context, row: SandboxRow, plan: NetworkPlan, netns: int, wanted: Sequence[Impairment], previous: Sequence[JournalRow]
 ) -> None:
-    from netbox.network import firewall_switch, shaping
+    from netbox.network import shaping
 
-    stood = [shaping.Impairment.from_json(entry.args["impairment"]) for entry in previous]
-    shaping.apply(plan, netns, *base_rates(row), wanted, stood, lambda group: firewall_switch.replace(context.store, group))
+    shaping.apply(plan, netns, *base_rates(row), wanted, _former(previous), _into_host(context))
+
+
+def _former(rows: Sequence[JournalRow]) -> list[Impairment]:
+    from netbox.network.shaping import Impairment
+
+    return [Impairment.from_json(entry.args["impairment"]) for entry in rows]
+
+
+def _into_host(context: Context) -> Callable[[RuleGroup], None]:
+    """Puts rules where the host's other ones stand."""
+    from netbox.network import firewall_switch
+
+    return lambda group: firewall_switch.replace(context.store, group)
 
 
 def _settle(context: Context, row: SandboxRow, journal: Journal) -> int:

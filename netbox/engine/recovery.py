@@ -31,12 +31,15 @@ def collect(context: Context) -> list[str]:
     done = ending.recover(context)
     done += impairing.expire_all(context)
     done += _orphaned_journals(context)
+    context.network.ensure_names()
     done += _orphaned_directories(context)
     with context.images.changing():
         done += context.images.gc(layers_in_use(context))
     if context.background is not None:
         context.background.flush()
     done += [f"network {name}" for name in release_networks(context)]
+    if context.network.end_idle_names():
+        done.append("the name service")
     return done
 
 

@@ -7,12 +7,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from netbox import names
 from netbox.engine import ending, events, impairing, observing, starting
 from netbox.engine.impairable import Impairable
+from netbox.engine.record import Record
 from netbox.errors import UsageError, WrongState
 from netbox.parse.networks import make_attachment
-from netbox.spec import PortSpec, Resources, SandboxSpec
+from netbox.spec import Resources
 from netbox.state.rows import SandboxRow
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class ExecResult(NamedTuple):
     stderr: bytes
 
 
-class Sandbox(Impairable):
+class Sandbox(Record, Impairable):
     """A sandbox. The attributes are those of the last look; ``refresh`` looks again, every verb does.
 
     As a context manager it is removed at the end, whatever happened.
@@ -45,103 +45,6 @@ class Sandbox(Impairable):
         self._context = context
         self._row = row
         self._lock = lock
-
-    # -- attributes --------------------------------------------------------------------------------------------------------------------
-
-    @property
-    def id(self) -> str:
-        """The full id, 64 hexadecimal digits."""
-        return self._row.id
-
-    @property
-    def short_id(self) -> str:
-        """The first twelve digits of the id."""
-        return names.short_id(self._row.id)
-
-    @property
-    def name(self) -> str:
-        """The name."""
-        return self._row.name
-
-    @property
-    def spec(self) -> SandboxSpec:
-        """What was asked for."""
-        return SandboxSpec.from_json(self._row.spec)
-
-    @property
-    def image(self) -> str:
-        """The image's name, or the directory used as root file system."""
-        return str(self._row.spec["image"] or self._row.spec["rootfs"])
-
-    @property
-    def command(self) -> tuple[str, ...]:
-        """The command with its arguments."""
-        return tuple(self._row.spec["command"]) or tuple(self._row.image["command"])
-
-    @property
-    def labels(self) -> dict[str, str]:
-        """The labels."""
-        return dict(self._row.spec["labels"])
-
-    @property
-    def state(self) -> str:
-        """created, starting, running, paused or exited, at this moment."""
-        return observing.state_of(self._context, self._row)
-
-    @property
-    def exit_code(self) -> int | None:
-        """The exit code of the last run; 128 + n after signal n."""
-        return self._row.exit_code
-
-    @property
-    def error(self) -> str | None:
-        """Why the last start failed, or what else went wrong."""
-        return self._row.error
-
-    @property
-    def pid(self) -> int | None:
-        """The host's pid of the sandbox's pid 1."""
-        return self._row.pid
-
-    @property
-    def created_at(self) -> float:
-        """Seconds since the epoch."""
-        return self._row.created_at
-
-    @property
-    def started_at(self) -> float | None:
-        """Seconds since the epoch."""
-        return self._row.started_at
-
-    @property
-    def finished_at(self) -> float | None:
-        """Seconds since the epoch."""
-        return self._row.finished_at
-
-    @property
-    def network_plan(self) -> dict[str, Any]:
-        """The network of the last start, as JSON values; empty before the first."""
-        return dict(self._row.details.get("network") or {})
-
-    @property
-    def ip_address(self) -> str | None:
-        """The IPv4 address of a running sandbox of mode bridge."""
-        endpoints = self.network_plan.get("endpoints") or []
-        return str(endpoints[0]["address"]) if endpoints and self._row.state == "running" else None
-
-    @property
-    def networks(self) -> dict[str, str | None]:
-        """Its networks, the one with the default route first, with its address on each: ``None`` while it does not run."""
-        if self._row.state == "running":
-            return {str(item["network"]): str(item["address"]) for item in self.network_plan.get("endpoints") or []}
-        return {item.network: None for item in self.spec.network.attachments}
-
-    @property
-    def ports(self) -> tuple[PortSpec, ...]:
-        """The published ports; those of a running sandbox with the host ports that were chosen."""
-        if self._row.state == "running":
-            return tuple(PortSpec(*port) for port in self.network_plan.get("ports") or [])
-        return tuple(PortSpec(*port) for port in self._row.spec["network"]["ports"])
 
     def refresh(self) -> Sandbox:
         """Reads the record again, and settles the sandbox if its monitor died.
@@ -248,12 +151,15 @@ class Sandbox(Impairable):
             UsageError: not a name.
             Conflict: another sandbox has it.
         """
+        from netbox.network.plan import NetworkPlan
         from netbox.parse import parse_name
 
         new = parse_name(name, "sandbox")
         old = self.refresh().name
         self._context.store.update_sandbox(self.id, name=new)
         self._reread()
+        if self._row.state == "running":
+            self._context.network.names_changed(NetworkPlan.from_json(self._row.details["network"]))
         self._event("rename", old_name=old)
 
     def remove(self, force: bool = False) -> None:

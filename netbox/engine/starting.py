@@ -211,7 +211,7 @@ def _start_in(
 def _handshake(context: Context, row: SandboxRow, plan: Plan, launcher: Launcher, transaction: Transaction) -> Attachment | None:
     namespaces = launcher.wait_namespaces()
     context.network.attach(plan.network, namespaces.netns, transaction)
-    _limit_rates(row, plan.network, namespaces.netns)
+    impairing.shape(context, row, plan.network, namespaces.netns)
     launcher.network_ready()
     context.network.publish(plan.network, transaction)
     launcher.wait_ready()
@@ -232,14 +232,6 @@ def _handshake(context: Context, row: SandboxRow, plan: Plan, launcher: Launcher
         )
         events.record(context, row, "start")
     return launcher.go()
-
-
-def _limit_rates(row: SandboxRow, network: NetworkPlan, netns: int) -> None:
-    rates = impairing.base_rates(row)
-    if any(rates):
-        from netbox.network import shaping
-
-        shaping.apply(network, netns, *rates)
 
 
 def _image(row: SandboxRow) -> Image | None:

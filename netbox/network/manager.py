@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 
 from netbox import names
 from netbox.errors import Conflict, HostError, NotFound, UsageError
-from netbox.network import firewall, firewall_choice, firewall_switch, ipam, modes, networks, ports, resolve
+from netbox.network import firewall, firewall_choice, firewall_switch, ipam, modes, naming, networks, ports, resolve
 from netbox.network.facts import boot_id, host_facts
 from netbox.network.modes import bridge
 from netbox.network.plan import Endpoint, JoinTarget, NetworkPlan, Prepared, Traffic
@@ -71,6 +71,7 @@ class NetworkManager:
             for index, attachment in enumerate(spec.attachments):
                 row, stood = networks.ensure(self._store, attachment.network)
                 endpoints.append(self._lease(row, sandbox_id, attachment, index, stood))
+        naming.changed(self._store, [endpoint.network for endpoint in endpoints])
         _require_way_out(endpoints, spec)
         if spec.ports:
             recorder.record("port", sandbox_id=sandbox_id)
@@ -120,7 +121,9 @@ class NetworkManager:
         firewall_switch.follow(self._store)
         row, stood = networks.ensure(self._store, attachment.network)
         recorder.record("lease", sandbox_id=sandbox_id, network=attachment.network)
-        return self._lease(row, sandbox_id, attachment, index, stood)
+        endpoint = self._lease(row, sandbox_id, attachment, index, stood)
+        naming.changed(self._store, [attachment.network])
+        return endpoint
 
     def build(self, endpoint: Endpoint, netns_fd: int, recorder: Recorder) -> None:
         """Builds one further interface of a running sandbox; the default route stays where it is.
@@ -170,6 +173,30 @@ class NetworkManager:
     def files(self, plan: NetworkPlan) -> dict[str, str]:
         """The contents of ``hosts``, ``hostname`` and ``resolv.conf``; empty in mode container, see ``plan.shared_files``."""
         return modes.planned(plan).files(plan, resolve.host_files())
+
+    def names_changed(self, plan: NetworkPlan) -> None:
+        """Publishes a sandbox's new name on its networks.
+
+        Raises:
+            HostError: the names cannot be written.
+        """
+        naming.changed(self._store, [endpoint.network for endpoint in plan.endpoints])
+
+    def ensure_names(self) -> None:
+        """Puts a killed name service back.
+
+        Raises:
+            HostError: it cannot be started.
+        """
+        naming.ensure_running(self._settings)
+
+    def end_idle_names(self) -> bool:
+        """Ends what is left of a name service without networks; whether there was something.
+
+        Raises:
+            HostError: it does not end.
+        """
+        return naming.stop_if_idle(self._settings)
 
     def not_found(self, name: str) -> NotFound:
         """The error for a name that no network has."""

@@ -16,7 +16,7 @@ from netbox import names
 from netbox.errors import Conflict, HostError, NotFound, host_error
 from netbox.kernel import rtnetlink, sysctl
 from netbox.kernel.rtnetlink import Link, RouteSocket
-from netbox.network import firewall, ipam
+from netbox.network import firewall, ipam, naming
 from netbox.network.facts import HostFacts, Occupied, boot_id, host_facts
 from netbox.network.firewall import RuleGroup
 from netbox.network.resolve import host_files, nameservers
@@ -118,12 +118,14 @@ def ensure(store: Store, name: str) -> tuple[NetworkRow, bool]:
             raise Conflict(
                 f"a device called {link.name} is there, and it is not netbox's", f"remove or rename it: ip link delete {link.name}"
             )
-        if row is not None and link.is_up:  # the last step of a bring-up
+        if row is not None and link.is_up:  # the last step of a bring-up, but for the names
+            naming.serve(store, row, journal)
             return row, True
     row = choose(store, name, row, host_facts(frozenset({names.bridge(name)})))
     store.put_network(row)
     try:
         _bring_up(store, row, journal, journaled)
+        naming.serve(store, row, journal)
     except OSError as error:
         raise host_error("bring up", f"network {name} ({error.filename or row.bridge})", error) from error
     return row, False

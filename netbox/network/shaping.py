@@ -261,11 +261,10 @@ def apply(
     rate_out: int,
     impairments: Sequence[Impairment] = (),
     previous: Sequence[Impairment] = (),
-    lose: Callable[[RuleGroup], None] | None = None,
+    into_host: Callable[[RuleGroup], None] | None = None,
 ) -> None:
     """Makes the links of a sandbox so: what stood before is replaced. The sandbox's namespace is ``netns_fd``;
-    ``previous`` are the impairments that stood, or may stand in part. ``lose`` puts the rules for what gets lost into the host's firewall
-    where its other rules are; without it they go where this host's firewall would be taken to be now.
+    ``previous`` are the impairments that stood, or may stand in part; ``into_host`` is that of ``lose``.
 
     Raises:
         Unsupported: the kernel lacks a queueing discipline; the message names its option.
@@ -278,9 +277,25 @@ def apply(
             inside = RouteSocket()
         with inside as netlink:
             _queue(netlink, endpoint, endpoint.interface, steps_of(OUT, rate_out, impairments))
+    lose(plan, netns_fd, impairments, previous, into_host)
+
+
+def lose(
+    plan: NetworkPlan,
+    netns_fd: int,
+    impairments: Sequence[Impairment],
+    previous: Sequence[Impairment],
+    into_host: Callable[[RuleGroup], None] | None = None,
+) -> None:
+    """Puts the rules for what gets lost in place of those that stood. ``into_host`` puts rules into the host's firewall where its other
+    ones are; without it they go into the backend that is chosen now.
+
+    Raises:
+        FirewallError, Unsupported: the kernel refuses.
+    """
     lossy = {item.direction for item in (*impairments, *previous) if item.loss}
     if OUT in lossy:
-        (lose or _lose)(loss_rules(plan, OUT, impairments))
+        (into_host or _lose)(loss_rules(plan, OUT, impairments))
     if IN in lossy:
         with inside_netns(netns_fd):
             _lose(loss_rules(plan, IN, impairments))

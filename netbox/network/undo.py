@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from netbox.errors import Unsupported, host_error
 from netbox.kernel import sysctl
 from netbox.kernel.rtnetlink import RouteSocket, delete_link
-from netbox.network import firewall_choice, firewall_switch, networks
+from netbox.network import firewall_choice, firewall_switch, naming, networks
 from netbox.network.facts import boot_id
 from netbox.settings import Settings
 from netbox.state.journal import NETWORK
@@ -23,7 +23,10 @@ class UndoContext(NamedTuple):
 
 
 def _release_lease(context: UndoContext, args: dict[str, Any]) -> None:
-    context.store.release_leases(args["sandbox_id"], args.get("network"))
+    store, sandbox_id = context.store, args["sandbox_id"]
+    held = {lease.network for lease in store.leases() if lease.sandbox_id == sandbox_id}
+    store.release_leases(sandbox_id, args.get("network"))
+    naming.changed(store, held)
 
 
 def _release_ports(context: UndoContext, args: dict[str, Any]) -> None:

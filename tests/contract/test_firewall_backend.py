@@ -241,7 +241,8 @@ def test_processes_at_once(backend: FirewallBackend) -> None:
 
 
 def test_the_commands_do_what_the_backend_does(backend: FirewallBackend) -> None:
-    groups = [NETWORK, INTERNAL, LOSS, firewall.publish_rules("sandbox:a", "10.9.0.2", [PortSpec(80, 8080), PortSpec(90, 8000, 11, "udp", "127.0.0.1")])]
+    published = [PortSpec(80, 8080), PortSpec(90, 8000, 11, "udp", "127.0.0.1")]
+    groups = [NETWORK, INTERNAL, LOSS, firewall.publish_rules("sandbox:a", "10.9.0.2", published)]
     backend.apply(groups)
     built = leaks.firewall()
     backend.take_down()
@@ -291,7 +292,7 @@ DAMAGE = {
     "a loss edited": {
         "iptables": [
             "-t raw -D NETBOX-GUARD 5",
-            "-t raw -A NETBOX-GUARD -i netbox0 -s 10.9.0.2 -m statistic --mode random --probability 0.5 -m comment --comment impair:a -j DROP",
+            "-t raw -A NETBOX-GUARD -s 10.9.0.2 -m statistic --mode random --probability .5 -m comment --comment impair:a -j DROP",
         ],
         "nftables": ['add rule ip netbox guard iifname "netbox0" ip saddr 10.9.0.2 numgen random mod 100 < 50 drop comment "impair:a"'],
     },

@@ -15,6 +15,7 @@ import pytest
 from netbox.engine import Engine, Sandbox
 from netbox.errors import NotFound
 from netbox.testing import wait_for_log
+from tests.e2e.boxes import running
 from tests.support import cgroups
 from tests.support.cli import Cli
 from tests.support.host import PrivateHost
@@ -497,3 +498,13 @@ def test_a_failed_start_has_an_end_too(cli: Cli, engine: Engine) -> None:
     cli("start", "box", check=127)
     assert actions(engine) == ["create", "start", "die"]
     cli("rm", "box")
+
+
+@pytest.mark.parametrize("commands", [["restart -t 0 web"], ["stop -t 0 web", "start web"], ["kill web", "wait web", "start web"]], ids=str)
+def test_a_new_run_keeps_its_link(cli: Cli, commands: list[str]) -> None:
+    """The link of the last run, which goes in the background, has the same name: deleting it late would take the new one."""
+    with running(cli, "web"):
+        for command in commands:
+            cli(*command.split())
+        time.sleep(0.3)  # for what runs in the background
+        assert "eth0" in cli("exec", "web", "ip", "-o", "link").stdout

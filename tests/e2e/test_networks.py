@@ -73,27 +73,36 @@ def networks(private_host: PrivateHost, cli: Cli) -> Iterator[None]:
 
 @PROTOCOLS
 def test_two_networks_are_strangers(cli: Cli, networks: None, outside: Neighbour, protocol: str) -> None:
-    with running(cli, "a", "--network", "front"), running(cli, "b", "--network", "back"), running(cli, "c", "--network", "front"):
-        with server(cli, "a", protocol, 7000), server(cli, "b", protocol, 7000):
-            a, b = address(cli, "a", "front"), address(cli, "b", "back")
-            with inside(cli, "c"):
-                assert ask(protocol, a, 7000) == f"{address(cli, 'c', 'front')} 7000"
-                assert not reachable(protocol, b, 7000)
-            with inside(cli, "a"):
-                assert not reachable(protocol, b, 7000)
-            with inside(cli, "b"):
-                assert not reachable(protocol, a, 7000)
-            assert reachable(protocol, a, 7000)  # the host reaches its own sandboxes
-            assert reachable(protocol, b, 7000)
+    with (
+        running(cli, "a", "--network", "front"),
+        running(cli, "b", "--network", "back"),
+        running(cli, "c", "--network", "front"),
+        server(cli, "a", protocol, 7000),
+        server(cli, "b", protocol, 7000),
+    ):
+        a, b = address(cli, "a", "front"), address(cli, "b", "back")
+        with inside(cli, "c"):
+            assert ask(protocol, a, 7000) == f"{address(cli, 'c', 'front')} 7000"
+            assert not reachable(protocol, b, 7000)
+        with inside(cli, "a"):
+            assert not reachable(protocol, b, 7000)
+        with inside(cli, "b"):
+            assert not reachable(protocol, a, 7000)
+        assert reachable(protocol, a, 7000)  # the host reaches its own sandboxes
+        assert reachable(protocol, b, 7000)
 
 
 @PROTOCOLS
 def test_a_published_port_from_another_network(cli: Cli, networks: None, outside: Neighbour, protocol: str) -> None:
-    with running(cli, "web", "-p", f"8080:80/{protocol}", "--network", "front"), running(cli, "b", "--network", "back"):
-        with server(cli, "web", protocol, 80), inside(cli, "b"):
-            own, other = endpoints(cli, "b")["back"]["gateway"], endpoints(cli, "web")["front"]["gateway"]
-            for by in (outside.host_address, own, other):
-                assert ask(protocol, by, 8080) == f"{other} 80"  # the host's address is seen, as outside
+    with (
+        running(cli, "web", "-p", f"8080:80/{protocol}", "--network", "front"),
+        running(cli, "b", "--network", "back"),
+        server(cli, "web", protocol, 80),
+        inside(cli, "b"),
+    ):
+        own, other = endpoints(cli, "b")["back"]["gateway"], endpoints(cli, "web")["front"]["gateway"]
+        for by in (outside.host_address, own, other):
+            assert ask(protocol, by, 8080) == f"{other} 80"  # the host's address is seen, as outside
 
 
 @PROTOCOLS
@@ -101,23 +110,28 @@ def test_an_internal_network(cli: Cli, networks: None, outside: Neighbour, proto
     """Its members reach each other and the host; not the outside, not other networks, not even by a port that these publish."""
     with outside.inside():
         away = serve(protocol, 7001)
-    with running(cli, "one", "--network", "inner"), running(cli, "two", "--network", "inner"):
-        with running(cli, "pub", "--network", "front", "-p", f"8080:7000/{protocol}"):
-            with server(cli, "two", protocol, 7000), server(cli, "pub", protocol, 7000), server(cli, "one", protocol, 7002):
-                gateway = str(endpoints(cli, "one")["inner"]["gateway"])
-                assert default_route(cli, "one") == ""
-                with inside(cli, "one"):
-                    assert reachable(protocol, address(cli, "two", "inner"), 7000)
-                    # With a route of its own making, too.
-                    ip(f"route add default via {gateway}")
-                    assert not reachable(protocol, outside.address, 7001)
-                    assert not reachable(protocol, address(cli, "pub", "front"), 7000)
-                    assert not reachable(protocol, outside.host_address, 8080)
-                    assert not reachable(protocol, gateway, 8080)
-                with inside(cli, "pub"):
-                    assert reachable(protocol, outside.address, 7001)
-                    assert not reachable(protocol, address(cli, "one", "inner"), 7002)
-                assert reachable(protocol, address(cli, "one", "inner"), 7002)
+    with (
+        running(cli, "one", "--network", "inner"),
+        running(cli, "two", "--network", "inner"),
+        running(cli, "pub", "--network", "front", "-p", f"8080:7000/{protocol}"),
+        server(cli, "two", protocol, 7000),
+        server(cli, "pub", protocol, 7000),
+        server(cli, "one", protocol, 7002),
+    ):
+        gateway = str(endpoints(cli, "one")["inner"]["gateway"])
+        assert default_route(cli, "one") == ""
+        with inside(cli, "one"):
+            assert reachable(protocol, address(cli, "two", "inner"), 7000)
+            # With a route of its own making, too.
+            ip(f"route add default via {gateway}")
+            assert not reachable(protocol, outside.address, 7001)
+            assert not reachable(protocol, address(cli, "pub", "front"), 7000)
+            assert not reachable(protocol, outside.host_address, 8080)
+            assert not reachable(protocol, gateway, 8080)
+        with inside(cli, "pub"):
+            assert reachable(protocol, outside.address, 7001)
+            assert not reachable(protocol, address(cli, "one", "inner"), 7002)
+        assert reachable(protocol, address(cli, "one", "inner"), 7002)
     away.close()
 
 
@@ -156,29 +170,28 @@ def test_two_networks_on_one_sandbox(cli: Cli, networks: None) -> None:
 
 
 def test_the_default_route_follows_the_priority(cli: Cli, networks: None, outside: Neighbour) -> None:
-    with running(cli, "web", "-p", "8080:80", "--network", "name=front,gw-priority=1", "--network", "back"):
-        with server(cli, "web", "tcp", 80):
-            web = endpoints(cli, "web")
-            assert default_route(cli, "web") == web["front"]["gateway"]
-            cli("network", "connect", "--gw-priority", "7", "bridge", "web")
-            assert default_route(cli, "web") == endpoints(cli, "web")["bridge"]["gateway"]
-            with outside.inside():
-                assert ask("tcp", outside.host_address, 8080) == f"{outside.address} 80"  # the port moved along
-            cli("network", "disconnect", "bridge", "web")
-            assert default_route(cli, "web") == web["front"]["gateway"]
-            with outside.inside():
-                assert ask("tcp", outside.host_address, 8080) == f"{outside.address} 80"
-            cli("network", "disconnect", "front", "web")
-            assert default_route(cli, "web") == web["back"]["gateway"]
-            cli("network", "disconnect", "back", "web")
-            assert default_route(cli, "web") == ""
-            assert not reachable("tcp", "127.0.0.1", 8080)
-            assert cli("exec", "web", "cat", "/etc/hosts").stdout.count("127.0.0.1\t") == 2
-            cli("network", "connect", "inner", "web")
-            assert default_route(cli, "web") == ""
-            assert not reachable("tcp", "127.0.0.1", 8080)
-            cli("network", "connect", "front", "web")
-            assert ask("tcp", "127.0.0.1", 8080) is not None
+    with running(cli, "web", "-p", "8080:80", "--network", "name=front,gw-priority=1", "--network", "back"), server(cli, "web", "tcp", 80):
+        web = endpoints(cli, "web")
+        assert default_route(cli, "web") == web["front"]["gateway"]
+        cli("network", "connect", "--gw-priority", "7", "bridge", "web")
+        assert default_route(cli, "web") == endpoints(cli, "web")["bridge"]["gateway"]
+        with outside.inside():
+            assert ask("tcp", outside.host_address, 8080) == f"{outside.address} 80"  # the port moved along
+        cli("network", "disconnect", "bridge", "web")
+        assert default_route(cli, "web") == web["front"]["gateway"]
+        with outside.inside():
+            assert ask("tcp", outside.host_address, 8080) == f"{outside.address} 80"
+        cli("network", "disconnect", "front", "web")
+        assert default_route(cli, "web") == web["back"]["gateway"]
+        cli("network", "disconnect", "back", "web")
+        assert default_route(cli, "web") == ""
+        assert not reachable("tcp", "127.0.0.1", 8080)
+        assert cli("exec", "web", "cat", "/etc/hosts").stdout.count("127.0.0.1\t") == 2
+        cli("network", "connect", "inner", "web")
+        assert default_route(cli, "web") == ""
+        assert not reachable("tcp", "127.0.0.1", 8080)
+        cli("network", "connect", "front", "web")
+        assert ask("tcp", "127.0.0.1", 8080) is not None
 
 
 def test_a_connection_goes_on_while_other_networks_come_and_go(cli: Cli, networks: None) -> None:

@@ -1,10 +1,11 @@
-"""Sends packets with scapy from the network namespace that it is started in. Requests come as a JSON list on stdin, answers go to stdout likewise.
+"""Sends packets with scapy from the network namespace that it is started in. Requests come as JSON on stdin, answers go to stdout.
 
-    {"kind": "arp", "address": A, "interface": I}                    -> MAC that answers, or null
-    {"kind": "ping", "address": A}                                   -> address that the echo reply comes from, or null
-    {"kind": "tcp", "address": A, "port": P}                         -> flags of the answer to a SYN ("SA", "RA"), or null
-    {"kind": "udp", "address": A, "port": P}                         -> payload of the answer, "unreachable", or null
-    {"kind": "frame", "interface": I, "mac": M, "source": S, "address": A, "port": P, "protocol": "tcp" | "udp" | "icmp"} -> null, nothing is awaited
+{"kind": "arp", "address": A, "interface": I}                    -> MAC that answers, or null
+{"kind": "ping", "address": A}                                   -> address that the echo reply comes from, or null
+{"kind": "tcp", "address": A, "port": P}                         -> flags of the answer to a SYN ("SA", "RA"), or null
+{"kind": "udp", "address": A, "port": P}                         -> payload of the answer, "unreachable", or null
+{"kind": "frame", "interface": I, "mac": M, "source": S, "address": A, "port": P, "protocol": "tcp"}
+                              (or "udp", "icmp")                 -> null, nothing is awaited
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from netbox.kernel import rtnetlink, sysctl
 from netbox.kernel.namespaces import inside_netns
 from netbox.kernel.rtnetlink import RouteSocket
 from netbox.names import short_id
-from netbox.network import ipam, resolve
+from netbox.network import ipam, naming, resolve
 from netbox.network.modes import Facts, Request, none
 from netbox.network.plan import Endpoint, NetworkPlan
 from netbox.network.resolve import HostFiles
@@ -171,7 +171,9 @@ def _await_forwarding(host: RouteSocket, name: str) -> None:
 
 def files(plan: NetworkPlan, host: HostFiles) -> dict[str, str]:
     """See ``Mode.files``."""
-    return resolve.private_files(plan, host)
+    files = resolve.private_files(plan, host)
+    named = naming.resolv_conf(plan, host)
+    return files if named is None else {**files, "resolv.conf": named}
 
 
 def describe(plan: NetworkPlan) -> list[str]:

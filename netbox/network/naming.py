@@ -1,0 +1,107 @@
+"""Where the life of networks meets the name service: who is told what, and when. The network ``bridge`` has no names, as with Docker."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from netbox.names import DEFAULT_NETWORK
+from netbox.network.facts import boot_id
+from netbox.network.plan import Endpoint, NetworkPlan
+from netbox.network.resolve import HostFiles
+from netbox.settings import Settings
+from netbox.state.journal import Recorder
+from netbox.state.rows import NetworkRow
+from netbox.state.store import Store
+
+if TYPE_CHECKING:
+    from netbox.network.nameservice.hooks import StoredMembers
+
+
+def serve(store: Store, row: NetworkRow, recorder: Recorder) -> None:
+    """Serves the names of a network that stands, unless they are served. The networks' lock is held.
+
+    Raises:
+        Conflict: another program has port 53 of the gateway's address.
+        HostError: the kernel refuses.
+    """
+    if row.name == DEFAULT_NETWORK or is_served(store.settings, row.name):
+        return
+    from netbox.network.nameservice import hooks
+    from netbox.network.nameservice.zone import Served
+
+    served = Served(row.name, row.bridge, (row.gateway,), (row.subnet,), bool(row.options.get("internal")))
+    hooks.network_up(store.settings, served, _members(store), recorder)
+
+
+def is_served(settings: Settings, network: str) -> bool:
+    """Whether the names of a network are served."""
+    from netbox.network.nameservice import files
+
+    return network in files.networks(settings.run)
+
+
+def changed(store: Store, networks: Iterable[str]) -> None:
+    """Publishes who is on these networks now.
+
+    Raises:
+        HostError: a file cannot be written.
+    """
+    for network in networks:
+        if network != DEFAULT_NETWORK:
+            from netbox.network.nameservice import hooks
+
+            hooks.zone_changed(store.settings, network, _members(store))
+
+
+def ensure_running(settings: Settings) -> None:
+    """Puts a killed name service back. Costs one look at the file system where there is none.
+
+    Raises:
+        HostError: it cannot be started.
+    """
+    if _ever_served(settings):
+        from netbox.network.nameservice import hooks
+
+        hooks.ensure_running(settings)
+
+
+def stop_if_idle(settings: Settings) -> bool:
+    """Ends what a killed command left of a name service without networks; whether there was something.
+
+    Raises:
+        HostError: it does not end.
+    """
+    if not _ever_served(settings):
+        return False
+    from netbox.network.nameservice import hooks
+
+    return hooks.stop_if_idle(settings)
+
+
+def resolv_conf(plan: NetworkPlan, host: HostFiles) -> str | None:
+    """The resolv.conf of a sandbox that is on networks with names; ``None`` for others."""
+    named: Sequence[Endpoint] = [endpoint for endpoint in plan.endpoints if endpoint.network != DEFAULT_NETWORK]
+    if not named:
+        return None
+    from netbox.network.nameservice import hooks
+
+    gateways = [endpoint.gateway for endpoint in named]
+    return hooks.resolv_conf(host, gateways, [endpoint.network for endpoint in named], plan.dns_search, plan.dns_options)
+
+
+def _ever_served(settings: Settings) -> bool:
+    return os.path.exists(f"{settings.run}/nameservice")
+
+
+def _members(store: Store) -> StoredMembers:
+    from netbox.network.nameservice.hooks import StoredMembers
+
+    boot = boot_id()
+
+    def resolvers(sandbox_id: str) -> Sequence[str]:
+        row = store.sandbox(sandbox_id)
+        return tuple(row.spec["network"]["dns"]) if row is not None else ()
+
+    return StoredMembers(lambda network: store.network_members(network, boot), resolvers)
