@@ -48,7 +48,7 @@ def expected(store: Store) -> Expected:
             own.append(networks.rule_group(network))
     groups: list[RuleGroup] = []
     unfinished: set[str] = set()
-    plans = {names.sandbox_owner(row.id): row.details["network"] for row in store.sandboxes() if row.state == "running"}
+    plans = {names.sandbox_owner(row.id): row.details.get("network") for row in store.sandboxes() if row.state == "running"}
     for owner, _ in store.journal_owners(RUN):
         plan = NetworkPlan.from_json(plans[owner]) if plans.get(owner) else None
         rows = store.journal(owner, RUN).rows()
