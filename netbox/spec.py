@@ -125,9 +125,9 @@ class NetworkSpec:
     dns_search: tuple[str, ...] = ()
     dns_options: tuple[str, ...] = ()
     extra_hosts: tuple[tuple[str, str], ...] = ()
-    networks: tuple[NetworkAttachment, ...] | None = None
     rate_in: int | None = None
     rate_out: int | None = None
+    networks: tuple[NetworkAttachment, ...] | None = None
 
     @property
     def attachments(self) -> tuple[NetworkAttachment, ...]:

@@ -62,8 +62,10 @@ def settle(context: Context, sandbox_id: str, timeout: float = LOCK_TIMEOUT, sta
         if time.monotonic() >= deadline:
             raise Conflict(f"sandbox {names.short_id(sandbox_id)} has ended but is still held", "run 'netbox gc' in a moment")
     with lock:
-        settle_locked(context, sandbox_id)
-        discard_run_directory(context, sandbox_id)
+        try:
+            settle_locked(context, sandbox_id)
+        finally:
+            discard_run_directory(context, sandbox_id)
 
 
 def settle_locked(context: Context, sandbox_id: str) -> None:
@@ -127,10 +129,12 @@ def remove(context: Context, row: SandboxRow, force: bool = False) -> None:
         _ends_within(context, row, None)
         lock = locks.acquire_or_conflict(directory, row.name, LOCK_TIMEOUT)
     with lock:
-        settle_locked(context, row.id)
-        if context.store.sandbox(row.id) is not None:
-            remove_locked(context, row.id)
-        discard_run_directory(context, row.id)
+        try:
+            settle_locked(context, row.id)
+            if context.store.sandbox(row.id) is not None:
+                remove_locked(context, row.id)
+        finally:
+            discard_run_directory(context, row.id)
 
 
 def stop(context: Context, row: SandboxRow, timeout: float | None = None) -> None:

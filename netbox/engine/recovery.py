@@ -116,13 +116,14 @@ class _locked:
     """``with _locked(context, id) as free:`` holds the sandbox's lock inside if it was free."""
 
     def __init__(self, context: Context, sandbox_id: str) -> None:
-        self._directory = context.settings.sandbox_run(sandbox_id)
+        self._context, self._sandbox_id = context, sandbox_id
         self._lock: SandboxLock | None = None
 
     def __enter__(self) -> bool:
-        self._lock = SandboxLock.acquire(self._directory)
+        self._lock = SandboxLock.acquire(self._context.settings.sandbox_run(self._sandbox_id))
         return self._lock is not None
 
     def __exit__(self, *_: object) -> None:
         if self._lock is not None:
+            ending.discard_run_directory(self._context, self._sandbox_id)
             self._lock.release()

@@ -6,6 +6,7 @@ Every handler is idempotent: "already gone" is success.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Callable
@@ -16,6 +17,8 @@ from netbox.state.journal import Journal, JournalRow
 
 if TYPE_CHECKING:
     from netbox.engine.context import Context
+
+DIRECTORY_ATTEMPTS = 20
 
 Handler = Callable[["Context", dict[str, Any]], None]
 
@@ -81,7 +84,14 @@ def _remove_directory(context: Context, args: dict[str, Any]) -> None:
     allowed = (context.settings.root + "/", context.settings.run + "/")
     if not path.startswith(allowed):
         raise NetboxError(f"{path} is not below {context.settings.root} or {context.settings.run}")
-    shutil.rmtree(path, onerror=_ignore_missing)
+    for attempt in range(DIRECTORY_ATTEMPTS):
+        try:
+            shutil.rmtree(path, onerror=_ignore_missing)
+            return
+        except OSError as error:
+            # Another process that asks for the sandbox's lock makes its file anew, and then sees that the sandbox is gone.
+            if error.errno != errno.ENOTEMPTY or attempt == DIRECTORY_ATTEMPTS - 1:
+                raise
 
 
 def _ignore_missing(_function: object, _path: str, details: Any) -> None:

@@ -106,6 +106,7 @@ def test_every_undo_is_idempotent(lab: Lab, kind: str) -> None:
         "veth": {"name": "nbffffffffff"},
         "bridge": {"name": "nb-ffffffff"},
         "network_rules": {"owner": "network:gone"},
+        "nameservice": {"network": "gone"},
         "impairment": {"owner": "impair:nobody", "impairment": {"loss": 1.0, "direction": "out"}},
         "sysctl": {"name": "net.ipv4.conf.nb-ffffffff.forwarding", "old": "0", "boot_id": boot_id()},
     }
