@@ -50,7 +50,8 @@ def expected(store: Store) -> Expected:
     unfinished: set[str] = set()
     plans = {names.sandbox_owner(row.id): row.details.get("network") for row in store.sandboxes() if row.state == "running"}
     for owner, _ in store.journal_owners(RUN):
-        plan = NetworkPlan.from_json(plans[owner]) if plans.get(owner) else None
+        saved = plans.get(owner)
+        plan = NetworkPlan.from_json(saved) if saved else None
         rows = store.journal(owner, RUN).rows()
         groups += [group for row in rows if row.kind == "rules" and (group := _published(row, plan)).rules]
         impairments = [row.args for row in rows if row.kind == "impairment"]
