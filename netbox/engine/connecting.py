@@ -124,6 +124,7 @@ def reroute(context: Context, args: dict[str, Any]) -> None:
         return  # it has just ended
     try:
         context.network.reroute(plan, namespace, args["published_on"])
+        impairing.follow_links(context, row, plan, namespace)
     finally:
         os.close(namespace)
     renew_hosts(context, plan)

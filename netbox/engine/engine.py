@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from typing import Unpack
 
     from netbox.image.store import Image, ImageStore
+    from netbox.network.firewall import Difference
     from netbox.runtime.launcher import Launcher
 
 
@@ -137,6 +138,17 @@ class Engine:
         """
         self._context.require_root("collect what was left behind")
         return recovery.collect(self._context)
+
+    def repair(self) -> builtins.list[Difference]:
+        """Puts netbox's firewall rules back where another program has flushed or edited them; returns what was missing or foreign.
+
+        Raises:
+            FirewallError, Unsupported: the rules cannot be read or changed.
+        """
+        from netbox.engine import repair
+
+        self._context.require_root("repair firewall rules")
+        return repair.repair(self._context.store)
 
     def remove_image(self, name: str, force: bool = False) -> Image:
         """Removes an image.

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from netbox import names
@@ -24,6 +24,7 @@ from netbox.state.rows import SandboxRow
 
 if TYPE_CHECKING:
     from netbox.engine.context import Context
+    from netbox.network.firewall import RuleGroup
     from netbox.network.plan import NetworkPlan
     from netbox.network.shaping import Impairment
 
@@ -241,7 +242,22 @@ def shape(context: Context, row: SandboxRow, plan: NetworkPlan, netns: int) -> N
     if any(rates) or wanted:
         from netbox.network import shaping
 
-        shaping.apply(plan, netns, *rates, wanted, wanted)
+        shaping.apply(plan, netns, *rates, wanted, wanted, _into_host(context))
+
+
+def follow_links(context: Context, row: SandboxRow, plan: NetworkPlan, netns: int) -> None:
+    """Makes the rules for what gets lost those of the links that a running sandbox has. The caller holds the networks' lock.
+
+    Raises:
+        FirewallError, Unsupported: the kernel refuses.
+    """
+    rows = _rows(_journal(context, row))
+    if rows:
+        from netbox.network import shaping
+
+        # One that is over by now stands until its row goes.
+        standing = [shaping.Impairment.from_json(entry.args["impairment"]) for entry in rows if entry.args["state"] == STANDING]
+        shaping.lose(plan, netns, standing, _former(rows), _into_host(context))
 
 
 def expire_command(sandbox_id: str) -> list[str]:
@@ -305,8 +321,20 @@ def _apply(
 ) -> None:
     from netbox.network import shaping
 
-    stood = [shaping.Impairment.from_json(entry.args["impairment"]) for entry in previous]
-    shaping.apply(plan, netns, *base_rates(row), wanted, stood)
+    shaping.apply(plan, netns, *base_rates(row), wanted, _former(previous), _into_host(context))
+
+
+def _former(rows: Sequence[JournalRow]) -> list[Impairment]:
+    from netbox.network.shaping import Impairment
+
+    return [Impairment.from_json(entry.args["impairment"]) for entry in rows]
+
+
+def _into_host(context: Context) -> Callable[[RuleGroup], None]:
+    """Puts rules where the host's other ones stand."""
+    from netbox.network import firewall_switch
+
+    return lambda group: firewall_switch.replace(context.store, group)
 
 
 def _settle(context: Context, row: SandboxRow, journal: Journal) -> int:

@@ -18,7 +18,8 @@ NETLINK_NETFILTER = 12
 _CT_GET = 1 << 8 | 1  # NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_GET
 _CT_DELETE = 1 << 8 | 2
 _NESTED = 0x8000
-CTA_TUPLE_ORIG, CTA_ID, CTA_FILTER = 1, 12, 25
+CTA_TUPLE_ORIG, CTA_STATUS, CTA_ID, CTA_FILTER = 1, 3, 12, 25
+_IPS_DST_NAT = 1 << 5  # <linux/netfilter/nf_conntrack_common.h>
 CTA_TUPLE_IP, CTA_TUPLE_PROTO = 1, 2
 CTA_IP_V4_DST = 2
 CTA_PROTO_NUM, CTA_PROTO_DST_PORT = 1, 3
@@ -30,9 +31,9 @@ _FAMILY = struct.pack("=BBH", socket.AF_INET, 0, 0)
 _RECEIVE_BUFFER = 1 << 18
 
 
-def flush_udp(address: str, first_port: int, count: int) -> int:
+def flush_udp(address: str, first_port: int, count: int, keep_translated: bool = False) -> int:
     """Deletes the entries of datagrams that were sent to one of ``count`` ports of ``address`` (0.0.0.0: any), whatever they were
-    translated to.
+    translated to; with ``keep_translated`` only those that were not.
 
     Returns how many there were. A kernel without connection tracking has none.
 
@@ -41,7 +42,7 @@ def flush_udp(address: str, first_port: int, count: int) -> int:
     """
     try:
         with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER) as netlink:
-            found = list(_entries(netlink, address, first_port, count))
+            found = list(_entries(netlink, address, first_port, count, keep_translated))
             for entry in found:
                 _delete(netlink, entry)
     except OSError as error:
@@ -51,7 +52,7 @@ def flush_udp(address: str, first_port: int, count: int) -> int:
     return len(found)
 
 
-def _entries(netlink: socket.socket, address: str, first_port: int, count: int) -> Iterator[bytes]:
+def _entries(netlink: socket.socket, address: str, first_port: int, count: int, keep_translated: bool) -> Iterator[bytes]:
     """The bodies of delete requests for the entries that match. The kernel sorts out most of the table (since 5.8; an older one gives all
     of it).
     """
@@ -62,6 +63,8 @@ def _entries(netlink: socket.socket, address: str, first_port: int, count: int) 
         tuple_ = parse_attributes(original)
         protocol = parse_attributes(tuple_.get(CTA_TUPLE_PROTO, b""))
         if protocol.get(CTA_PROTO_NUM) != bytes([socket.IPPROTO_UDP]):
+            continue
+        if keep_translated and int.from_bytes(attributes.get(CTA_STATUS, b""), "big") & _IPS_DST_NAT:
             continue
         port = int.from_bytes(protocol.get(CTA_PROTO_DST_PORT, b""), "big")
         destination = parse_attributes(tuple_.get(CTA_TUPLE_IP, b"")).get(CTA_IP_V4_DST)

@@ -47,6 +47,9 @@ _LIBRARIES = {
 }
 
 _TABLES = ("filter", "nat", "raw", "mangle")
+_IP_SIZE = 84  # bytes: struct ipt_ip
+_EXTENSION_HEADER = 32  # bytes: struct xt_entry_match without its data
+_SCRATCH = "NETBOX-COMPARE"  # never committed
 _thread_lock = threading.RLock()
 _iptc: Any = None
 
@@ -59,6 +62,14 @@ class Installed(NamedTuple):
     number: int
     target: str
     comment: str
+
+
+class Content(NamedTuple):
+    """What a rule says, without counters and place: equal for two rules that match and do the same."""
+
+    target: str
+    comment: str
+    body: bytes
 
 
 class TableEditor:
@@ -116,6 +127,28 @@ class TableEditor:
             raw = self._table.next_rule(raw)
         return found
 
+    def contents(self, chain: str) -> list[Content]:
+        """What the rules of a chain say, in order."""
+        found: list[Content] = []
+        raw = self._table.first_rule(chain)
+        while raw:
+            target = (self._table.get_target(raw) or b"").decode()
+            found.append(_content(raw, target, self.has_chain(target)))
+            raw = self._table.next_rule(raw)
+        return found
+
+    def rendered(self, entry: Entry) -> Content:
+        """What ``entry`` would say if it stood in its chain. Changes nothing."""
+        was_changed = self.changed
+        if not self.has_chain(_SCRATCH):
+            self._table.create_chain(_SCRATCH)
+        self._table.append_entry(_SCRATCH, self._blob(entry))
+        content = self.contents(_SCRATCH)[0]
+        self._table.flush_entries(_SCRATCH)
+        self._table.delete_chain(_SCRATCH)
+        self.changed = was_changed
+        return content
+
     def _blob(self, entry: Entry) -> Any:
         validate(entry)
         rule = _rule_class(self._iptc)(self._table)
@@ -166,6 +199,29 @@ def _rule_class(iptc: Any) -> Any:
 
         _rule_classes[iptc] = OwnRule
     return _rule_classes[iptc]
+
+
+def _content(raw: Any, target: str, is_jump: bool) -> Content:
+    """Leaves out what differs between equal rules: nfcache, comefrom and counters of struct ipt_entry, what stands in memory behind the end
+    of an extension's name (struct xt_entry_match, struct xt_entry_target), and the number that stands for a verdict or a jump.
+    """
+    data = ctypes.string_at(ctypes.addressof(raw), raw.next_offset)
+    parts = [data[:_IP_SIZE]]
+    offset = ctypes.sizeof(type(raw))
+    while offset + _EXTENSION_HEADER <= raw.target_offset:
+        size = int.from_bytes(data[offset : offset + 2], sys.byteorder)
+        if size < _EXTENSION_HEADER:
+            break
+        parts.append(_extension(data[offset : offset + size]))
+        offset += size
+    if data[raw.target_offset + 2] and not is_jump:
+        parts.append(_extension(data[raw.target_offset :]))
+    return Content(target, _comment(raw), b"|".join(parts))
+
+
+def _extension(data: bytes) -> bytes:
+    """Name, revision and private data."""
+    return data[2:31].split(b"\0", 1)[0] + b"\0" + data[31:]
 
 
 def _comment(raw: Any) -> str:

@@ -79,6 +79,14 @@ class InstalledRule(NamedTuple):
     place: str
 
 
+class Difference(NamedTuple):
+    """Something about our rules that is not as it should be: ``missing``, or ``foreign`` (somebody put it among them, or edited it)."""
+
+    kind: str
+    owner: str
+    what: str
+
+
 class FirewallBackend(Protocol):
     """Puts groups of rules into the kernel. What nobody uses is not there: the first group brings the base (chains, jumps), the last
     takes it along. It works in the calling thread's network namespace, which may be a sandbox's.
@@ -107,12 +115,25 @@ class FirewallBackend(Protocol):
     def commands(self, add: Sequence[RuleGroup], base: bool) -> list[str]:
         """The commands that a person would type to put the groups in, with ``base`` including chains and jumps. Has no effect."""
 
+    def differences(self, groups: Sequence[RuleGroup]) -> list[Difference]:
+        """What is missing of the groups and of the base, and what is foreign among them. Rules of owners that are not asked about, and
+        rules in others' chains, are none. Changes nothing.
+        """
+
+    def repair(self, groups: Sequence[RuleGroup]) -> None:
+        """Makes our chains anew, holding the groups and nothing else; per table it is one commit, and connections go on."""
+
+
+def is_owner(comment: str) -> bool:
+    """Whether a comment names an owner of rules."""
+    return comment.startswith(("network:", "sandbox:", "impair:")) and " " not in comment
+
 
 def backend() -> FirewallBackend:
-    """The backend for this host."""
-    from netbox.network.firewall_iptables import IptablesBackend
+    """The backend for this host; see ``netbox.network.firewall_choice``."""
+    from netbox.network import firewall_choice
 
-    return IptablesBackend()
+    return firewall_choice.backend(firewall_choice.choose().name)
 
 
 def network_rules(owner: str, bridge: str, subnet: str, internal: bool = False) -> RuleGroup:

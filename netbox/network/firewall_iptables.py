@@ -28,10 +28,12 @@ from netbox.network.firewall import (
     LOOPBACK,
     PUBLISH,
     STAGES,
+    Difference,
     InstalledRule,
     Redirect,
     Rule,
     RuleGroup,
+    is_owner,
 )
 
 PREFIX = "NETBOX-"
@@ -150,6 +152,79 @@ class IptablesBackend:
             for group in add:
                 lines += [_command(_PLACES[stage].table, entry(rule, group.owner), None) for rule in group.rules if rule.stage == stage]
         return lines
+
+    def differences(self, groups: Sequence[RuleGroup]) -> list[Difference]:
+        """See ``FirewallBackend.differences``."""
+        if not any(group.rules for group in groups):
+            return []
+        found = []
+        for table in _TABLES:
+            items = _entries(table, groups)
+            if not items:
+                continue
+            if table not in loaded_tables():
+                found += [Difference("missing", item.comment, _command(table, item, None)) for item in items]
+                continue
+            with editing(table) as editor:
+                found += _differences(editor, items, {group.owner for group in groups})
+        return found
+
+    def repair(self, groups: Sequence[RuleGroup]) -> None:
+        """See ``FirewallBackend.repair``."""
+        for table in _TABLES:
+            items = _entries(table, groups)
+            if items or table in loaded_tables():
+                with editing(table) as editor:
+                    _remove_base(editor)
+                    if items:
+                        _ensure_base(editor)
+                        for item in items:
+                            editor.append(item)
+
+
+def _entries(table: str, groups: Sequence[RuleGroup]) -> list[Entry]:
+    """The rules of the groups in one table, in the order in which they stand."""
+    stages = [stage for stage in STAGES if _PLACES[stage].table == table]
+    return [entry(rule, group.owner) for stage in stages for group in groups for rule in group.rules if rule.stage == stage]
+
+
+def _differences(editor: TableEditor, items: Sequence[Entry], asked: set[str]) -> list[Difference]:
+    """``differences`` for one table. The rules as they should be are put into chains that are never committed, and read back: what the
+    library and the kernel make of a rule is the same for both then.
+    """
+    found = []
+    jumps = [jump for place in _places(editor) for jump in place.jumps]
+    hooks = {hook: editor.contents(hook) for hook in _HOOKS[editor.name]}
+    chains = {place.chain: editor.contents(place.chain) if editor.has_chain(place.chain) else None for place in _places(editor)}
+    for item in [*jumps, *items]:
+        if not editor.has_chain(item.target) and item.target.startswith(PREFIX):
+            found.append(Difference("missing", _JUMP_COMMENT, f"iptables -t {editor.name} -N {item.target}"))
+            continue
+        expected = editor.rendered(item)
+        stands = hooks[item.chain] if item.chain in hooks else chains[item.chain]
+        if stands and expected in stands:
+            stands.remove(expected)
+        else:
+            found.append(Difference("missing", item.comment, _command(editor.name, item, None)))
+    foreign = [(name, stands or []) for name, stands in chains.items()]
+    # In a chain that is not ours only jumps to ours are of interest: one that was moved, doubled or edited.
+    foreign += [(name, [each for each in stands if each.target in chains]) for name, stands in hooks.items()]
+    for name, rest in foreign:
+        for each in rest:
+            if each.comment in asked or not is_owner(each.comment):
+                what = f"a rule of {editor.name} {name}: {each.target or 'no target'}"
+                found.append(Difference("foreign", each.comment, what))
+    return found or _misplaced(editor, items)
+
+
+def _misplaced(editor: TableEditor, items: Sequence[Entry]) -> list[Difference]:
+    """Where all rules are there, but an owner's stand in another order."""
+    found = []
+    for chain, owner in dict.fromkeys((item.chain, item.comment) for item in items):
+        should = [editor.rendered(item) for item in items if (item.chain, item.comment) == (chain, owner)]
+        if should != [each for each in editor.contents(chain) if each.comment == owner]:
+            found.append(Difference("foreign", owner, f"the order of the rules of {editor.name} {chain}"))
+    return found
 
 
 def _loaded() -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 
 from netbox import names
 from netbox.errors import Conflict, HostError, NotFound, UsageError
-from netbox.network import firewall, ipam, modes, naming, networks, ports, resolve
+from netbox.network import firewall, firewall_choice, firewall_switch, ipam, modes, naming, networks, ports, resolve
 from netbox.network.facts import boot_id, host_facts
 from netbox.network.modes import bridge
 from netbox.network.plan import Endpoint, JoinTarget, NetworkPlan, Prepared, Traffic
@@ -65,6 +65,7 @@ class NetworkManager:
             return Prepared(mode.prepare(request, modes.Facts(os.uname().nodename)), [])
         endpoints: list[Endpoint] = []
         with networks.locked(self._settings):
+            firewall_switch.follow(self._store)
             base = networks.any_stands(self._store)
             recorder.record("lease", sandbox_id=sandbox_id)
             for index, attachment in enumerate(spec.attachments):
@@ -117,6 +118,7 @@ class NetworkManager:
         index = next((number for number in range(INTERFACES_MAX) if f"eth{number}" not in taken_names), None)
         if index is None:
             raise Conflict(f"the sandbox is on {INTERFACES_MAX} networks, and that is the most", "disconnect it from one first")
+        firewall_switch.follow(self._store)
         row, stood = networks.ensure(self._store, attachment.network)
         recorder.record("lease", sandbox_id=sandbox_id, network=attachment.network)
         endpoint = self._lease(row, sandbox_id, attachment, index, stood)
@@ -141,7 +143,8 @@ class NetworkManager:
         if plan.way_out is not None:
             bridge.move_default_route(plan.way_out, netns_fd)
         if plan.ports and (plan.way_out is None or plan.way_out.address != published_on):
-            self._put_rules(plan)
+            firewall_switch.replace(self._store, firewall_switch.published(plan))
+            _forget_untranslated(plan)
 
     def attach(self, plan: NetworkPlan, netns_fd: int, recorder: Recorder) -> None:
         """Builds the interfaces of a sandbox's namespace. Does nothing in the modes host and container.
@@ -159,22 +162,13 @@ class NetworkManager:
         """
         if not plan.ports:
             return
-        owner = names.sandbox_owner(plan.sandbox_id)
-        udp = _udp(plan)
-        recorder.record("rules", owner=owner, udp=udp)
-        self._put_rules(plan)
-
-    def _put_rules(self, plan: NetworkPlan) -> None:
-        owner = names.sandbox_owner(plan.sandbox_id)
-        if plan.way_out is None:
-            firewall.backend().apply(remove=[owner])
-        else:
-            firewall.backend().apply([firewall.publish_rules(owner, plan.way_out.address, plan.ports)])
-        for host_ip, first, count in _udp(plan):
-            from netbox.kernel import conntrack
-
-            # Datagrams that came before the rule have made an entry that bypasses it, and that every further one keeps alive.
-            conntrack.flush_udp(host_ip, first, count)
+        group = firewall_switch.published(plan)
+        with firewall_choice.chosen() as backend:
+            # Until the record says what is published, the row does: another backend may take over, another program flush the rules.
+            ports = [list(port) for port in plan.ports]
+            recorder.record("rules", owner=group.owner, udp=_udp(plan), backend=backend.name, address=plan.address, ports=ports)
+            backend.apply([group])
+        _forget_untranslated(plan)
 
     def files(self, plan: NetworkPlan) -> dict[str, str]:
         """The contents of ``hosts``, ``hostname`` and ``resolv.conf``; empty in mode container, see ``plan.shared_files``."""
@@ -245,8 +239,7 @@ class NetworkManager:
                 base = False
         commands += modes.planned(plan).describe(plan)
         if plan.ports:
-            group = firewall.publish_rules(names.sandbox_owner(plan.sandbox_id), plan.address, plan.ports)
-            commands += firewall.backend().commands([group], base=False)
+            commands += firewall.backend().commands([firewall_switch.published(plan)], base=False)
         return commands
 
     def undo_context(self) -> UndoContext:
@@ -365,6 +358,14 @@ def _require_way_out(endpoints: Sequence[Endpoint], spec: NetworkSpec) -> None:
 
 def _udp(plan: NetworkPlan) -> list[tuple[str, int, int]]:
     return [(port.host_ip, port.host_port, port.length) for port in plan.ports if port.protocol == "udp"]
+
+
+def _forget_untranslated(plan: NetworkPlan) -> None:
+    """Datagrams that came before the rule have made an entry that bypasses it, and that every further one keeps alive."""
+    for host_ip, first, count in _udp(plan):
+        from netbox.kernel import conntrack
+
+        conntrack.flush_udp(host_ip, first, count)
 
 
 def _sum(counters: Iterable[Traffic]) -> Traffic:

@@ -18,6 +18,7 @@ from netbox.kernel import rtnetlink, sysctl
 from netbox.kernel.rtnetlink import Link, RouteSocket
 from netbox.network import firewall, ipam, naming
 from netbox.network.facts import HostFacts, Occupied, boot_id, host_facts
+from netbox.network.firewall import RuleGroup
 from netbox.network.resolve import host_files, nameservers
 from netbox.settings import Settings
 from netbox.state.journal import NETWORK, Journal
@@ -210,15 +211,16 @@ def _bring_up(store: Store, row: NetworkRow, journal: Journal, journaled: set[st
     owner, bridge = names.network_owner(row.name), row.bridge
     forwarding = _forwarding_before(store)
     internal = is_internal(row)
+    backend = firewall.backend()
     rows = [
         ("sysctl", {"name": IP_FORWARD, "old": forwarding, "boot_id": boot_id()}),
         ("bridge", {"name": bridge}),
-        ("network_rules", {"owner": owner}),
+        ("network_rules", {"owner": owner, "backend": backend.name}),
     ]
     # Rows that an unfinished take-down left are good enough, the old value of the sysctl is even better than today's.
-    journal.record_all(
-        [item for item in rows if item[0] not in journaled and (item[0] != "sysctl" or (forwarding != "1" and not internal))]
-    )
+    held = {item.args.get("backend") for item in journal.rows() if item.kind == "network_rules"}
+    known = journaled if backend.name in held else journaled - {"network_rules"}
+    journal.record_all([item for item in rows if item[0] not in known and (item[0] != "sysctl" or (forwarding != "1" and not internal))])
     gateway, length = row.gateway, int(row.subnet.partition("/")[2])
     with RouteSocket() as netlink:
         netlink.request(rtnetlink.add_bridge(bridge, ipam.mac_for(gateway), row.mtu))
@@ -228,7 +230,7 @@ def _bring_up(store: Store, row: NetworkRow, journal: Journal, journaled: set[st
         for name, value in bridge_sysctls(bridge):
             sysctl.write(name, value)
         # What protects comes before what opens; the bridge's being up says that all of it is done.
-        firewall.backend().apply([firewall.network_rules(owner, bridge, row.subnet, internal)])
+        backend.apply([rule_group(row)])
         if not internal and sysctl.read(IP_FORWARD) != "1":
             sysctl.write(IP_FORWARD, "1")
         netlink.request(rtnetlink.add_address(link.index, gateway, length), rtnetlink.set_up(link.index))
@@ -239,14 +241,18 @@ def is_internal(row: NetworkRow) -> bool:
     return bool(row.options.get("internal"))
 
 
+def rule_group(row: NetworkRow) -> RuleGroup:
+    """The rules of a network."""
+    return firewall.network_rules(names.network_owner(row.name), row.bridge, row.subnet, is_internal(row))
+
+
 def describe(row: NetworkRow, base: bool = True) -> list[str]:
     """How a network is brought up, as the commands that a person would type; with ``base`` including the firewall's chains. No effects."""
     length = row.subnet.partition("/")[2]
-    group = firewall.network_rules(names.network_owner(row.name), row.bridge, row.subnet, is_internal(row))
     return [
         f"ip link add {row.bridge} address {ipam.mac_for(row.gateway)} mtu {row.mtu} type bridge",
         *(f"sysctl -qw {name}={value}" for name, value in bridge_sysctls(row.bridge)),
-        *firewall.backend().commands([group], base=base),
+        *firewall.backend().commands([rule_group(row)], base=base),
         *([] if is_internal(row) else [f"sysctl -qw {IP_FORWARD}=1"]),
         f"ip address add {row.gateway}/{length} broadcast + dev {row.bridge}",
         f"ip link set {row.bridge} up",

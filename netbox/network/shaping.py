@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import errno
 import ipaddress
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from netbox import names
@@ -24,8 +24,9 @@ from netbox.errors import Conflict, HostError, Unsupported, host_error
 from netbox.kernel import traffic_control as tc
 from netbox.kernel.namespaces import inside_netns
 from netbox.kernel.rtnetlink import Request, RouteSocket
-from netbox.network import firewall
+from netbox.network import firewall, firewall_choice
 from netbox.network.firewall import Rule, RuleGroup
+from netbox.network.firewall_lock import exclusive
 from netbox.network.plan import Endpoint, NetworkPlan
 from netbox.parse.shaping import format_delay, format_rate, format_share
 
@@ -260,9 +261,10 @@ def apply(
     rate_out: int,
     impairments: Sequence[Impairment] = (),
     previous: Sequence[Impairment] = (),
+    into_host: Callable[[RuleGroup], None] | None = None,
 ) -> None:
     """Makes the links of a sandbox so: what stood before is replaced. The sandbox's namespace is ``netns_fd``;
-    ``previous`` are the impairments that stood, or may stand in part.
+    ``previous`` are the impairments that stood, or may stand in part; ``into_host`` is that of ``lose``.
 
     Raises:
         Unsupported: the kernel lacks a queueing discipline; the message names its option.
@@ -275,9 +277,25 @@ def apply(
             inside = RouteSocket()
         with inside as netlink:
             _queue(netlink, endpoint, endpoint.interface, steps_of(OUT, rate_out, impairments))
+    lose(plan, netns_fd, impairments, previous, into_host)
+
+
+def lose(
+    plan: NetworkPlan,
+    netns_fd: int,
+    impairments: Sequence[Impairment],
+    previous: Sequence[Impairment],
+    into_host: Callable[[RuleGroup], None] | None = None,
+) -> None:
+    """Puts the rules for what gets lost in place of those that stood. ``into_host`` puts rules into the host's firewall where its other
+    ones are; without it they go into the backend that is chosen now.
+
+    Raises:
+        FirewallError, Unsupported: the kernel refuses.
+    """
     lossy = {item.direction for item in (*impairments, *previous) if item.loss}
     if OUT in lossy:
-        _lose(loss_rules(plan, OUT, impairments))
+        (into_host or _lose)(loss_rules(plan, OUT, impairments))
     if IN in lossy:
         with inside_netns(netns_fd):
             _lose(loss_rules(plan, IN, impairments))
@@ -312,11 +330,13 @@ def _queue(netlink: RouteSocket, endpoint: Endpoint, device: str, wanted: steps_
 
 
 def _lose(group: RuleGroup) -> None:
-    backend = firewall.backend()
-    if group.rules:
-        backend.apply([group])
-    else:
-        backend.apply(remove=[group.owner])
+    """Puts the rules into the firewall of the calling thread's network namespace, in place of the owner's old ones."""
+    name = ""
+    with exclusive():
+        if group.rules:
+            name = firewall_choice.choose().name
+            firewall_choice.backend(name).apply([group])
+        firewall_choice.remove_everywhere([group.owner], but=name)
 
 
 def describe(plan: NetworkPlan, rate_in: int, rate_out: int) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from netbox.errors import Unsupported, host_error
 from netbox.kernel import sysctl
 from netbox.kernel.rtnetlink import RouteSocket, delete_link
-from netbox.network import firewall, naming, networks
+from netbox.network import firewall_choice, firewall_switch, naming, networks
 from netbox.network.facts import boot_id
 from netbox.settings import Settings
 from netbox.state.journal import NETWORK
@@ -33,8 +33,8 @@ def _release_ports(context: UndoContext, args: dict[str, Any]) -> None:
     context.store.release_ports(args["sandbox_id"])
 
 
-def _remove_rules(_context: UndoContext, args: dict[str, Any]) -> None:
-    firewall.backend().apply(remove=[args["owner"]])
+def _remove_rules(context: UndoContext, args: dict[str, Any]) -> None:
+    firewall_choice.remove([args["owner"]], {args.get("backend", firewall_choice.IPTABLES), *firewall_switch.standing(context.store)})
     for host_ip, first, count in args.get("udp", ()):
         from netbox.kernel import conntrack
 
@@ -48,7 +48,7 @@ def _lift_impairment(context: UndoContext, args: dict[str, Any]) -> None:
         return  # it was on the veth pair or in the sandbox's namespace, and went with them
     # The lock: whoever is impairing just now finishes first, or sees then that the sandbox has ended.
     with networks.locked(context.settings):
-        firewall.backend().apply(remove=[args["owner"]])
+        firewall_choice.remove_everywhere([args["owner"]])
 
 
 def _delete_link(_context: UndoContext, args: dict[str, Any]) -> None:

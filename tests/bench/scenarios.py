@@ -39,8 +39,10 @@ FIGURES = (
     Figure("series-start", f"run -d, one of {SERIES} in a row"),
     Figure("series-remove", f"rm -f, one of {SERIES} in a row"),
     Figure("weight", "idle sandbox with a port, PSS", "MiB"),
-    Figure("firewall-0", "publish and unpublish a port, no other rules"),
-    Figure("firewall-1000", "publish and unpublish a port, 1,000 other rules"),
+    Figure("firewall-0", "publish and unpublish a port, no others published"),
+    Figure("firewall-1000", "publish and unpublish a port, 1,000 published"),
+    Figure("packet-0", "first packet of a connection, no others published", "µs"),
+    Figure("packet-1000", "first packet of a connection, 1,000 published", "µs"),
 )
 
 

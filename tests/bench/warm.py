@@ -1,7 +1,9 @@
-"""netbox through its Python API, in this process, warm; and its firewall backend beside the iptables commands."""
+"""netbox through its Python API, in this process, warm; and its firewall backends beside the commands of a person."""
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import time
 from collections.abc import Callable, Iterator
 
@@ -13,7 +15,17 @@ from tests.support import linux
 
 NAME = "netbox API"
 _FULL = 1000
-_OTHER_CHAIN = "BENCH"
+_PACKETS = 200
+_UDP_PORT = 5353
+_HOST, _TARGET = "10.214.0.1", "10.214.0.2"
+_RULE = ["NETBOX-PUBLISH", "-p", "tcp", "--dport", str(PORT), "-j", "DNAT", "--to-destination", f"{_TARGET}:80"]
+_COMMANDS = {
+    "iptables": [["iptables-legacy", "-w", "-t", "nat", verb, *_RULE] for verb in ("-A", "-D")],
+    "nftables": [
+        ["nft", f"add element ip netbox port {{ tcp . {PORT} : {_TARGET} . 80 }}"],
+        ["nft", f"delete element ip netbox port {{ tcp . {PORT} }}"],
+    ],
+}
 
 
 class Warm:
@@ -71,35 +83,44 @@ class Warm:
 
 
 class Firewall:
-    """Publishing one port and taking it back, in a network namespace of its own: the backend, and a person's two commands."""
+    """Both firewall backends, each in network namespaces of its own, empty and full: a port published and taken back, the first packet of
+    a connection to the port that was published last; and a person's two commands.
+    """
 
     def __init__(self) -> None:
-        self._namespaces = {0: linux.new_network_namespace(), _FULL: linux.new_network_namespace()}
+        self._namespaces = {(backend, count): linux.new_network_namespace() for backend in _COMMANDS for count in (0, _FULL)}
 
     def tasks(self) -> list[Task]:
         """Empty tables and full ones."""
         tasks = []
-        for count, namespace in self._namespaces.items():
-            figure = f"firewall-{count}"
-            self._fill(namespace, count)
-            tasks.append(Task(NAME, (figure,), _bound(figure, namespace, _by_backend)))
-            tasks.append(Task("iptables", (figure,), _bound(figure, namespace, _by_commands)))
+        for (backend, count), namespace in self._namespaces.items():
+            self._fill(namespace, backend, count)
+            change, packet = f"firewall-{count}", f"packet-{count}"
+            ours = f"netbox {backend}"
+            tasks.append(Task(ours, (change,), _bound(change, namespace, lambda backend=backend: _by_backend(backend))))  # type: ignore[misc]
+            tasks.append(Task(backend, (change,), _bound(change, namespace, lambda backend=backend: _by_commands(backend))))  # type: ignore[misc]
+            tasks.append(Task(ours, (packet,), _first_packets(packet, namespace)))
         return tasks
 
-    def _fill(self, namespace: int, count: int) -> None:
-        from netbox.network import firewall
+    def _fill(self, namespace: int, backend: str, count: int) -> None:
+        """The port of the packets is published last: a list of rules is read to its end for it."""
+        from netbox.network import firewall, firewall_choice
+        from netbox.spec import PortSpec
 
         with linux.network_namespace(namespace):
-            processes.run(["ip", "link", "set", "lo", "up"])
-            others = [f"-A {_OTHER_CHAIN} -p tcp --dport {20000 + number} -j RETURN" for number in range(count)]
-            table = "\n".join(["*nat", f":{_OTHER_CHAIN} - [0:0]", *others, "COMMIT", ""])
-            processes.run(["iptables-legacy-restore", "--noflush"], text=table)
-            firewall.backend().apply(add=[firewall.network_rules("network:bench", "bench0", "10.214.0.0/16")])
+            for command in ("link set lo up", f"address add {_HOST}/32 dev lo", f"address add {_TARGET}/32 dev lo"):
+                processes.run(["ip", *command.split()])
+            rules = firewall_choice.backend(backend)
+            others = [PortSpec(80, 20000 + number, protocol=protocol) for number in range(count // 2) for protocol in ("tcp", "udp")]
+            rules.apply(add=[firewall.network_rules("network:bench", "bench0", "10.214.0.0/16")])
+            rules.apply(add=[firewall.publish_rules("sandbox:others", _TARGET, others)])
+            rules.apply(add=[firewall.publish_rules("sandbox:packets", _TARGET, [PortSpec(53, _UDP_PORT, protocol="udp")])])
 
 
 def _bound(figure: str, namespace: int, change: Callable[[], None]) -> Callable[[], Iterator[Sample]]:
     def once() -> Iterator[Sample]:
         with linux.network_namespace(namespace):
+            change()  # a host has one namespace; what it costs to come here from another one is not the question
             begun = time.perf_counter()
             change()
             yield figure, (time.perf_counter() - begun) * 1e3
@@ -107,20 +128,42 @@ def _bound(figure: str, namespace: int, change: Callable[[], None]) -> Callable[
     return once
 
 
-def _by_backend() -> None:
+def _first_packets(figure: str, namespace: int) -> Callable[[], Iterator[Sample]]:
+    """Datagrams from ports that were not used before. Loopback hands one over within the call, so the call takes as long as its way."""
+
+    def once() -> Iterator[Sample]:
+        with linux.network_namespace(namespace), contextlib.ExitStack() as stack:
+            clients = [stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) for _ in range(_PACKETS)]
+            server = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+            server.bind((_TARGET, 53))
+            begun = time.perf_counter()
+            for client in clients:
+                client.sendto(b"?", (_HOST, _UDP_PORT))
+            took = time.perf_counter() - begun
+            server.settimeout(1)
+            try:
+                for _ in clients:
+                    server.recv(10)
+            except TimeoutError as error:
+                raise Failed("firewall: a datagram did not get through the published port") from error
+            yield figure, took / _PACKETS * 1e6
+
+    return once
+
+
+def _by_backend(name: str) -> None:
     from netbox.errors import NetboxError
-    from netbox.network import firewall
+    from netbox.network import firewall, firewall_choice
     from netbox.spec import PortSpec
 
-    backend = firewall.backend()
+    backend = firewall_choice.backend(name)
     try:
-        backend.apply(add=[firewall.publish_rules("sandbox:bench", "10.214.0.2", [PortSpec(80, PORT)])])
+        backend.apply(add=[firewall.publish_rules("sandbox:bench", _TARGET, [PortSpec(80, PORT)])])
         backend.apply(remove=["sandbox:bench"])
     except NetboxError as error:
         raise Failed(f"firewall: {error}") from error
 
 
-def _by_commands() -> None:
-    rule = ["-p", "tcp", "--dport", str(PORT), "-j", "DNAT", "--to-destination", "10.214.0.2:80"]
-    for verb in ("-A", "-D"):
-        processes.run(["iptables-legacy", "-w", "-t", "nat", verb, _OTHER_CHAIN, *rule])
+def _by_commands(name: str) -> None:
+    for command in _COMMANDS[name]:
+        processes.run(command)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import socket
 import subprocess
 import sys
@@ -15,14 +16,23 @@ from netbox.errors import FirewallError
 from netbox.network import firewall
 from netbox.network.firewall import FirewallBackend, RuleGroup
 from netbox.network.firewall_iptables import IptablesBackend
+from netbox.network.firewall_nftables import NftablesBackend
 from netbox.spec import PortSpec
 from tests.support import leaks, linux
 from tests.support.host import PrivateHost
 from tests.support.waiting import wait_until
 
-BACKENDS: list[Callable[[], FirewallBackend]] = [IptablesBackend]
+BACKENDS: list[Callable[[], FirewallBackend]] = [IptablesBackend, NftablesBackend]
 
 NETWORK = firewall.network_rules("network:bridge", "netbox0", "10.9.0.0/20")
+INTERNAL = firewall.network_rules("network:inner", "nb-2", "10.9.32.0/20", internal=True)
+LOSS = RuleGroup(
+    "impair:a",
+    (
+        firewall.Rule(firewall.GUARD, firewall.DROP, in_interface="netbox0", source="10.9.0.2", probability=0.05),
+        firewall.Rule(firewall.GUARD, firewall.DROP, in_interface="netbox0", source="10.9.0.2", destination="10.0.0.0/8", probability=1e-6),
+    ),
+)
 OTHER = firewall.network_rules("network:other", "nb-1", "10.9.16.0/20")
 
 
@@ -231,11 +241,159 @@ def test_processes_at_once(backend: FirewallBackend) -> None:
 
 
 def test_the_commands_do_what_the_backend_does(backend: FirewallBackend) -> None:
-    groups = [NETWORK, firewall.publish_rules("sandbox:a", "10.9.0.2", [PortSpec(80, 8080), PortSpec(90, 8000, 11, "udp", "127.0.0.1")])]
+    published = [PortSpec(80, 8080), PortSpec(90, 8000, 11, "udp", "127.0.0.1")]
+    groups = [NETWORK, INTERNAL, LOSS, firewall.publish_rules("sandbox:a", "10.9.0.2", published)]
     backend.apply(groups)
     built = leaks.firewall()
     backend.take_down()
     for line in backend.commands(groups, base=True):
-        subprocess.run(line.replace("iptables ", "iptables-legacy ", 1).split(), check=True, timeout=20)
-    assert leaks.firewall() == built
+        subprocess.run(shlex.split(line.replace("iptables ", "iptables-legacy ", 1)), check=True, timeout=20)
+    assert {line for line in leaks.firewall() if " owned" not in line} == {line for line in built if " owned" not in line}
     backend.take_down()
+
+
+def test_an_internal_network_is_fenced_before_anything_is_let_in(backend: FirewallBackend) -> None:
+    """Whatever the order in which networks come: the accept of one is no way into, or out of, an internal one."""
+    backend.apply([NETWORK])
+    backend.apply([INTERNAL])
+    assert backend.owners() == {"network:bridge", "network:inner"}
+    assert len(backend.rules()) == len(NETWORK.rules) + len(INTERNAL.rules)
+    stages = [line for line in backend.commands([], base=True) if "FORWARD" in line or "rule ip netbox forward" in line]
+    assert [stage for line in stages for stage in ("fence", "ingress", "egress") if stage in line.lower()] == ["fence", "ingress", "egress"]
+    assert backend.differences([NETWORK, INTERNAL]) == []
+    backend.take_down()
+
+
+# -- what others did to our rules ----------------------------------------------------------------------------------------------------------
+
+GROUPS = [
+    NETWORK,
+    INTERNAL,
+    LOSS,
+    firewall.publish_rules("sandbox:a", "10.9.0.2", [PortSpec(80, 8080), PortSpec(53, 5353, protocol="udp", host_ip="127.0.0.1")]),
+    firewall.publish_rules("sandbox:b", "10.9.0.3", [PortSpec(9000, 9000, 11), PortSpec(90, 8000, 11, "udp")]),
+]
+DAMAGE = {
+    "everything flushed": {
+        "iptables": ["-t raw -F", "-t nat -F", "-t nat -X", "-F", "-X"],
+        "nftables": ["flush ruleset"],
+    },
+    "a chain flushed": {"iptables": ["-F NETBOX-INGRESS"], "nftables": ["flush chain ip netbox ingress"]},
+    "published ports gone": {
+        "iptables": ["-t nat -F NETBOX-PUBLISH"],
+        "nftables": ["flush map ip netbox port", "flush map ip netbox address_port", "flush map ip netbox port_range"],
+    },
+    "the index gone": {"iptables": [], "nftables": ["flush set ip netbox owned"]},
+    "a jump gone": {
+        "iptables": ["-D FORWARD -j NETBOX-EGRESS -m comment --comment netbox"],
+        "nftables": ["flush chain ip netbox forward"],
+    },
+    "the fence torn down": {"iptables": ["-F NETBOX-FENCE"], "nftables": ["flush chain ip netbox fence"]},
+    "a loss edited": {
+        "iptables": [
+            "-t raw -D NETBOX-GUARD 5",
+            "-t raw -A NETBOX-GUARD -s 10.9.0.2 -m statistic --mode random --probability .5 -m comment --comment impair:a -j DROP",
+        ],
+        "nftables": ['add rule ip netbox guard iifname "netbox0" ip saddr 10.9.0.2 numgen random mod 100 < 50 drop comment "impair:a"'],
+    },
+    "a rule put in front": {"iptables": ["-I NETBOX-INGRESS -j DROP"], "nftables": ["insert rule ip netbox ingress drop"]},
+    "a rule under our name": {
+        "iptables": ["-I NETBOX-EGRESS -m comment --comment network:bridge -j ACCEPT"],
+        "nftables": ['insert rule ip netbox egress accept comment "network:bridge"'],
+    },
+    "a port led elsewhere": {
+        "iptables": ["-t nat -R NETBOX-PUBLISH 1 -p tcp --dport 8080 -m comment --comment sandbox:a -j DNAT --to 10.9.0.9:80"],
+        "nftables": [
+            "delete element ip netbox port { tcp . 8080 }",
+            'add element ip netbox port { tcp . 8080 comment "sandbox:a" : 10.9.0.9 . 80 }',
+        ],
+    },
+    "a port of nobody's": {
+        "iptables": ["-t nat -A NETBOX-PUBLISH -p tcp --dport 4444 -j DNAT --to 10.9.0.9:80"],
+        "nftables": ["add element ip netbox port { tcp . 4444 : 10.9.0.9 . 80 }"],
+    },
+    "the order": {
+        "iptables": [
+            "-D NETBOX-INGRESS -o netbox0 -m comment --comment network:bridge -j DROP",
+            "-I NETBOX-INGRESS -o netbox0 -m comment --comment network:bridge -j DROP",
+        ],
+        "nftables": [
+            "flush chain ip netbox guard",
+            'add rule ip netbox guard iifname "netbox0" ip saddr 127.0.0.0/8 drop comment "network:bridge"',
+            'add rule ip netbox guard iifname "netbox0" ip daddr 127.0.0.0/8 drop comment "network:bridge"',
+        ],
+    },
+}
+
+
+def do_damage(backend: FirewallBackend, name: str) -> bool:
+    """Whether there was anything to do."""
+    lines = DAMAGE[name][backend.name]
+    for line in lines:
+        words = ["iptables-legacy", *line.split()] if backend.name == "iptables" else ["nft", line]
+        subprocess.run(words, check=True, timeout=20)
+    return bool(lines)
+
+
+def test_nothing_differs_where_nobody_touched_anything(backend: FirewallBackend) -> None:
+    assert backend.differences([]) == []
+    backend.apply(GROUPS)
+    assert backend.differences(GROUPS) == []
+    backend.apply([OTHER, ports("sandbox:c", 7000)])
+    assert backend.differences(GROUPS) == []  # the others may just be starting
+    backend.repair(GROUPS)
+    assert backend.owners() == {group.owner for group in GROUPS}
+    assert backend.differences(GROUPS) == []
+    backend.take_down()
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_damage_is_named_and_repaired(backend: FirewallBackend, name: str) -> None:
+    backend.apply(GROUPS)
+    built = leaks.firewall()
+    damaged = do_damage(backend, name)
+    found = backend.differences(GROUPS)
+    assert bool(found) is damaged
+    if name == "everything flushed":
+        assert {item.kind for item in found} == {"missing"}
+        assert {item.owner for item in found} == {"netbox", *(group.owner for group in GROUPS)}
+    if name == "a rule put in front":
+        assert [item.kind for item in found] == ["foreign"]
+    backend.repair(GROUPS)
+    assert backend.differences(GROUPS) == []
+    assert leaks.firewall() == built
+    backend.apply(remove=[group.owner for group in GROUPS])
+    assert backend.owners() == set()
+    assert not any("netbox" in line.lower() for line in leaks.firewall())
+    flushed_foreign_chains_stay_empty()
+
+
+def flushed_foreign_chains_stay_empty() -> None:
+    """Nothing of ours is left in the built-in chains."""
+    result = subprocess.run(["iptables-legacy-save"], capture_output=True, text=True, timeout=20, check=True)
+    assert "NETBOX" not in result.stdout
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_an_owner_goes_whatever_was_done_to_its_rules(backend: FirewallBackend, name: str) -> None:
+    """The end of a sandbox must not fail, nor leave anything, because somebody edited rules."""
+    backend.apply(GROUPS)
+    do_damage(backend, name)
+    backend.apply(remove=["sandbox:a"])
+    assert "sandbox:a" not in backend.owners()
+    backend.apply([ports("sandbox:a", 8080)])
+    assert "sandbox:a" in backend.owners()
+    backend.take_down()
+    assert not any("netbox" in line.lower() for line in leaks.firewall())
+
+
+def test_foreign_rules_are_no_difference_and_stay(backend: FirewallBackend) -> None:
+    backend.apply(GROUPS)
+    foreign_rules()
+    before = leaks.firewall()
+    assert backend.differences(GROUPS) == []
+    do_damage(backend, "a chain flushed")
+    backend.repair(GROUPS)
+    assert leaks.firewall() == before
+    backend.take_down()
+    remove_foreign_rules()

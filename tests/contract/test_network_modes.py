@@ -22,8 +22,9 @@ MODES = ("bridge", "host", "none", "container", "networks", "ns")
 LAB = "/run/netns/netbox-lab"
 
 
-@pytest.fixture
-def lab(private_host: PrivateHost) -> Iterator[Lab]:
+@pytest.fixture(params=["iptables", "nftables"])
+def lab(request: pytest.FixtureRequest, private_host: PrivateHost, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
+    monkeypatch.setenv("NETBOX_FIREWALL", request.param)
     made = Lab()
     yield made
     made.close()
@@ -173,7 +174,7 @@ def test_traffic_is_counted(guest: Guest, lab: Lab, outside: Neighbour) -> None:
 def test_its_description_is_a_list_of_commands(guest: Guest, lab: Lab) -> None:
     commands = lab.manager.describe(guest.plan)
     assert bool(commands) == (guest.plan.mode in ("bridge", "none", "ns"))
-    assert all(command.split()[0] in ("ip", "sysctl", "iptables", "nsenter") for command in commands)
+    assert all(command.split()[0] in ("ip", "sysctl", "iptables", "nft", "nsenter") for command in commands)
 
 
 @pytest.mark.parametrize("mode", MODES)

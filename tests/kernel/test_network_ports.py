@@ -17,8 +17,9 @@ from tests.kernel.network_lab import Lab, ask, reachable
 from tests.support.host import Neighbour, PrivateHost
 
 
-@pytest.fixture
-def lab(private_host: PrivateHost) -> Iterator[Lab]:
+@pytest.fixture(params=["iptables", "nftables"])
+def lab(request: pytest.FixtureRequest, private_host: PrivateHost, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
+    monkeypatch.setenv("NETBOX_FIREWALL", request.param)
     made = Lab()
     yield made
     made.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import json
 import os
 import re
 import secrets
@@ -57,6 +58,20 @@ def firewall() -> set[str]:
                     found.add(f"{command.partition('-')[0]} -t {table} chain {chain} {policy}")
             elif line.startswith("-"):
                 found.add(f"{command.partition('-')[0]} -t {table} {line}")
+    return found | _nft_rules()
+
+
+def _nft_rules() -> set[str]:
+    """Our own table of nf_tables: its chains, rules and elements. Others' tables are seen through ``nft list ruleset`` as whole lines."""
+    text = subprocess.run(["nft", "-j", "-s", "list", "ruleset"], capture_output=True, text=True, timeout=20, check=True).stdout
+    found = set()
+    for item in json.loads(text)["nftables"]:
+        for kind, value in item.items():
+            if kind == "metainfo" or (kind == "chain" and value.get("policy") == "accept" and value["table"] != "netbox"):
+                continue
+            plain = {key: part for key, part in value.items() if key not in ("handle", "elem")}
+            found.add(f"nft {kind} {plain}")
+            found |= {f"nft {kind} {value['name']} element {part}" for part in value.get("elem", ())}
     return found
 
 

@@ -54,7 +54,8 @@ def test_only_what_is_required_decides(row: object) -> None:
     assert hasattr(row, "keys")
     keys: tuple[str, ...] = row.keys
     for key in keys:
-        facts = judge({**ALL_THERE, key: Observation("missing")})
+        backend = row.backend or "iptables"  # type: ignore[attr-defined]
+        facts = judge({**ALL_THERE, "firewall.backend": Observation("ok", f"{backend}: why"), key: Observation("missing")})
         assert [each.name for each in facts if each.state != "ok"] == [row.name]  # type: ignore[attr-defined]
         assert usable(facts) is not row.required  # type: ignore[attr-defined]
         assert usable(judge({**ALL_THERE, key: Observation("limited")}))
@@ -77,9 +78,19 @@ def test_the_same_detail_is_said_once() -> None:
 
 
 def test_packages_are_named_as_pip_knows_them() -> None:
-    observed = {**ALL_THERE, "python.iptc": Observation("missing"), "python.pyroute2": Observation("missing")}
+    observed = {**ALL_THERE, "python.pyseccomp": Observation("missing"), "python.pyroute2": Observation("missing")}
     found = fact(judge(observed), "python packages")
-    assert (found.detail, found.remedy) == ("pyroute2, python-iptables", "pip install pyroute2 python-iptables")
+    assert (found.detail, found.remedy) == ("pyroute2, pyseccomp", "pip install pyroute2 pyseccomp")
+    assert fact(judge({**ALL_THERE, "python.iptc": Observation("missing")}), "iptables package").detail == "python-iptables"
+
+
+@pytest.mark.parametrize(("backend", "key", "needed"), [
+    ("iptables", "firewall.nat", True), ("nftables", "firewall.nat", False), ("nftables", "python.iptc", False),
+    ("iptables", "tool.libnftables", False), ("nftables", "tool.libnftables", True),
+])  # fmt: skip
+def test_only_the_chosen_firewall_backend_is_needed(backend: str, key: str, needed: bool) -> None:
+    observed = {**ALL_THERE, "firewall.backend": Observation("ok", f"{backend}: why"), key: Observation("missing")}
+    assert usable(judge(observed)) is not needed
 
 
 def test_a_refusal_asks_for_rights_and_not_for_a_kernel_option() -> None:

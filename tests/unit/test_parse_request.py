@@ -107,8 +107,8 @@ FULL_SPEC = SandboxSpec(
         ("example.org",),
         ("ndots:2",),
         (("db", "10.0.0.1"),),
-        1_250_000,
-        1_000_000,
+        rate_in=1_250_000,
+        rate_out=1_000_000,
     ),
     security=SecuritySpec(False, ("NET_ADMIN",), ("ALL",), False, "unconfined", "auto"),
 )

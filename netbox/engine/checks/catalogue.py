@@ -35,17 +35,21 @@ class Fact(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A line of the catalogue: which observations decide (the worst of them), whether the main job needs it, what for, how to get it."""
+    """A line of the catalogue: which observations decide (the worst of them), whether the main job needs it, what for, how to get it.
+
+    With ``backend`` the main job needs it only where that firewall backend is chosen.
+    """
 
     name: str
     keys: tuple[str, ...]
     required: bool
     purpose: str
     remedy: str
+    backend: str = ""
 
 
-def _row(name: str, keys: str, purpose: str, remedy: str) -> Row:
-    return Row(name, tuple(keys.split()), True, purpose, remedy)
+def _row(name: str, keys: str, purpose: str, remedy: str, backend: str = "") -> Row:
+    return Row(name, tuple(keys.split()), True, purpose, remedy, backend)
 
 
 def _extra(name: str, keys: str, purpose: str, remedy: str) -> Row:
@@ -65,7 +69,7 @@ CATALOGUE: dict[str, tuple[Row, ...]] = {
         _row(
             "state directory", "host.state", "images, writable layers, the database", "set NETBOX_ROOT to a directory on ext4, xfs or btrfs"
         ),
-        _row("python packages", "python.click python.pyroute2 python.iptc python.pyseccomp", "what netbox imports", "pip install {names}"),
+        _row("python packages", "python.click python.pyroute2 python.pyseccomp", "what netbox imports", "pip install {names}"),
         _extra("zstandard", "python.zstandard", "images packed with zstd", "pip install zstandard"),
         _extra("busybox", "tool.busybox", "the image 'busybox'", "apt install busybox-static"),
         _extra("tini", "tool.tini", "--init: a reaper as pid 1", "apt install tini"),
@@ -113,26 +117,52 @@ CATALOGUE: dict[str, tuple[Row, ...]] = {
         _extra("htb", "network.htb", "impair --to PEER", "CONFIG_NET_SCH_HTB=y, CONFIG_NET_CLS_U32=y"),
     ),
     "firewall": (
+        _row("backend", "firewall.backend", "iptables or nftables (NETBOX_FIREWALL)", "apt install libnftables1"),
         _row(
-            "ip_tables", "firewall.filter firewall.nat", "published ports and masquerading", "CONFIG_IP_NF_IPTABLES=y, CONFIG_IP_NF_NAT=y"
+            "ip_tables",
+            "firewall.filter firewall.nat",
+            "published ports and masquerading",
+            "CONFIG_IP_NF_IPTABLES=y, CONFIG_IP_NF_NAT=y",
+            "iptables",
         ),
         _row(
             "matches",
             "firewall.tcp firewall.udp firewall.addrtype firewall.conntrack firewall.comment",
             "what netbox's rules look at",
             "CONFIG_NETFILTER_XTABLES=y, CONFIG_NETFILTER_XT_MATCH_ADDRTYPE=y, …_CONNTRACK=y, …_COMMENT=y",
+            "iptables",
         ),
-        _extra("statistic", "firewall.statistic", "impair --loss", "CONFIG_NETFILTER_XT_MATCH_STATISTIC=y"),
+        _extra("statistic", "firewall.statistic", "impair --loss, by iptables", "CONFIG_NETFILTER_XT_MATCH_STATISTIC=y"),
         _row(
             "targets",
             "firewall.MASQUERADE firewall.DNAT",
             "what netbox's rules do",
             "CONFIG_NETFILTER_XT_TARGET_MASQUERADE=y, CONFIG_NF_NAT=y",
+            "iptables",
         ),
-        _row("iptables package", "tool.xtables tool.libiptc tool.extensions", "the libraries of python-iptables", "apt install iptables"),
+        _row(
+            "iptables package",
+            "tool.xtables tool.libiptc tool.extensions python.iptc",
+            "python-iptables and its libraries",
+            "apt install iptables; pip install python-iptables",
+            "iptables",
+        ),
+        _row(
+            "nf_tables",
+            "firewall.nf_tables tool.libnftables",
+            "published ports beside others' rules",
+            "CONFIG_NF_TABLES=y, CONFIG_NFT_NAT=y, CONFIG_NFT_MASQ=y, CONFIG_NFT_FIB_IPV4=y, CONFIG_NFT_NUMGEN=y; apt install libnftables1",
+            "nftables",
+        ),
+        _extra("rules", "firewall.rules", "what runs has its rules", "put them back: netbox repair"),
+        _extra(
+            "forward policy",
+            "firewall.forward",
+            "others' chains let packets pass",
+            "beside dockerd: iptables -I DOCKER-USER -i netbox0 -j ACCEPT; iptables -I DOCKER-USER -o netbox0 -j ACCEPT",
+        ),
         _extra("connection tracking", "firewall.ctnetlink", "forgets old UDP connections of a port", "CONFIG_NF_CT_NETLINK=y"),
         _extra("ip6_tables", "firewall.ip6_filter", "rules for IPv6", "CONFIG_IP6_NF_IPTABLES=y, CONFIG_IP6_NF_FILTER=y"),
-        _extra("nf_tables", "firewall.nf_tables", "rules of others, such as dockerd's", "CONFIG_NF_TABLES=y"),
     ),
     "file systems": (
         _row("tmpfs", "mount.tmpfs", "/dev, /run, --tmpfs", "CONFIG_TMPFS=y"),
@@ -196,7 +226,9 @@ def _fact(group: str, row: Row, observations: Mapping[str, Observation], unprivi
     state = max((observation.state for observation in found.values()), key=_ORDER.index)
     worst = {key: observation for key, observation in found.items() if observation.state == state}
     detail = _detail(worst, len(found) > 1 and state != OK)
-    return Fact(group, row.name, state, row.required, row.purpose, detail, "" if state == OK else _remedy(row, worst, unprivileged))
+    chosen = observations.get("firewall.backend", Observation(OK)).detail.partition(":")[0]
+    required = row.required and row.backend in ("", chosen)
+    return Fact(group, row.name, state, required, row.purpose, detail, "" if state == OK else _remedy(row, worst, unprivileged))
 
 
 def _observation(key: str, observations: Mapping[str, Observation]) -> Observation:

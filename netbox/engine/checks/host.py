@@ -10,14 +10,17 @@ import os
 import subprocess
 import sys
 
+from netbox.engine import repair
 from netbox.engine.checks.catalogue import LIMITED, MISSING, OK, Observation
 from netbox.engine.creation import TINI
-from netbox.errors import HostError, Unsupported, UsageError
+from netbox.errors import HostError, NetboxError, Unsupported, UsageError
 from netbox.image import busybox
-from netbox.kernel import iptables
+from netbox.kernel import iptables, nftables
 from netbox.kernel.cgroups import Cgroups, Limits, detect
 from netbox.kernel.cgroups.hierarchies import parse_mountinfo, v1_hierarchies
+from netbox.network import firewall_choice
 from netbox.settings import Settings
+from netbox.state.store import Store
 
 _PROBE_TIME = 20.0  # seconds; it takes a fraction of one
 _START = "import sys; sys.path[:0] = [{root!r}]; from netbox.kernel.probe import main; main()"
@@ -25,12 +28,14 @@ _MACHINES = ("x86_64", "aarch64")
 _KERNEL = (5, 12)
 _OVERLAY_MAGIC = 0x794C7630  # OVERLAYFS_SUPER_MAGIC, <linux/magic.h>
 _TMPFS_MAGIC = 0x01021994
+_RULES_SHOWN = 6
 _SPACE_WANTED = 256 * 1024 * 1024  # bytes
 _PACKAGES = ("click", "pyroute2", "iptc", "pyseccomp", "scapy", "zstandard")
 _LIBRARIES = {
     "libiptc": ("libip4tc.so.2", "libip4tc.so.0"),
     "xtables": ("libxtables.so.12", "libxtables.so.11", "libxtables.so.10"),
     "libseccomp": ("libseccomp.so.2",),
+    "libnftables": ("libnftables.so.1",),
 }
 
 
@@ -38,7 +43,7 @@ def observe(settings: Settings) -> dict[str, Observation]:
     """Everything that the catalogue asks about. Changes nothing; takes a few tenths of a second."""
     probes = _start_probes()
     try:
-        found = {**_machine(settings), **_files(), **_cgroups(), **_tools()}
+        found = {**_machine(settings), **_files(), **_cgroups(), **_tools(), **_firewall(settings)}
     except BaseException:
         probes.kill()
         probes.wait()
@@ -177,6 +182,40 @@ def _enforceable(cgroups: Cgroups, limits: Limits) -> Observation:
     except (Unsupported, UsageError) as error:
         return Observation(MISSING, error.message.partition(": ")[2] or error.message, remedy=error.hint or "")
     return Observation(OK)
+
+
+# -- firewall ------------------------------------------------------------------------------------------------------------------------------
+
+
+def _firewall(settings: Settings) -> dict[str, Observation]:
+    choice = firewall_choice.choose()
+    missing = choice.name == firewall_choice.NFTABLES and not nftables.is_installed()
+    dropping = firewall_choice.dropping_chains()
+    return {
+        "firewall.backend": Observation(MISSING if missing else OK, f"{choice.name}: {choice.reason}"),
+        "firewall.rules": _rules(settings),
+        "firewall.forward": Observation(
+            LIMITED if dropping else OK, f"{', '.join(dropping)} drops what it does not accept itself" if dropping else ""
+        ),
+    }
+
+
+def _rules(settings: Settings) -> Observation:
+    """Compares what stands with what should, for running sandboxes and their networks."""
+    if os.geteuid() != 0:
+        return Observation(LIMITED, "only root can see them", remedy="run it as root (sudo)")
+    store = Store(settings)
+    try:
+        found = repair.differences(store)
+    except NetboxError as error:
+        return Observation(MISSING, error.message, remedy=error.hint or "")
+    finally:
+        store.close()
+    if not found:
+        return Observation(OK)
+    shown = [f"{item.kind} ({item.owner or 'of nobody'}): {item.what}" for item in found[:_RULES_SHOWN]]
+    rest = [f"and {len(found) - _RULES_SHOWN} more"] if len(found) > _RULES_SHOWN else []
+    return Observation(LIMITED, "; ".join(shown + rest))
 
 
 # -- tools ---------------------------------------------------------------------------------------------------------------------------------

@@ -1,0 +1,251 @@
+"""Our table of nf_tables as it stands in the kernel, and how it differs from what should stand. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from netbox.network.firewall import EGRESS, FENCE, INGRESS, PUBLISH, Difference, InstalledRule, RuleGroup, is_owner
+from netbox.network.firewall_nftables_rules import (
+    ADDRESS_PORT,
+    LOCAL,
+    OWN,
+    OWNED,
+    PORT,
+    PORT_RANGE,
+    TABLE,
+    ChainRule,
+    Element,
+    chain_rule,
+    element,
+    jump,
+    lookup,
+    not_loopback,
+)
+
+IN_CHAINS = "rules"  # an entry of the index: the owner has rules in chains
+BASE_KEY, VERSION = "base", 1
+_PRIME = (1 << 60) - 93
+
+# Name, and what hangs it on a hook; "-100" is "dstnat", a name that the hook output does not have.
+CHAINS = {
+    "guard": "type filter hook prerouting priority -300 ; policy accept ;",
+    "fence": "",
+    "ingress": "",
+    "egress": "",
+    "forward": "type filter hook forward priority 0 ; policy accept ;",
+    "leave": "type nat hook postrouting priority 100 ; policy accept ;",
+    "publish": "",
+    "prerouting": "type nat hook prerouting priority -100 ; policy accept ;",
+    "output": "type nat hook output priority -100 ; policy accept ;",
+}
+SETS = {
+    OWNED: ("set", "type ifname . mark ;"),
+    PORT: ("map", "type inet_proto . inet_service : ipv4_addr . inet_service ;"),
+    ADDRESS_PORT: ("map", "type inet_proto . ipv4_addr . inet_service : ipv4_addr . inet_service ;"),
+    PORT_RANGE: ("map", "type inet_proto . ipv4_addr . inet_service : ipv4_addr ; flags interval ;"),
+}
+BASE_RULES = (
+    jump("forward", FENCE),
+    jump("forward", INGRESS),
+    jump("forward", EGRESS),
+    lookup(ADDRESS_PORT),
+    lookup(PORT),
+    lookup(PORT_RANGE),
+    jump("prerouting", PUBLISH, LOCAL, not_loopback()),
+    jump("output", PUBLISH, LOCAL),
+)
+
+
+class Rendered:
+    """A group in the terms of nft."""
+
+    def __init__(self, group: RuleGroup) -> None:
+        self.owner = group.owner
+        self.rules: list[tuple[str, ChainRule]] = []
+        self.elements: list[Element] = []
+        for rule in group.rules:
+            item = element(rule, group.owner)
+            if item is not None:
+                self.elements.append(item)
+            else:
+                self.rules.append((rule.stage, chain_rule(rule, group.owner)))
+
+    @property
+    def entries(self) -> list[str]:
+        """What the index says about the owner."""
+        return [*([IN_CHAINS] if self.rules else []), *(item.name for item in self.elements)]
+
+    def index(self) -> list[str]:
+        """The commands that put it into the index."""
+        return [index_command(self.owner, self.entries)] if self.entries else []
+
+
+def typed(line: str) -> str:
+    """A command as it is typed into a shell: braces, semicolons, quotes and ``@`` are words of nft's, not of the shell's."""
+    return f"nft '{line}'" if any(sign in line for sign in '{;"*<>') else f"nft {line}"
+
+
+def index_key(owner: str) -> str:
+    """The owner as a key of the index: at most 15 characters, which is what the type holds. 60 bits never meet by chance."""
+    return f"{int.from_bytes(owner.encode(), 'big') % _PRIME:x}"
+
+
+def index_command(owner: str, entries: Sequence[str]) -> str:
+    """The command that puts what an owner has into the index."""
+    key, count = index_key(owner), len(entries)
+    items = ", ".join(f'"{key}" . {number} comment "{count} {entry}"' for number, entry in enumerate(entries))
+    return f"add element {TABLE} {OWNED} {{ {items} }}"
+
+
+class Table:
+    """Our table as the kernel has it."""
+
+    def __init__(self, listed: Iterable[dict[str, Any]]) -> None:
+        self.rules: list[dict[str, Any]] = []
+        self.chains: dict[str, dict[str, Any]] = {}
+        self.elements: dict[tuple[str, str], tuple[str, str]] = {}  # (set, key) -> (value, comment)
+        self.sets: set[str] = set()
+        for item in listed:
+            if "rule" in item:
+                self.rules.append(item["rule"])
+            elif "chain" in item:
+                self.chains[item["chain"]["name"]] = item["chain"]
+            elif "map" in item or "set" in item:
+                self._read_set(item.get("map") or item["set"])
+
+    def _read_set(self, item: dict[str, Any]) -> None:
+        self.sets.add(item["name"])
+        for entry in item.get("elem", ()):
+            key, value = entry if isinstance(entry, list) else (entry, None)
+            inner = key["elem"] if isinstance(key, dict) and "elem" in key else {"val": key}
+            self.elements[item["name"], _joined(inner["val"])] = (_joined(value), str(inner.get("comment", "")))
+
+    def owners(self) -> set[str]:
+        """Whose rules and published ports stand."""
+        found = {str(rule.get("comment", "")) for rule in self.rules}
+        found |= {comment.partition(" ")[0] for (name, _), (_, comment) in self.elements.items() if name != OWNED}
+        return found - {OWN, ""}
+
+    def installed(self) -> list[InstalledRule]:
+        """The rules with an owner; a range is one."""
+        found, number, chain = [], 0, ""
+        for rule in self.rules:
+            number = number + 1 if rule["chain"] == chain else 1
+            chain = rule["chain"]
+            if rule.get("comment", "") not in ("", OWN):
+                found.append(InstalledRule(rule["comment"], f"{chain} {number}"))
+        ranges = set()
+        for (name, key), (_, comment) in self.elements.items():
+            owner, _, ports = comment.partition(" ")
+            if name == OWNED or not owner:
+                continue
+            place = f"{name} {key if not ports else key.rpartition(' . ')[0] + ' . ' + ports}"
+            if place not in ranges:
+                ranges.add(place)
+                found.append(InstalledRule(owner, place))
+        return found
+
+    def removal(self, owner: str) -> list[str]:
+        """The commands that take away everything of an owner's."""
+        lines = [f"delete rule {TABLE} {rule['chain']} handle {rule['handle']}" for rule in self.rules if rule.get("comment") == owner]
+        keys: dict[str, list[str]] = {}
+        for (name, key), (_, comment) in self.elements.items():
+            if name == OWNED:
+                first, _, number = key.partition(" . ")
+                if first == index_key(owner):
+                    keys.setdefault(name, []).append(f'"{first}" . {number}')
+            elif comment.partition(" ")[0] == owner:
+                keys.setdefault(name, []).append(key)
+        return [*lines, *(f"delete element {TABLE} {name} {{ {', '.join(found)} }}" for name, found in keys.items())]
+
+    def differences(self, groups: Sequence[RuleGroup]) -> list[Difference]:
+        """See ``FirewallBackend.differences``."""
+        rendered = [Rendered(group) for group in groups]
+        if not any(group.entries for group in rendered):
+            return []  # a table without any of our owners is none of the running ones' business
+        asked = {group.owner for group in rendered}
+        found = self._base_differences()
+        wanted = [*BASE_RULES, *(rule for group in rendered for _, rule in group.rules)]
+        standing = [ChainRule(rule["chain"], (), str(rule.get("comment", ""))) for rule in self.rules]
+        bodies = [_significant(rule["expr"]) for rule in self.rules]
+        left = list(zip(standing, bodies, strict=True))
+        for rule in wanted:
+            match = (ChainRule(rule.chain, (), rule.comment), _significant(rule.listed))
+            if match in left:
+                left.remove(match)
+            else:
+                found.append(Difference("missing", rule.comment, typed(rule.command)))
+        for rule, body in left:
+            if rule.comment in asked | {OWN} or not is_owner(rule.comment):
+                found.append(Difference("foreign", rule.comment, f"a rule of the chain {rule.chain}: {body}"))
+        if not found:
+            found += self._misplaced(wanted)
+        return found + self._element_differences(rendered, asked)
+
+    def _base_differences(self) -> list[Difference]:
+        found = []
+        for name, definition in CHAINS.items():
+            chain = self.chains.get(name)
+            command = f"add chain {TABLE} {name}" + (f" {{ {definition} }}" if definition else "")
+            if chain is None:
+                found.append(Difference("missing", OWN, typed(command)))
+            elif definition and chain.get("policy", "accept") != "accept":
+                found.append(Difference("foreign", OWN, f"the policy of the chain {name}: {chain['policy']}"))
+        for name, (kind, definition) in SETS.items():
+            if name not in self.sets:
+                found.append(Difference("missing", OWN, typed(f"add {kind} {TABLE} {name} {{ {definition} }}")))
+        return found
+
+    def _misplaced(self, wanted: Sequence[ChainRule]) -> list[Difference]:
+        """Where all rules are there, but an owner's stand in another order."""
+        found = []
+        for place in dict.fromkeys((rule.chain, rule.comment) for rule in wanted):
+            should = [_significant(rule.listed) for rule in wanted if (rule.chain, rule.comment) == place]
+            stands = [_significant(rule["expr"]) for rule in self.rules if (rule["chain"], rule.get("comment", "")) == place]
+            if should != stands:
+                found.append(Difference("foreign", place[1], f"the order of the rules of the chain {place[0]}"))
+        return found
+
+    def _element_differences(self, groups: Sequence[Rendered], asked: set[str]) -> list[Difference]:
+        found = []
+        left = dict(self.elements)
+        for group in groups:
+            for number, entry in enumerate(group.entries):
+                place = (OWNED, f"{index_key(group.owner)} . {number}")
+                if left.get(place, ("", ""))[1] != f"{len(group.entries)} {entry}":
+                    found.append(Difference("missing", group.owner, f"the index's entry for {entry}"))
+                left.pop(place, None)
+            for item in group.elements:
+                stands = [left.pop((item.set, key), None) == (value, item.comment) for key, value in _pairs(item)]
+                if not all(stands):
+                    found.append(Difference("missing", group.owner, typed(item.add())))
+        if left.pop((OWNED, f"{BASE_KEY} . {VERSION}"), None) is None:
+            found.append(Difference("missing", OWN, "the index's entry for the table"))
+        keys = {index_key(owner): owner for owner in asked}
+        for (name, key), (value, comment) in left.items():
+            owner = keys.get(key.partition(" . ")[0], "") if name == OWNED else comment.partition(" ")[0]
+            if (name != OWNED and (owner in asked or not is_owner(owner))) or (name == OWNED and owner):
+                found.append(Difference("foreign", owner, f"an element of {name}: {key}{f' : {value}' if value else ''}"))
+        return found
+
+
+def _pairs(item: Element) -> Iterable[tuple[str, str]]:
+    return zip(item.keys(), item.values(), strict=True)
+
+
+def _significant(expressions: Iterable[dict[str, Any]]) -> str:
+    """Expressions as text, to be compared."""
+    return " ".join(str(item) for item in expressions)
+
+
+def _joined(value: Any) -> str:
+    """A key or value of an element as it is typed."""
+    if isinstance(value, dict):
+        if "concat" in value:
+            return " . ".join(_joined(part) for part in value["concat"])
+        if "prefix" in value:
+            return f"{value['prefix']['addr']}/{value['prefix']['len']}"
+        if "range" in value:
+            return "-".join(_joined(part) for part in value["range"])
+    return "" if value is None else str(value)

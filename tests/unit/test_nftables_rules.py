@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+import re
+import shlex
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from netbox.errors import UsageError
+from netbox.network import firewall, firewall_choice
+from netbox.network.firewall import PUBLISH, Redirect, Rule
+from netbox.network.firewall_choice import Situation, decide
+from netbox.network.firewall_nftables import NftablesBackend
+from netbox.network.firewall_nftables_rules import chain_rule, element, named_element
+from netbox.network.firewall_nftables_table import index_key
+from netbox.spec import PortSpec
+
+NETWORK = """
+guard iifname "netbox0" ip daddr 127.0.0.0/8 drop
+guard iifname "netbox0" ip saddr 127.0.0.0/8 drop
+ingress oifname "netbox0" ct state established,related accept
+ingress iifname "netbox0" oifname "netbox0" accept
+ingress oifname "netbox0" ct status dnat accept
+ingress oifname "netbox0" drop
+egress iifname "netbox0" ip saddr != 10.9.0.0/20 drop
+egress iifname "netbox0" accept
+leave oifname != "netbox0" ip saddr 10.9.0.0/20 masquerade
+leave oifname "netbox0" ip saddr 10.9.0.0/20 ip daddr 10.9.0.0/20 ct status dnat masquerade
+leave oifname "netbox0" ip saddr 127.0.0.0/8 masquerade
+"""
+
+
+def test_the_rules_of_a_network() -> None:
+    group = firewall.network_rules("network:bridge", "netbox0", "10.9.0.0/20")
+    expected = [f'add rule ip netbox {line} comment "network:bridge"' for line in NETWORK.strip().splitlines()]
+    assert [" ".join(shlex.split(line)[1:]) for line in NftablesBackend().commands([group], base=False)] == expected
+
+
+INTERNAL = """
+guard iifname "nb-1" ip daddr 127.0.0.0/8 drop
+guard iifname "nb-1" ip saddr 127.0.0.0/8 drop
+fence iifname "nb-1" oifname != "nb-1" drop
+fence iifname != "nb-1" oifname "nb-1" drop
+ingress iifname "nb-1" oifname "nb-1" accept
+"""
+
+
+def test_the_rules_of_an_internal_network() -> None:
+    group = firewall.network_rules("network:inner", "nb-1", "10.9.0.0/20", internal=True)
+    expected = [f'add rule ip netbox {line} comment "network:inner"' for line in INTERNAL.strip().splitlines()]
+    assert [" ".join(shlex.split(line)[1:]) for line in NftablesBackend().commands([group], base=False)] == expected
+
+
+@pytest.mark.parametrize(
+    ("probability", "below"), [(0.5, 1 << 29), (0.05, 53687091), (1e-6, 1074), (1e-12, 1), (0.999999, (1 << 30) - 1074), (1.0, None)]
+)
+def test_a_share_of_packets(probability: float, below: int | None) -> None:
+    rule = chain_rule(Rule("guard", "drop", source="10.9.0.2", probability=probability), "impair:abc")
+    share = f"numgen random mod 1073741824 < {below} " if below else ""
+    assert rule.command == f'add rule ip netbox guard ip saddr 10.9.0.2 {share}drop comment "impair:abc"'
+
+
+def test_a_share_of_a_published_port_is_no_element() -> None:
+    rule = Rule(PUBLISH, Redirect("10.9.0.2", 80), protocol="tcp", ports=(8080, 8080), probability=0.5)
+    assert element(rule, "x:y") is None
+    assert "numgen random mod 1073741824 < 536870912" in chain_rule(rule, "x:y").command
+
+
+@pytest.mark.parametrize(
+    ("port", "expected"),
+    [
+        (PortSpec(80, 8080), 'port { tcp . 8080 comment "sandbox:abc" : 10.9.0.2 . 80 }'),
+        (PortSpec(53, 5353, protocol="udp"), 'port { udp . 5353 comment "sandbox:abc" : 10.9.0.2 . 53 }'),
+        (
+            PortSpec(80, 8080, host_ip="127.0.0.1"),
+            'address_port { tcp . 127.0.0.1 . 8080 comment "sandbox:abc" : 10.9.0.2 . 80 }',
+        ),
+        # A range whose numbers stay is one element, one that is shifted has an element for each port.
+        (PortSpec(8000, 8000, 11), 'port_range { tcp . 0.0.0.0/0 . 8000-8010 comment "sandbox:abc" : 10.9.0.2 }'),
+        (
+            PortSpec(90, 8000, 2),
+            'port { tcp . 8000 comment "sandbox:abc 8000-8001" : 10.9.0.2 . 90,'
+            ' tcp . 8001 comment "sandbox:abc 8000-8001" : 10.9.0.2 . 91 }',
+        ),
+    ],
+)
+def test_a_published_port_is_an_element(port: PortSpec, expected: str) -> None:
+    group = firewall.publish_rules("sandbox:abc", "10.9.0.2", [port])
+    assert NftablesBackend().commands([group], base=False) == [f"nft 'add element ip netbox {expected}'"]
+
+
+def test_the_base_comes_first() -> None:
+    lines = NftablesBackend().commands([firewall.network_rules("network:x", "nb0", "10.9.0.0/20")], base=True)
+    assert lines[0] == "nft add table ip netbox"
+    first_use = next(number for number, line in enumerate(lines) if "network:x" in line)
+    assert all("add rule" not in line or number >= first_use or 'comment "netbox"' in line for number, line in enumerate(lines))
+
+
+def test_a_redirect_that_is_no_plain_port_is_a_rule() -> None:
+    rule = Rule(PUBLISH, Redirect("10.9.0.2", 80), in_interface="eth0", protocol="tcp", ports=(8080, 8080))
+    assert element(rule, "x:y") is None
+    assert chain_rule(rule, "x:y").command == 'add rule ip netbox publish iifname "eth0" tcp dport 8080 dnat to 10.9.0.2:80 comment "x:y"'
+    with pytest.raises(ValueError, match="shifted"):
+        chain_rule(Rule(PUBLISH, Redirect("10.9.0.2", 80), in_interface="eth0", protocol="tcp", ports=(8080, 8081)), "x:y")
+    with pytest.raises(ValueError, match="states"):
+        chain_rule(Rule(PUBLISH, "accept", states=("DNAT", "NEW")), "x:y")
+
+
+ports = st.builds(
+    PortSpec,
+    st.integers(1, 60000),
+    st.integers(1, 60000),
+    st.integers(1, 50),
+    st.sampled_from(["tcp", "udp"]),
+    st.sampled_from(["0.0.0.0", "127.0.0.1", "192.0.2.1"]),
+)
+
+
+@given(ports)
+def test_what_the_index_remembers_is_enough_to_delete(port: PortSpec) -> None:
+    (rule,) = firewall.publish_rules("sandbox:0123456789ab", "10.9.0.2", [port]).rules
+    item = element(rule, "sandbox:0123456789ab")
+    assert item is not None
+    assert named_element(item.name).delete() == item.delete()
+    assert len(item.keys()) == len(item.values())
+    assert len(item.keys()) == (1 if port.port == port.host_port else port.length)
+    assert item.comment.partition(" ")[0] == "sandbox:0123456789ab"
+
+
+@given(st.text(max_size=20), st.text(max_size=110))
+def test_nothing_strange_becomes_a_command(interface: str, owner: str) -> None:
+    try:
+        command = chain_rule(Rule("ingress", "accept", in_interface=interface), owner).command
+    except ValueError:
+        return
+    name = r'(iifname (!= )?"[A-Za-z0-9_.-]+\*?" )?'
+    assert re.fullmatch(rf'add rule ip netbox ingress {name}accept comment "[A-Za-z0-9_.:/-]{{1,100}}"', command)
+
+
+@given(st.text(alphabet="abcdefghijklmnopqrstuvwxyz0123456789:", min_size=1, max_size=80))
+def test_the_key_of_an_owner_fits(owner: str) -> None:
+    assert re.fullmatch(r"[0-9a-f]{1,15}", index_key(owner))
+
+
+@pytest.mark.parametrize(
+    ("situation", "name", "reason"),
+    [
+        (Situation("iptables", False, True, ("ip filter",)), "iptables", "NETBOX_FIREWALL says so"),
+        (Situation("nftables", True, True, None), "nftables", "NETBOX_FIREWALL says so"),
+        (Situation("auto", True, False, ()), "iptables", "no rules of others are in nf_tables"),
+        (Situation("auto", True, False, None), "iptables", "this kernel has no nf_tables"),
+        (Situation("auto", True, True, ("ip filter", "ip nat")), "nftables", "rules of this host are in nf_tables (ip filter, ip nat)"),
+        (
+            Situation("auto", True, False, ("ip nat",)),
+            "iptables",
+            "rules of this host are in nf_tables (ip nat), but libnftables1 is not installed",
+        ),
+        (Situation("auto", False, True, ()), "nftables", "the legacy tables are missing"),
+        (Situation("auto", False, False, ()), "nftables", "the legacy tables are missing"),
+    ],
+)
+def test_the_choice(situation: Situation, name: str, reason: str) -> None:
+    assert decide(situation) == (name, reason)
+
+
+def test_a_backend_that_does_not_exist(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NETBOX_FIREWALL", "ipfw")
+    with pytest.raises(UsageError, match="NETBOX_FIREWALL=ipfw: no such firewall backend"):
+        firewall_choice.requested()
+    monkeypatch.setenv("NETBOX_FIREWALL", "")
+    assert firewall_choice.requested() == "auto"
