@@ -58,7 +58,7 @@ class Completer:
 
 def test_commands(complete: Completer) -> None:
     assert {"run", "ps", "exec", "image", "inspect", "completion"} <= set(complete("netbox "))
-    assert set(complete("netbox re")) == {"rename", "restart"}
+    assert set(complete("netbox re")) == {"rename", "repair", "restart"}
     assert {"import", "ls", "rm"} <= set(complete("netbox image "))
 
 
