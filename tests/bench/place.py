@@ -25,6 +25,8 @@ from tests.support import linux
 _CLONE_NEWPID = 0x20000000
 _PR_SET_PDEATHSIG = 1
 
+_REMOVAL_TIME = 5.0  # seconds
+
 
 class Place:
     """``directory`` is on the disk and empty, ``cgroup`` a path below every cgroup hierarchy, ``name`` unlike any other.
@@ -53,7 +55,11 @@ class Place:
             for path, _, _ in os.walk(hierarchy / self.cgroup, topdown=False):
                 while not _removed(Path(path)) and time.monotonic() < deadline:
                     time.sleep(0.01)
-        shutil.rmtree(self.directory, ignore_errors=True)
+        # The processes inside are dying, not dead: one of them may still make a file, or hold a mount in its namespace.
+        deadline = time.monotonic() + _REMOVAL_TIME
+        while os.path.exists(self.directory) and time.monotonic() < deadline:
+            shutil.rmtree(self.directory, ignore_errors=True)
+            time.sleep(0.01)
 
 
 def _removed(directory: Path) -> bool:
