@@ -44,6 +44,7 @@ class Endpoint:
     gw_priority: int = 0
     aliases: tuple[str, ...] = ()
     standing: bool = False
+    driver: str = "bridge"
 
     @property
     def precedence(self) -> tuple[bool, int, str]:
