@@ -138,11 +138,14 @@ def _connect_running(context: Context, row: SandboxRow, attachment: NetworkAttac
         journal.record(REROUTE, sandbox_id=row.id, published_on=_published_on(plan))
         taken = {endpoint.interface for endpoint in plan.endpoints}
         endpoint = context.network.connect(row.id, attachment, taken, journal)
+        endpoints = tuple(sorted((*plan.endpoints, endpoint), key=lambda item: item.precedence))
+        after = dataclasses.replace(plan, endpoints=endpoints)
+        if plan.ports and plan.entrance is not None and after.entrance is None:
+            raise Conflict(f"{row.name} publishes ports, for which its default route must stay with a bridge", "give a lower --gw-priority")
         namespace = ending.open_namespace(context, row, "net")
         try:
             context.network.build(endpoint, namespace, journal)
-            endpoints = tuple(sorted((*plan.endpoints, endpoint), key=lambda item: item.precedence))
-            impairing.shape(context, row, dataclasses.replace(plan, endpoints=endpoints), namespace)
+            impairing.shape(context, row, after, namespace)
         finally:
             os.close(namespace)
         with context.store.database.transaction():
@@ -224,7 +227,7 @@ def _own_network(context: Context, row: SandboxRow) -> SandboxRow:
 
 
 def _published_on(plan: NetworkPlan) -> str:
-    return plan.way_out.address if plan.way_out is not None else ""
+    return plan.entrance.address if plan.entrance is not None else ""
 
 
 def renew_hosts(context: Context, plan: NetworkPlan) -> None:
