@@ -346,7 +346,7 @@ def _check_lan(row: NetworkRow, attachment: NetworkAttachment) -> parents.Lan:
     if attachment.mac_address is not None and row.options.get("macvlan_mode") == "passthru":
         raise UsageError(f"--mac-address on network {row.name}: with macvlan_mode=passthru it is that of {row.parent}", "leave it out")
     lan = parents.lan(row.parent)
-    if attachment.ip in lan.taken:
+    if attachment.ip != row.gateway and attachment.ip in lan.taken:
         raise Conflict(f"the address {attachment.ip} is taken: it is {lan.taken[attachment.ip]}", "choose another one")
     return lan
 
