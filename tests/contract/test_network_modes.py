@@ -249,14 +249,20 @@ def test_the_host_name(guest: Guest) -> None:
 
 
 def test_traffic_is_counted(guest: Guest, lab: Lab, outside: Neighbour) -> None:
-    traffic = lab.manager.statistics(guest.plan, os.getpid())
-    assert len(traffic) == 8
-    if guest.plan.mode == "host" or (guest.plan.endpoints and has_way_out(guest)):
-        with guest.inside(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-            for _ in range(20):
-                sock.sendto(b"x" * 500, (outside.address, 9))
-        later = lab.manager.statistics(guest.plan, os.getpid())
-        assert later.tx_bytes - traffic.tx_bytes >= 20 * 500
+    with guest.inside():
+        inhabitant = subprocess.Popen(["sleep", "100"])  # whose namespace it is
+    try:
+        traffic = lab.manager.statistics(guest.plan, inhabitant.pid)
+        assert len(traffic) == 8
+        if guest.plan.mode == "host" or (guest.plan.endpoints and has_way_out(guest)):
+            with guest.inside(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+                for _ in range(20):
+                    sock.sendto(b"x" * 500, (outside.address, 9))
+            later = lab.manager.statistics(guest.plan, inhabitant.pid)
+            assert later.tx_bytes - traffic.tx_bytes >= 20 * 500
+    finally:
+        inhabitant.kill()
+        inhabitant.wait()
 
 
 def test_its_description_is_a_list_of_commands(guest: Guest, lab: Lab) -> None:
