@@ -48,6 +48,7 @@ SECTIONS: dict[str, dict[str, Entry]] = {
         "port": Entry("listing", "port", "List the published ports of a sandbox"),
         "stats": Entry("stats", "stats", "Show what sandboxes use, live"),
         "events": Entry("events", "events", "Print what happens to sandboxes"),
+        "topology": Entry("topology", "topology", "Draw the networks and who is on them"),
     },
     "Networks, images, system": {
         "network": Entry("network", "command", "Manage networks, connect and disconnect sandboxes"),
