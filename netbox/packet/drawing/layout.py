@@ -100,7 +100,7 @@ def arrange(topology: Topology) -> Layout:
 
 def _orders(topology: Topology) -> tuple[list[Box], list[Net]]:
     """Sandboxes and networks, each in the order of the mean position of those of the other kind (Sugiyama's barycentre method)."""
-    boxes = [box for box in topology.boxes if not box.joined or not any(other.name == box.joined for other in topology.boxes)]
+    boxes = [box for box in topology.boxes if not box.joined or box in topology.elsewhere]
     networks = list(topology.networks)
     for _ in range(_SWEEPS):
         position = {network.name: float(number) for number, network in enumerate(networks)}
@@ -166,10 +166,10 @@ def _stack(wanted: Sequence[tuple[list[float], float]], x: float, width: float, 
         y = max(_mean(heights, lowest + height / 2) - height / 2, lowest)
         rects.append(Rect(x, y, width, height))
         lowest = y + height + GAP
-    # From the bottom: what was pushed below its place by others takes half of the room that is free above.
+    # From the bottom: what was pushed below its place by others takes the room that is free above.
     for number in range(len(rects) - 1, -1, -1):
         ideal = _mean(wanted[number][0], rects[number].middle) - rects[number].height / 2
         above = rects[number - 1].y + rects[number - 1].height + GAP if number else top
         if rects[number].y > ideal:
-            rects[number] = rects[number]._replace(y=max(ideal, above, rects[number].y - (rects[number].y - above)))
+            rects[number] = rects[number]._replace(y=max(ideal, above))
     return rects

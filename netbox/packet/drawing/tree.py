@@ -29,7 +29,8 @@ def tree(topology: Topology, unicode: bool = True, style: Style = lambda text, _
     groups = [_uplink_rows(topology.uplinks)] if topology.uplinks else []
     groups += [_network_rows(topology, network, unicode) for network in topology.networks]
     groups += [
-        [_Row("", (f"namespace {path}",), "bold"), *_member_rows([(box, None)], topology, unicode)] for path, box in _joined(topology)
+        [_Row("", ("elsewhere", f"the network of {box.joined}"), "bold"), *_member_rows([(box, None)], topology, unicode)]
+        for box in topology.elsewhere
     ]
     rows: list[_Row] = []
     for number, group in enumerate(groups):
@@ -41,10 +42,6 @@ def tree(topology: Topology, unicode: bool = True, style: Style = lambda text, _
         lines.append("no sandbox is running" if not topology.networks else "")
     text = "\n".join(lines).rstrip()
     return text if unicode else text.replace("→", arrow)
-
-
-def _joined(topology: Topology) -> list[tuple[str, Box]]:
-    return [(box.joined, box) for box in topology.elsewhere]
 
 
 def _uplink_rows(uplinks: tuple[Uplink, ...]) -> list[_Row]:

@@ -100,5 +100,6 @@ class Topology:
 
     @property
     def elsewhere(self) -> list[Box]:
-        """The sandboxes that joined a namespace of somebody else."""
-        return [box for box in self.boxes if box.joined.startswith("/")]
+        """The sandboxes that joined a namespace which is not that of a sandbox here."""
+        names = {box.name for box in self.boxes}
+        return [box for box in self.boxes if box.joined and box.joined not in names]
