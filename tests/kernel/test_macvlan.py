@@ -17,7 +17,7 @@ from netbox.network import parents, shaping
 from netbox.network.shaping import IN, OUT, Impairment
 from netbox.network.undo import HANDLERS
 from netbox.spec import NetworkAttachment, NetworkSpec, PortSpec
-from tests.kernel.network_lab import Guest, Lab, ask, reachable, serve
+from tests.kernel.network_lab import REFUSAL, TIMEOUT, Guest, Lab, ask, out_of_reach, serve
 from tests.support import linux
 from tests.support.host import Neighbour, PrivateHost
 
@@ -57,11 +57,11 @@ def test_who_reaches_whom(lab: Lab, outside: Neighbour) -> None:
         assert a.ask("tcp", outside.address, 7000) == f"{a.address} 7000"  # no NAT: the LAN sees its own address
         with outside.inside():
             assert ask("tcp", a.address, 7000) == f"{outside.address} 7000"
-        assert not reachable("tcp", a.address, 7000)  # this host cannot
+        assert out_of_reach("tcp", a.address, 7000)  # this host cannot
         servers.append(serve("tcp", 7001))
-        assert a.ask("tcp", outside.host_address, 7001, 0.6) is None  # nor the other way round
+        assert a.ask("tcp", outside.host_address, 7001, REFUSAL) is None  # nor the other way round
         with apart.inside():
-            assert not reachable("tcp", a.address, 7000)
+            assert out_of_reach("tcp", a.address, 7000)
     finally:
         for server in servers:
             server.close()
@@ -73,7 +73,7 @@ def test_the_modes(lab: Lab, outside: Neighbour, mode: str, each_other: bool) ->
     a, b = lab.guest(**on("lan")), lab.guest(**on("lan"))
     assert f"macvlan mode {mode}" in a.execute("ip", "-d", "link", "show", "eth0")
     b.serve("udp", 7000)
-    assert (a.ask("udp", b.address, 7000, 0.6) is not None) is each_other
+    assert (a.ask("udp", b.address, 7000, TIMEOUT if each_other else REFUSAL) is not None) is each_other
     with outside.inside():
         assert ask("udp", b.address, 7000) is not None
 
@@ -90,7 +90,7 @@ def test_passthru_has_the_parent_for_itself(lab: Lab, outside: Neighbour) -> Non
     try:
         with outside.inside():
             assert ask("tcp", a.address, 7000) is not None
-            assert not reachable("tcp", outside.host_address, 7000)  # the host is off the LAN meanwhile
+            assert out_of_reach("tcp", outside.host_address, 7000)  # the host is off the LAN meanwhile
     finally:
         server.close()
     with pytest.raises(Conflict, match="another one is there, and macvlan_mode=passthru shares it with nobody"):
