@@ -32,6 +32,8 @@ SECTIONS: dict[str, dict[str, Entry]] = {
         "wait": Entry("lifecycle", "wait", "Wait for the end of sandboxes and print their exit codes"),
         "rename": Entry("lifecycle", "rename", "Give a sandbox another name"),
         "update": Entry("update", "update", "Change the limits of sandboxes"),
+        "publish": Entry("publish", "publish", "Publish ports of a sandbox, also while it runs"),
+        "unpublish": Entry("publish", "unpublish", "Take published ports back"),
         "impair": Entry("impair", "impair", "Make the link of a running sandbox worse: slower, lossy, late"),
         "rm": Entry("lifecycle", "rm", "Remove sandboxes"),
     },

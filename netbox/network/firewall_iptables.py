@@ -9,7 +9,7 @@ Built-in chains get one jump to each chain and are otherwise left alone, policie
                                                 neighbour that forges this destination, because DNAT comes before the check for such
                                                 "martians"
     nat     OUTPUT       -> NETBOX-PUBLISH      for addresses of this host, 127.0.0.0/8 included
-    nat     POSTROUTING  -> NETBOX-LEAVE
+    nat     POSTROUTING  -> NETBOX-HAIRPIN   -> NETBOX-KEEP   -> NETBOX-LEAVE
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ from netbox.network.firewall import (
     EGRESS,
     FENCE,
     GUARD,
+    HAIRPIN,
     INGRESS,
+    KEEP,
     LEAVE,
     LOOPBACK,
     PUBLISH,
@@ -60,6 +62,8 @@ _PLACES = {
     FENCE: _Place("filter", _chain(FENCE), (_jump("FORWARD", FENCE),), 0),
     INGRESS: _Place("filter", _chain(INGRESS), (_jump("FORWARD", INGRESS),), 1),
     EGRESS: _Place("filter", _chain(EGRESS), (_jump("FORWARD", EGRESS),), 2),
+    HAIRPIN: _Place("nat", _chain(HAIRPIN), (_jump("POSTROUTING", HAIRPIN),), None),
+    KEEP: _Place("nat", _chain(KEEP), (_jump("POSTROUTING", KEEP),), None),
     LEAVE: _Place("nat", _chain(LEAVE), (_jump("POSTROUTING", LEAVE),), None),
     PUBLISH: _Place("nat", _chain(PUBLISH), (_jump("PREROUTING", PUBLISH, f"!{LOOPBACK}", True), _jump("OUTPUT", PUBLISH, "", True)), None),
 }

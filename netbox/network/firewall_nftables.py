@@ -7,7 +7,7 @@
       chain forward      filter, forward, filter       -> fence -> ingress -> egress
       chain prerouting   nat, prerouting, dstnat       -> publish, for addresses of this host but 127.0.0.0/8 (see the iptables backend)
       chain output       nat, output, dstnat           -> publish, for addresses of this host
-      chain leave        nat, postrouting, srcnat      LEAVE
+      chain postrouting  nat, postrouting, srcnat      -> hairpin -> keep -> leave
       chain publish      asks the maps:
       map port           protocol . port            -> address . port
       map address_port   protocol . address . port  -> address . port

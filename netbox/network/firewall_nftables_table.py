@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from netbox.network.firewall import EGRESS, FENCE, INGRESS, PUBLISH, Difference, InstalledRule, RuleGroup, is_owner
+from netbox.network.firewall import EGRESS, FENCE, HAIRPIN, INGRESS, KEEP, LEAVE, PUBLISH, Difference, InstalledRule, RuleGroup, is_owner
 from netbox.network.firewall_nftables_rules import (
     ADDRESS_PORT,
     LOCAL,
@@ -24,7 +24,7 @@ from netbox.network.firewall_nftables_rules import (
 )
 
 IN_CHAINS = "rules"  # an entry of the index: the owner has rules in chains
-BASE_KEY, VERSION = "base", 1
+BASE_KEY, VERSION = "base", 2
 _PRIME = (1 << 60) - 93
 
 # Name, and what hangs it on a hook; "-100" is "dstnat", a name that the hook output does not have.
@@ -34,7 +34,10 @@ CHAINS = {
     "ingress": "",
     "egress": "",
     "forward": "type filter hook forward priority 0 ; policy accept ;",
-    "leave": "type nat hook postrouting priority 100 ; policy accept ;",
+    "hairpin": "",
+    "keep": "",
+    "leave": "",
+    "postrouting": "type nat hook postrouting priority 100 ; policy accept ;",
     "publish": "",
     "prerouting": "type nat hook prerouting priority -100 ; policy accept ;",
     "output": "type nat hook output priority -100 ; policy accept ;",
@@ -54,6 +57,9 @@ BASE_RULES = (
     lookup(PORT_RANGE),
     jump("prerouting", PUBLISH, LOCAL, not_loopback()),
     jump("output", PUBLISH, LOCAL),
+    jump("postrouting", HAIRPIN),
+    jump("postrouting", KEEP),
+    jump("postrouting", LEAVE),
 )
 
 

@@ -94,9 +94,8 @@ class NetworkManager:
             row, stands = self._network_preview(attachment.network)
             endpoints.append(self._lease_preview(row, sandbox_id, attachment, index, stands))
         _require_way_out(endpoints, spec)
-        if spec.ports:
-            ports.check(self._store, sandbox_id, spec.ports)
-        return mode.prepare(request, _facts(endpoints, spec.ports, networks.any_stands(self._store)))
+        taken = ports.check(self._store, sandbox_id, spec.ports)
+        return mode.prepare(request, _facts(endpoints, taken, networks.any_stands(self._store)))
 
     def reserve(self, sandbox_id: str, spec: NetworkSpec) -> None:
         """Keeps the addresses of ``--ip`` on user-defined networks for a sandbox, from now until it is removed.
@@ -134,17 +133,17 @@ class NetworkManager:
         bridge.connect(endpoint, netns_fd, recorder, is_default=False)
 
     def reroute(self, plan: NetworkPlan, netns_fd: int, published_on: str) -> None:
-        """Sends the default route of a running sandbox the way that its plan says, and its published ports too, unless they were
-        ``published_on`` that address already. Doing it twice is harmless.
+        """Sends the default route of a running sandbox the way that its plan says, and its published ports too; what goes to a port that
+        was ``published_on`` that address already goes on. Doing it twice is harmless.
 
         Raises:
             HostError, FirewallError: the kernel refuses.
         """
         if plan.way_out is not None:
             bridge.move_default_route(plan.way_out, netns_fd)
-        if plan.ports and (plan.way_out is None or plan.way_out.address != published_on):
-            firewall_switch.replace(self._store, firewall_switch.published(plan))
-            _forget_untranslated(plan)
+        if plan.ports:
+            firewall_switch.publish_again(self._store, plan)
+            ports.forget(plan.ports, keep_translated=plan.way_out is not None and plan.way_out.address == published_on)
 
     def attach(self, plan: NetworkPlan, netns_fd: int, recorder: Recorder) -> None:
         """Builds the interfaces of a sandbox's namespace. Does nothing in the modes host and container.
@@ -165,10 +164,9 @@ class NetworkManager:
         group = firewall_switch.published(plan)
         with firewall_choice.chosen() as backend:
             # Until the record says what is published, the row does: another backend may take over, another program flush the rules.
-            ports = [list(port) for port in plan.ports]
-            recorder.record("rules", owner=group.owner, udp=_udp(plan), backend=backend.name, address=plan.address, ports=ports)
+            recorder.record("rules", **firewall_switch.published_row(plan, backend.name))
             backend.apply([group])
-        _forget_untranslated(plan)
+        ports.forget(plan.ports)
 
     def files(self, plan: NetworkPlan) -> dict[str, str]:
         """The contents of ``hosts``, ``hostname`` and ``resolv.conf``; empty in mode container, see ``plan.shared_files``."""
@@ -354,18 +352,6 @@ def _require_way_out(endpoints: Sequence[Endpoint], spec: NetworkSpec) -> None:
         return
     where = f"on internal networks only ({spec.title})" if endpoints else "on no network"
     raise UsageError(f"cannot publish a port: the sandbox is {where}", "add a network with a way out, such as --network bridge")
-
-
-def _udp(plan: NetworkPlan) -> list[tuple[str, int, int]]:
-    return [(port.host_ip, port.host_port, port.length) for port in plan.ports if port.protocol == "udp"]
-
-
-def _forget_untranslated(plan: NetworkPlan) -> None:
-    """Datagrams that came before the rule have made an entry that bypasses it, and that every further one keeps alive."""
-    for host_ip, first, count in _udp(plan):
-        from netbox.kernel import conntrack
-
-        conntrack.flush_udp(host_ip, first, count)
 
 
 def _sum(counters: Iterable[Traffic]) -> Traffic:
