@@ -8,6 +8,7 @@ As with ``connect`` all of it happens under the lock of the networks.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from netbox.engine import ending, events
 from netbox.engine.connecting import settle_links, stopped, undo_after
 from netbox.errors import HostError, NotFound, UsageError, WrongState
 from netbox.network import firewall_choice, firewall_switch, networks, ports
+from netbox.network.manager import check_endpoints
 from netbox.network.plan import NetworkPlan
 from netbox.parse.ports import check_overlaps, format_port, parse_port, selects
 from netbox.runtime import client
@@ -40,7 +42,7 @@ def publish(context: Context, row: SandboxRow, asked: Sequence[str | int | PortS
     wanted = tuple(parse_port(port) for port in asked)
     with networks.locked(context.settings):
         settle_links(context, row.id)
-        fresh = _reachable(context, row)
+        fresh = _reachable(context, row, wanted)
         check_overlaps([*_spec_ports(fresh), *wanted])
         if fresh.state == "running":
             wanted = _publish_running(context, fresh, wanted)
@@ -155,12 +157,14 @@ def _selected(name: str, published: Sequence[tuple[PortSpec, PortSpec]], selecto
     return found
 
 
-def _reachable(context: Context, row: SandboxRow) -> SandboxRow:
+def _reachable(context: Context, row: SandboxRow, wanted: Sequence[PortSpec]) -> SandboxRow:
     """The record as it is now. Raises ``UsageError`` unless the sandbox has a link by which a published port can be reached."""
     fresh = context.store.find_sandbox(row.id)
     spec = SandboxSpec.from_json(fresh.spec).network
     if spec.mode != "bridge":
         raise UsageError(f"cannot publish a port: {fresh.name} is on network {spec.mode}", "make it anew with --network bridge")
+    if fresh.state == "running":
+        check_endpoints(_plan(fresh).endpoints, dataclasses.replace(spec, ports=tuple(wanted), rate_in=None))
     rows = [context.store.network(item.network) for item in spec.attachments]
     if all(item is not None and networks.is_internal(item) for item in rows):
         where = f"on internal networks only ({spec.title})" if rows else "on no network"

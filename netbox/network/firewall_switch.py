@@ -95,11 +95,11 @@ def follow(store: Store) -> bool:
 
 
 def published(plan: NetworkPlan) -> RuleGroup:
-    """The rules of a sandbox's published ports; none when all its networks are internal."""
+    """The rules of a sandbox's published ports; none when its default route goes by no bridge."""
     owner = names.sandbox_owner(plan.sandbox_id)
-    if plan.way_out is None or not plan.ports:
+    if plan.entrance is None or not plan.ports:
         return RuleGroup(owner, ())
-    return firewall.publish_rules(owner, plan.way_out.address, plan.ports, _neighbours(plan))
+    return firewall.publish_rules(owner, plan.entrance.address, plan.ports, _neighbours(plan))
 
 
 def published_row(plan: NetworkPlan, backend: str) -> dict[str, Any]:
@@ -108,7 +108,7 @@ def published_row(plan: NetworkPlan, backend: str) -> dict[str, Any]:
     return {
         "owner": group.owner,
         "backend": backend,
-        "address": plan.address,
+        "address": plan.entrance.address if plan.entrance is not None else "",
         "ports": [list(port) for port in plan.ports],
         "neighbours": _neighbours(plan),
     }
@@ -116,7 +116,7 @@ def published_row(plan: NetworkPlan, backend: str) -> dict[str, Any]:
 
 def _neighbours(plan: NetworkPlan) -> list[str]:
     """The subnets of further networks, where the sandbox answers to a client directly."""
-    return [endpoint.subnet for endpoint in plan.interfaces if endpoint is not plan.way_out and not endpoint.internal]
+    return [endpoint.subnet for endpoint in plan.interfaces if endpoint is not plan.entrance and not endpoint.internal]
 
 
 def replace(store: Store, group: RuleGroup) -> None:

@@ -4,7 +4,7 @@
 {"kind": "ping", "address": A}                                   -> address that the echo reply comes from, or null
 {"kind": "tcp", "address": A, "port": P}                         -> flags of the answer to a SYN ("SA", "RA"), or null
 {"kind": "udp", "address": A, "port": P}                         -> payload of the answer, "unreachable", or null
-{"kind": "sctp", "address": A, "port": P}                        -> [initiate tag of the INIT ACK, is its checksum right], or null
+{"kind": "sctp", "address": A, "port": P, "retries": N}          -> [initiate tag of the INIT ACK, is its checksum right], or null
 {"kind": "frame", "interface": I, "mac": M, "source": S, "address": A, "port": P, "protocol": "tcp"}
                               (or "udp", "icmp")                 -> null, nothing is awaited; "source_port": P, "payload": TEXT and
                                                                     "route": [A, …] (loose source route) may be given
@@ -61,7 +61,7 @@ def udp(request: dict[str, Any]) -> str | None:
 def sctp(request: dict[str, Any]) -> list[int | bool] | None:
     header = SCTP(sport=random.randrange(20000, 30000), dport=request["port"], tag=0)
     init = header / SCTPChunkInit(init_tag=random.randrange(1, 1 << 32), a_rwnd=65536, n_out_streams=1, n_in_streams=1, init_tsn=1)
-    answer = sr1(IP(dst=request["address"]) / init, timeout=request.get("timeout", TIMEOUT))
+    answer = sr1(IP(dst=request["address"]) / init, timeout=TIMEOUT / 2, retry=request.get("retries", 0))
     if answer is None or SCTPChunkInitAck not in answer:
         return None
     got = answer[SCTP].chksum

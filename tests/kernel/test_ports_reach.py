@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
 import threading
@@ -16,8 +17,10 @@ from netbox.network import ports
 from netbox.spec import NetworkAttachment, PortSpec
 from tests.kernel.network_lab import Guest, Lab, ask, probe
 from tests.support.host import Neighbour, PrivateHost
+from tests.support.waiting import wait_until
 
 LONG = 20.0  # seconds for what is certain to come
+RETRIES = 40  # half a second each
 QUIET = 0.2  # seconds in which what came before would have come, too
 
 
@@ -27,6 +30,15 @@ def lab(request: pytest.FixtureRequest, private_host: PrivateHost, monkeypatch: 
     made = Lab()
     yield made
     made.close()
+
+
+def seen(guest: Guest | None, protocol: str, address: str) -> str | None:
+    """What the server behind port 8080 says about a client; asked again where the datagram is lost because a bridge is just learning."""
+
+    def once() -> str | None:
+        return guest.ask(protocol, address, 8080, 1.0) if guest is not None else ask(protocol, address, 8080, 1.0)
+
+    return wait_until(once, f"an answer from {address}", LONG)
 
 
 # -- the client's address ------------------------------------------------------------------------------------------------------------------
@@ -40,12 +52,12 @@ def test_the_address_of_a_client_on_another_network_is_kept(lab: Lab, outside: N
     web.serve(protocol, 80)
     sibling, stranger = lab.guest(networks=(NetworkAttachment("front"),)), lab.guest(networks=(NetworkAttachment("back"),))
     for address in (outside.host_address, stranger.gateway, web.gateway):
-        assert stranger.ask(protocol, address, 8080, LONG) == f"{stranger.address} 80"
-    assert sibling.ask(protocol, outside.host_address, 8080, LONG) == f"{web.gateway} 80"
-    assert web.ask(protocol, outside.host_address, 8080, LONG) == f"{web.gateway} 80"
-    assert ask(protocol, "127.0.0.1", 8080, LONG) == f"{web.gateway} 80"
+        assert seen(stranger, protocol, address) == f"{stranger.address} 80"
+    assert seen(sibling, protocol, outside.host_address) == f"{web.gateway} 80"
+    assert seen(web, protocol, outside.host_address) == f"{web.gateway} 80"
+    assert seen(None, protocol, "127.0.0.1") == f"{web.gateway} 80"
     with outside.inside():
-        assert ask(protocol, outside.host_address, 8080, LONG) == f"{outside.address} 80"
+        assert seen(None, protocol, outside.host_address) == f"{outside.address} 80"
 
 
 def test_a_sandbox_that_could_answer_directly_sees_the_host(lab: Lab, outside: Neighbour) -> None:
@@ -58,7 +70,7 @@ def test_a_sandbox_that_could_answer_directly_sees_the_host(lab: Lab, outside: N
     assert web.plan.way_out is not None
     assert web.plan.way_out.network == "back"
     client = lab.guest(networks=(NetworkAttachment("front"),))
-    assert client.ask("tcp", outside.host_address, 8080, LONG) == f"{web.plan.way_out.gateway} 80"
+    assert seen(client, "tcp", outside.host_address) == f"{web.plan.way_out.gateway} 80"
 
 
 # -- SCTP ----------------------------------------------------------------------------------------------------------------------------------
@@ -127,25 +139,25 @@ def test_sctp_from_everywhere(lab: Lab, outside: Neighbour) -> None:
     try:
         with outside.inside():
             first, ranged, hidden = probe(
-                {"kind": "sctp", "address": outside.host_address, "port": 13868, "timeout": LONG},
-                {"kind": "sctp", "address": outside.host_address, "port": 9102, "timeout": LONG},
-                {"kind": "sctp", "address": outside.host_address, "port": 2, "timeout": 0.5},
+                {"kind": "sctp", "address": outside.host_address, "port": 13868, "retries": RETRIES},
+                {"kind": "sctp", "address": outside.host_address, "port": 9102, "retries": RETRIES},
+                {"kind": "sctp", "address": outside.host_address, "port": 2},
             )
         assert seen_as(first) == outside.address
         assert seen_as(ranged) == outside.address
         assert hidden is None
-        (hairpin,) = sibling.probe({"kind": "sctp", "address": outside.host_address, "port": 13868, "timeout": LONG})
+        (hairpin,) = sibling.probe({"kind": "sctp", "address": outside.host_address, "port": 13868, "retries": RETRIES})
         assert seen_as(hairpin) == web.gateway
     finally:
         listener.close()
-    assert listener.seen == [(outside.address, 3868), (outside.address, 9002), (web.gateway, 3868)]
+    assert set(listener.seen) == {(outside.address, 3868), (outside.address, 9002), (web.gateway, 3868)}
 
 
 def test_a_dead_sandbox_gets_no_sctp_any_more(lab: Lab, outside: Neighbour) -> None:
     """The connection table knows the association; the same ports must not lead to the old address."""
     first = lab.guest(ports=(PortSpec(3868, 3868, protocol="sctp"),))
     with outside.inside():
-        probe({"kind": "sctp", "address": outside.host_address, "port": 3868, "timeout": 0.1})
+        probe({"kind": "sctp", "address": outside.host_address, "port": 3868})
     table = Path("/proc/thread-self/net/nf_conntrack")
     assert any("sctp" in line for line in table.read_text().splitlines())
     lab.end(first)
@@ -197,17 +209,34 @@ def bound(port: int, address: str = "0.0.0.0") -> socket.socket:
     return sock
 
 
+def converse(sender: socket.socket, target: tuple[str, int], receiver: socket.socket) -> tuple[str, int]:
+    """Sends until it arrives; the sender's address as the receiver sees it."""
+    receiver.settimeout(1)
+
+    def once() -> tuple[str, int] | None:
+        sender.sendto(b"hello", target)
+        try:
+            data, address = receiver.recvfrom(100)
+        except TimeoutError:
+            return None
+        return address if data == b"hello" else None
+
+    found = wait_until(once, f"a datagram to {target}", LONG)
+    receiver.settimeout(LONG)
+    assert found is not None
+    return found
+
+
 def everything_until(sock: socket.socket, sentinel: bytes) -> list[bytes]:
-    """What arrives before the sentinel, and what is there when it has come."""
+    """What arrives before the sentinel, and what is there when it has come, but for the conversation."""
     found = []
     while (data := sock.recv(100)) != sentinel:
         found.append(data)
     sock.settimeout(QUIET)
-    try:
+    with contextlib.suppress(TimeoutError):
         while True:
             found.append(sock.recv(100))
-    except TimeoutError:
-        return found
+    return [data for data in found if data != b"hello"]
 
 
 @pytest.mark.usefixtures("permissive")
@@ -222,18 +251,12 @@ def test_forged_frames_reach_neither_loopback_ports_nor_sandboxes(lab: Lab, outs
         friend = bound(5000)
     # Conversations that go on: with the neighbouring sandbox, with the host's 127.0.0.1, and outwards.
     with private, public, friend, bound(6000, "127.0.0.1") as local, outside.inside(), bound(7000) as lan:
-        friend.sendto(b"hello", (web.address, 53))
-        assert private.recvfrom(100) == (b"hello", (peer.address, 5000))
-        private.sendto(b"hello back", (peer.address, 5000))
-        assert friend.recv(100) == b"hello back"
-        local.sendto(b"hello", ("127.0.0.1", 5353))
-        data, client = private.recvfrom(100)
-        assert (data, client[0]) == (b"hello", web.gateway)
-        private.sendto(b"hello back", client)
-        assert local.recv(100) == b"hello back"
-        private.sendto(b"hello", (outside.address, 7000))
-        _, masked = lan.recvfrom(100)
-        assert masked[0] == outside.host_address
+        assert converse(friend, (web.address, 53), private) == (peer.address, 5000)
+        assert converse(private, (peer.address, 5000), friend) == (web.address, 53)
+        client = converse(local, ("127.0.0.1", 5353), private)
+        assert client[0] == web.gateway
+        assert converse(private, client, local) == ("127.0.0.1", 5353)
+        assert converse(private, (outside.address, 7000), lan)[0] == outside.host_address
 
         (mac,) = probe({"kind": "arp", "address": outside.host_address, "interface": outside.link})
         frame = {"interface": outside.link, "mac": mac, "protocol": "udp"}
@@ -271,6 +294,5 @@ def test_forged_frames_reach_neither_loopback_ports_nor_sandboxes(lab: Lab, outs
         assert everything_until(public, b"sentinel") == []
         local.sendto(b"sentinel", ("127.0.0.1", 5353))
         assert everything_until(private, b"sentinel") == []
-        friend.settimeout(QUIET)
-        with pytest.raises(TimeoutError):
-            friend.recv(100)
+        private.sendto(b"sentinel", (peer.address, 5000))
+        assert everything_until(friend, b"sentinel") == []
