@@ -48,6 +48,7 @@ SECTIONS: dict[str, dict[str, Entry]] = {
         "show": Entry("listing", "show", "Show one sandbox on a card"),
         "inspect": Entry("listing", "inspect", "Print everything about sandboxes as JSON"),
         "port": Entry("listing", "port", "List the published ports of a sandbox"),
+        "exposure": Entry("exposure", "exposure", "Show who can reach what, and by which rule"),
         "stats": Entry("stats", "stats", "Show what sandboxes use, live"),
         "events": Entry("events", "events", "Print what happens to sandboxes"),
     },

@@ -113,6 +113,9 @@ class FirewallBackend(Protocol):
     def rules(self) -> list[InstalledRule]:
         """Our rules as the kernel has them."""
 
+    def places(self, groups: Sequence[RuleGroup]) -> list[list[str | None]]:
+        """Where each rule of each group stands in the kernel, ``None`` for one that is missing. Changes nothing."""
+
     def take_down(self) -> None:
         """Takes everything of ours away."""
 

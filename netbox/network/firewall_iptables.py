@@ -135,6 +135,28 @@ class IptablesBackend:
                     found.append(InstalledRule(rule.comment, f"{rule.table} {rule.chain} {rule.number}"))
         return found
 
+    def places(self, groups: Sequence[RuleGroup]) -> list[list[str | None]]:
+        """See ``FirewallBackend.places``."""
+        found: list[list[str | None]] = [[None] * len(group.rules) for group in groups]
+        for table in _loaded():
+            with editing(table) as editor:
+                left = {
+                    place.chain: list(enumerate(editor.contents(place.chain), 1))
+                    for place in _places(editor)
+                    if editor.has_chain(place.chain)
+                }
+                for row, group in zip(found, groups, strict=True):
+                    for index, rule in enumerate(group.rules):
+                        item = entry(rule, group.owner)
+                        numbered = left.get(item.chain, ())
+                        match = next(
+                            (pair for pair in numbered if pair[1].comment == group.owner and pair[1] == editor.rendered(item)), None
+                        )
+                        if match is not None and _PLACES[rule.stage].table == table:
+                            left[item.chain].remove(match)
+                            row[index] = f"{table} {item.chain} {match[0]}"
+        return found
+
     def take_down(self) -> None:
         """See ``FirewallBackend.take_down``."""
         for table in reversed(_loaded()):

@@ -71,6 +71,10 @@ class NftablesBackend:
         """See ``FirewallBackend.rules``."""
         return Table(nftables.listing()).installed()
 
+    def places(self, groups: Sequence[RuleGroup]) -> list[list[str | None]]:
+        """See ``FirewallBackend.places``."""
+        return Table(nftables.listing()).places(groups)
+
     def take_down(self) -> None:
         """See ``FirewallBackend.take_down``."""
         with exclusive():
