@@ -11,6 +11,15 @@ from typing import Any
 _MODULES = {
     "topology": "netbox.packet.drawing.facts",
     "Topology": "netbox.packet.drawing.values",
+    "probe": "netbox.packet.probing.api",
+    "probe_many": "netbox.packet.probing.api",
+    "ProbeRequest": "netbox.packet.probing.values",
+    "ProbeAnswer": "netbox.packet.probing.values",
+    "ProbeReport": "netbox.packet.probing.values",
+    "source": "netbox.packet.places",
+    "target": "netbox.packet.places",
+    "Place": "netbox.packet.places",
+    "Target": "netbox.packet.places",
 }
 
 
