@@ -16,9 +16,9 @@ MARGIN, GAP = 28.0, 18.0
 HEADER, ROW, PADDING, PILL = 34.0, 22.0, 10.0, 26.0
 OUTSIDE, UPLINK, NETWORK, SANDBOX = 92.0, 176.0, 212.0, 300.0  # widths of the columns
 CABLE, SHORT = 110.0, 62.0  # widths between them
+CABLE_MAX, CABLE_SHARE = 340.0, 0.12
 TITLE = 46.0  # the host's name
 _SWEEPS = 4
-_NAME_MAX = 26  # characters of a name on a card
 
 
 class Rect(NamedTuple):
@@ -71,19 +71,23 @@ def arrange(topology: Topology) -> Layout:
     left = MARGIN + (OUTSIDE + SHORT if topology.uplinks else 0.0)
     uplink_x = left + MARGIN
     network_x = uplink_x + (UPLINK + SHORT if topology.uplinks else 0.0)
-    card_x = network_x + (NETWORK + CABLE if networks else 0.0)
     top = MARGIN + TITLE
     cards, y = [], top
     for box in order:
-        card = _card(topology, box, card_x, y)
+        card = _card(topology, box, 0.0, y)
         cards.append(card)
         y += card.rect.height + GAP
+    cable = max(CABLE, min(CABLE_MAX, y * CABLE_SHARE))  # the higher the picture, the more room for its cables
+    card_x = network_x + (NETWORK + cable if networks else 0.0)
+    cards = [card._replace(rect=card.rect._replace(x=card_x)) for card in cards]
     heights = {network.name: _sockets(cards, network.name) for network in networks}
     network_rects = _stack([(heights[item.name], 74.0 if item.device else 58.0) for item in networks], network_x, NETWORK, top)
     placed = dict(zip((item.name for item in networks), network_rects, strict=True))
     uplink_rects = _stack([(_served(topology, item, placed), _uplink_height(item)) for item in topology.uplinks], uplink_x, UPLINK, top)
     bottom = max([y - GAP, top + 60.0, *(rect.y + rect.height for rect in (*network_rects, *uplink_rects))])
-    right = (card_x + SANDBOX if cards else max(card_x - CABLE, network_x + NETWORK if networks else uplink_x + UPLINK)) + MARGIN
+    if not cards:
+        bottom += 30.0  # for the words that say so
+    right = (card_x + SANDBOX if cards else network_x + NETWORK if networks else uplink_x + UPLINK) + MARGIN
     host = Rect(left, MARGIN, right - left, bottom + 22.0 - MARGIN)
     middle = sum(rect.middle for rect in uplink_rects) / len(uplink_rects) if uplink_rects else 0.0
     outside = Rect(MARGIN, middle - 30.0, OUTSIDE, 60.0) if topology.uplinks else None
@@ -141,7 +145,7 @@ def pill_width(text: str) -> float:
     return len(text) * CHARACTER + 16.0
 
 
-def shortened(text: str, most: int = _NAME_MAX) -> str:
+def shortened(text: str, most: int) -> str:
     """The text, cut where it would not fit."""
     return text if len(text) <= most else text[: most - 1] + "…"
 

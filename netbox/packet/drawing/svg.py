@@ -36,6 +36,8 @@ font-family:ui-monospace,SFMono-Regular,Menlo,Consolas,"DejaVu Sans Mono","Liber
 .netbox-topology .stopped .card,.netbox-topology .dashed{stroke-dasharray:5 4}
 """
 _COLOURS = 8
+_NOTE_MAX = 14  # characters
+_NAME_CHARACTER = 8.6  # pixels, of a name's font
 _WAYS = {NAT: "NAT", LAN: "macvlan", INTERNAL: "internal"}
 _STATES = {"running": "--run", "paused": "--pause"}
 
@@ -126,7 +128,7 @@ def _network(network: Net, rect: Rect, colour: int) -> str:
         f"<g{stopped} data-network={quoteattr(network.name)}><title>{escape(_network_title(network))}</title>",
         f'<rect class="card{dashed}" style="stroke:{stroke};stroke-width:1.5" {_position(rect)} rx="10"/>',
         f'<rect style="fill:{stroke}" {_position(Rect(rect.x + 6, rect.y + 10, 4, rect.height - 20))} rx="2"/>',
-        _text(x, rect.y + 26, shortened(network.name, 21 - len(badge)), "name"),
+        _text(x, rect.y + 26, shortened(network.name, _fitting(rect.width - 36 - (pill_width(badge) if badge else 0))), "name"),
         _text(x, rect.y + 45, shortened(first, 25)),
         _text(x, rect.y + 62, shortened(second, 25), "soft"),
         f'<circle style="fill:{stroke}" cx="{_n(rect.right)}" cy="{_n(rect.middle)}" r="4"/>',
@@ -140,6 +142,11 @@ def _network(network: Net, rect: Rect, colour: int) -> str:
     return "".join([*parts, "</g>"])
 
 
+def _fitting(width: float) -> int:
+    """How many characters of a name have room in a width."""
+    return int(width / _NAME_CHARACTER)
+
+
 def _network_title(network: Net) -> str:
     gateway = f", gateway {network.gateway}" if network.gateway else ""
     return f"network {network.name}, driver {network.driver}{gateway}"
@@ -148,14 +155,14 @@ def _network_title(network: Net) -> str:
 def _card(card: Card, colours: dict[str, int]) -> str:
     box, rect = card.box, card.rect
     state = _STATES.get(box.state, "--soft")
+    note = box.state if box.state != "running" else shortened(box.image.rpartition("/")[2], _NOTE_MAX)
     parts = [
         f"<g{'' if box.running else ' class=' + quoteattr('stopped')} data-sandbox={quoteattr(box.name)}>",
         f"<title>{escape(f'{box.name}, {box.state}, image {box.image}, id {box.id[:12]}')}</title>",
         _rect(rect, "card", 10),
         f'<circle style="fill:var({state})" cx="{_n(rect.x + 18)}" cy="{_n(rect.y + 19)}" r="5"/>',
-        _text(rect.x + 32, rect.y + 24, shortened(box.name), "name"),
+        _text(rect.x + 32, rect.y + 24, shortened(box.name, _fitting(rect.width - 56 - len(note) * layout.CHARACTER)), "name"),
     ]
-    note = box.state if box.state != "running" else shortened(box.image, 36 - len(shortened(box.name)) - 4)
     parts.append(_text(rect.right - 14, rect.y + 24, note, "soft", "end"))
     for number, item in enumerate(box.attachments):
         y = card.socket(number)
