@@ -124,3 +124,27 @@ def test_bad_networks(options: dict[str, object], reason: str) -> None:
 def test_odd_text_is_a_usage_error_or_understood(text: str, parse: object) -> None:
     with contextlib.suppress(UsageError):
         parse(text)  # type: ignore[operator]
+
+
+def test_a_macvlan_network() -> None:
+    request = build_network("lan", driver="macvlan", subnet="192.168.1.0/24", options={"parent": "eth0.100", "macvlan_mode": "vepa"})
+    assert (request.driver, request.parent, request.macvlan_mode, request.mtu) == ("macvlan", "eth0.100", "vepa", None)
+    assert build_network("lan", driver="macvlan", subnet="192.168.1.0/24", options=["parent=eth0"]).macvlan_mode == "bridge"
+    assert build_network("front").parent is None
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"subnet": "192.168.1.0/24"}, "the link of the host is missing; name it: -o parent=eth0"),
+        ({"options": ["parent=eth0"]}, "the subnet is missing; give that of the LAN"),
+        ({"options": ["parent=eth0"], "subnet": "192.168.1.0/24", "internal": True}, "its sandboxes are on the LAN"),
+        ({"options": ["parent=eth0", "macvlan_mode=hub"], "subnet": "192.168.1.0/24"}, "no such mode; use one of bridge, private"),
+        ({"options": ["parent=a/b"], "subnet": "192.168.1.0/24"}, "not the name of a link"),
+        ({"options": ["parent="], "subnet": "192.168.1.0/24"}, "not the name of a link"),
+        ({"options": ["parent=eth0"], "subnet": "192.168.1.0/24", "driver": "bridge"}, "it belongs to the driver macvlan"),
+    ],
+)
+def test_bad_macvlan_networks(values: dict[str, object], reason: str) -> None:
+    with pytest.raises(UsageError, match=reason):
+        build_network("lan", **{"driver": "macvlan", **values})  # type: ignore[arg-type]
