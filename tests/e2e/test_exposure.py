@@ -159,3 +159,48 @@ def test_the_table(cli: Cli, outside: Neighbour, monkeypatch: pytest.MonkeyPatch
     assert cli("exposure").stdout.strip() == "nothing runs"
     cli("rm", "idle")
     cli("network", "rm", "inner")
+
+
+def marks(text: str) -> list[str]:
+    """The cells of the table's rows, without the numbers of the rules."""
+    lines = text.split("\n\n")[0].splitlines()[1:]
+    return [cell.partition(" [")[0].strip() for line in lines for cell in line.split("   ") if "[" in cell]
+
+
+@BACKENDS
+def test_probes_prove_it(cli: Cli, outside: Neighbour, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NETBOX_FIREWALL", backend)
+    monkeypatch.setenv("NETBOX_NOTICES", "0")
+    cli("network", "create", "--internal", "inner")
+    with (
+        running(cli, "web", "-p", "8080:80", "-p", "127.0.0.1:5353:53/udp", "-p", "3868:3868/sctp"),
+        running(cli, "peer"),
+        running(cli, "job", "--network", "inner"),
+    ):
+        expected = [
+            *("yes ✓", "no ✓", "yes ✓", "no ✓"),
+            *("yes ✓", "no ✓", "yes ✓", "yes ✓"),
+            *("no ✓", "no ✓", "yes ✓", "no ✓"),
+            *("yes ✓", "no ✓", "yes ✓", "yes ✓"),
+        ]
+        # Again while a bridge is just learning: a machine with much to do loses first packets.
+        wait_until(lambda: marks(cli("exposure", "--probe", "web", check=None).stdout) == expected, "packets to agree", 30)
+        shown = marks(cli("exposure", "--probe", "job", check=None).stdout)
+        assert [mark.partition(" ")[0] for mark in shown] == ["yes", "no", "yes", "no"]
+        assert shown[0] == "yes ·"  # nobody else is there
+        # Somebody else's rule, which netbox's rules know nothing of.
+        subprocess.run(["nft", "add table ip others"], check=True, timeout=20)
+        try:
+            for line in ("chain ip others in { type filter hook forward priority -10 ; }", "rule ip others in tcp dport 80 drop"):
+                subprocess.run(["nft", f"add {line}"], check=True, timeout=20)
+            result = cli("exposure", "--probe", "web", check=1)
+            assert marks(result.stdout)[4:8] == ["yes ✗", "no ✓", "yes ✓", "yes ✗"]
+            assert (
+                "✗ from a neighbour on the LAN to web (0.0.0.0:8080->80/tcp): by the rules it gets through, but the packet" in result.stdout
+            )
+            document = json.loads(cli("exposure", "--probe", "--format", "json", "web", check=1).stdout)
+            (proof,) = document["rows"][1]["from"]["LAN"]["proofs"]
+            assert (proof["expected"], proof["arrived"], proof["agrees"], proof["state"]) == (True, False, False, "filtered")
+        finally:
+            subprocess.run(["nft", "delete table ip others"], check=True, timeout=20)
+    cli("network", "rm", "inner")
