@@ -29,7 +29,7 @@ class Reservations:
 
         Returns the names of those that are held.
         """
-        wanted = set(names)
+        wanted = set(names) - {b""}
         held: dict[bytes, int] = {}
         for fd in [*self._fds, *fds]:
             name = name_of(fd)

@@ -102,8 +102,10 @@ def test_every_undo_is_idempotent(lab: Lab, kind: str) -> None:
     args: dict[str, dict[str, Any]] = {
         "lease": {"sandbox_id": "f" * 64},
         "port": {"sandbox_id": "f" * 64},
-        "rules": {"owner": "sandbox:ffffffffffff", "udp": [["0.0.0.0", 5353, 1]]},
+        "rules": {"owner": "sandbox:ffffffffffff", "ports": [[53, 5353, 1, "udp", "0.0.0.0"], [1, 2, 1, "sctp", "127.0.0.1"]]},
         "veth": {"name": "nbffffffffff"},
+        "macvlan": {"interface": "eth0", "mac_address": "02:00:00:00:00:05", "netnsid": 7},
+        "vlan": {"name": "eth0.7"},
         "bridge": {"name": "nb-ffffffff"},
         "network_rules": {"owner": "network:gone"},
         "nameservice": {"network": "gone"},
