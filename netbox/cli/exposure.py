@@ -9,59 +9,80 @@ import click
 from netbox.cli import options, output
 
 if TYPE_CHECKING:
-    from netbox.engine.exposing import Cell, Reason, Report, Row
+    from netbox.engine.exposing import Cell, Proof, Reason, Report, Row
 
+_LEGEND = "✓ packets agree   ✗ packets disagree   · nobody there to send one"
 _NOTE_LENGTH = 200  # characters; a rule for many ports is longer than anybody reads
 _HEADERS = ("SANDBOX", "NETWORK", "WHAT", "OWN NETWORK", "OTHER NETWORKS", "THIS HOST", "LAN, OUTSIDE")
 
 
-@click.command(epilog="\b\nExamples:\n  netbox exposure\n  netbox exposure web\n  netbox exposure --format json")
+@click.command(epilog="\b\nExamples:\n  netbox exposure\n  netbox exposure web\n  netbox exposure --probe\n  netbox exposure --format json")
+@click.option("--probe", is_flag=True, help="Prove every answer with packets; exit code 1 where one disagrees.")
 @options.format_option
 @options.sandboxes_argument(running=True, required=False)
-def exposure(output_format: str, names: tuple[str, ...]) -> None:
+def exposure(probe: bool, output_format: str, names: tuple[str, ...]) -> int:
     """Show who can reach what: each sandbox by its own address, and each published port.
 
     For every place a connection may come from: whether it gets through, and the rules that say so, by number. The answer comes from the
-    rules that stand in the kernel; it sends no packets.
+    rules that stand in the kernel. With --probe packets are sent, too: from a simulated neighbour on a LAN, from this host and from other
+    sandboxes, and it is seen whether they arrive.
     """
     from netbox.engine import Engine
 
     with Engine(warm=False) as engine:
         report = engine.exposure(*names)
+        if probe:
+            from netbox.packet import prove
+
+            report = prove(engine, report)
     if output_format == "json":
         output.echo_json(report.to_json())
-        return
-    output.echo(text(report))
+    else:
+        output.echo(text(report, probe))
+    return 1 if report.disagreements else 0
 
 
-def text(report: Report) -> str:
+def text(report: Report, probed: bool = False) -> str:
     """The table, the rules that it refers to, and the warnings."""
     if not report.rows and not report.warnings:
         return "nothing runs"
     numbers: dict[Reason, int] = {}
     rows = [
-        _cells(row, numbers, repeated=index > 0 and report.rows[index - 1].sandbox == row.sandbox) for index, row in enumerate(report.rows)
+        _cells(row, numbers, probed, repeated=index > 0 and report.rows[index - 1].sandbox == row.sandbox)
+        for index, row in enumerate(report.rows)
     ]
     parts = [output.table(_HEADERS, rows)] if rows else []
     if numbers:
         listed = [(str(number), item.place or "-", item.owner or "-", item.text) for item, number in numbers.items()]
         parts.append(output.table(("RULE", "PLACE", "OWNER", "WHAT IT SAYS"), listed, right=("RULE",)))
+    if probed and rows:
+        parts.append("\n".join([_LEGEND, *(_disagreement(row, proof) for row, proof in report.disagreements)]))
     if report.warnings:
         parts.append("\n".join(f"{output.style('note:', 'yellow')} {output.shortened(line, _NOTE_LENGTH)}" for line in report.warnings))
     return "\n\n".join(parts)
 
 
-def _cells(row: Row, numbers: dict[Reason, int], repeated: bool) -> list[str]:
+def _disagreement(row: Row, proof: Proof) -> str:
+    what = row.address if row.port is None else output.port_text(row.port)
+    said, saw = ("gets through", "did not arrive") if proof.expected else ("does not get through", "arrived")
+    if proof.arrived is None:
+        saw = "could not be followed"
+    line = f"from {proof.source} to {row.sandbox} ({what}): by the rules it {said}, but the packet {saw}: {proof.to}, {proof.state}"
+    return f"{output.style('✗', 'red')} {line}"
+
+
+def _cells(row: Row, numbers: dict[Reason, int], probed: bool, repeated: bool) -> list[str]:
     what = f"{row.address}, every port" if row.port is None else output.port_text(row.port)
     name, network = ("", "") if repeated and row.port is not None else ("" if repeated else row.sandbox, row.network)
-    return [name, network, what, *(_cell(cell, numbers) for cell in row.cells)]
+    return [name, network, what, *(_cell(cell, numbers, probed) for cell in row.cells)]
 
 
-def _cell(cell: Cell, numbers: dict[Reason, int]) -> str:
-    """``yes [1 2]``, ``no [3]``, ``front [1 4]``: who gets through, and the numbers of the rules."""
+def _cell(cell: Cell, numbers: dict[Reason, int], probed: bool) -> str:
+    """``yes [1 2]``, ``no [3]``, ``only front [1 4]``: who gets through, and the numbers of the rules. With probes ``yes ✓ [1 2]``."""
     if cell.reachable is None:
         answer = f"only {', '.join(cell.reached_by)}"
     else:
         answer = "yes" if cell.reachable else "no"
     cited = " ".join(str(numbers.setdefault(reason, len(numbers) + 1)) for reason in cell.reasons)
-    return f"{answer} [{cited}]"
+    mark = (" ✓" if all(proof.agrees for proof in cell.proofs) else " ✗") if cell.proofs else " ·"
+    return f"{answer}{mark if probed else ''} [{cited}]"

@@ -41,9 +41,28 @@ class Reason:
 
 
 @dataclass(frozen=True)
+class Proof:
+    """What a packet ``to`` an address and port showed: whether it ``arrived`` in the sandbox's namespace (``None``: that could not be
+    seen), where the rules say that it is ``expected``. ``state`` is what the sender saw, in the words of ``netbox probe``.
+    """
+
+    source: str
+    to: str
+    expected: bool
+    arrived: bool | None
+    state: str
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the packet did what the rules say."""
+        return self.arrived is self.expected
+
+
+@dataclass(frozen=True)
 class Cell:
     """Whether something is reached from ``source``. ``reachable`` is ``None`` where some of the other networks reach it; ``reached_by``
-    names them. ``client`` says whose address the sandbox sees, the client's ``own`` or the ``host``'s.
+    names them. ``client`` says whose address the sandbox sees, the client's ``own`` or the ``host``'s. ``proofs`` are there where packets
+    were sent (``netbox.packet.proving``).
     """
 
     source: str
@@ -51,6 +70,7 @@ class Cell:
     reasons: tuple[Reason, ...]
     client: str = ""
     reached_by: tuple[str, ...] = ()
+    proofs: tuple[Proof, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -72,6 +92,11 @@ class Report:
     rows: tuple[Row, ...]
     warnings: tuple[str, ...]
 
+    @property
+    def disagreements(self) -> list[tuple[Row, Proof]]:
+        """Where packets did something else than the rules say."""
+        return [(row, proof) for row in self.rows for cell in row.cells for proof in cell.proofs if not proof.agrees]
+
     def to_json(self) -> dict[str, Any]:
         """The report as plain JSON values."""
         rows = []
@@ -83,6 +108,7 @@ class Report:
                     "reached_by": list(cell.reached_by),
                     "client": cell.client or None,
                     "rules": [vars(reason) for reason in cell.reasons],
+                    "proofs": [{**vars(proof), "agrees": proof.agrees} for proof in cell.proofs],
                 }
                 for cell in row.cells
             }

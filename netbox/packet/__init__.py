@@ -16,6 +16,7 @@ _MODULES = {
     "ProbeRequest": "netbox.packet.probing.values",
     "ProbeAnswer": "netbox.packet.probing.values",
     "ProbeReport": "netbox.packet.probing.values",
+    "prove": "netbox.packet.proving",
     "source": "netbox.packet.places",
     "target": "netbox.packet.places",
     "Place": "netbox.packet.places",

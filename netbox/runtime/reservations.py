@@ -29,7 +29,7 @@ class Reservations:
 
         Returns the names of those that are held.
         """
-        wanted = set(names)
+        wanted = set(names) - {b""}
         held: dict[bytes, int] = {}
         for fd in [*self._fds, *fds]:
             name = name_of(fd)
@@ -50,7 +50,7 @@ class Reservations:
 def name_of(fd: int) -> bytes:
     """``6 0.0.0.0 8080``; nothing for what is no bound socket of IPv4 or IPv6."""
     try:
-        sock = _socket.socket(fileno=os.dup(fd))
+        sock = _socket.socket(fileno=fd)
     except OSError:
         return b""
     try:
@@ -61,4 +61,4 @@ def name_of(fd: int) -> bytes:
     except OSError:
         return b""
     finally:
-        sock.close()
+        sock.detach()  # it is the caller's

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import ipaddress
 import os
 import random
@@ -220,7 +221,10 @@ class Exchange:
     def _settled(self, flight: _Flight) -> ProbeAnswer:
         if flight.answer is None:
             return classify.silent(flight.question, self._observed(flight))
-        return flight.answer
+        watch, version = flight.order.watch, 6 if ":" in flight.order.address else 4
+        if watch is None or not flight.sent or flight.order.request.protocol in (values.ARP, values.ND):
+            return flight.answer
+        return dataclasses.replace(flight.answer, arrived=watch.has_seen(version, flight.outline.id))
 
     def _observed(self, flight: _Flight) -> Observed:
         order, request = flight.order, flight.order.request
