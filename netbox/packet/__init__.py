@@ -9,12 +9,12 @@ import importlib
 from typing import Any
 
 _MODULES = {
-    "trace": "netbox.packet.trace.follow",
-    "watch": "netbox.packet.trace.watching",
-    "drops": "netbox.packet.trace.dropping",
-    "Trace": "netbox.packet.trace.values",
-    "Hop": "netbox.packet.trace.values",
-    "Drop": "netbox.packet.trace.values",
+    "trace": "netbox.packet.tracing.follow",
+    "watch": "netbox.packet.tracing.watching",
+    "drops": "netbox.packet.tracing.dropping",
+    "Trace": "netbox.packet.tracing.values",
+    "Hop": "netbox.packet.tracing.values",
+    "Drop": "netbox.packet.tracing.values",
 }
 
 
