@@ -13,6 +13,7 @@ _STORE = {1: 0x73, 2: 0x6B, 4: 0x63, 8: 0x7B}
 _STORE_IMMEDIATE = {1: 0x72, 2: 0x6A, 4: 0x62, 8: 0x7A}
 _ALU = {"+": 0x07, "-": 0x17, "*": 0x27, "|": 0x47, "&": 0x57, "<<": 0x67, ">>": 0x77}
 _JUMP = {"==": 0x15, ">": 0x25, ">=": 0x35, "!=": 0x55, "<": 0xA5, "<=": 0xB5}
+_CLASS, _WORD = 0x07, 0x06  # BPF_JMP32
 _REGISTER = 0x08  # the operand is a register, not a number
 _MOVE, _MOVE_REGISTER, _CALL, _EXIT, _GOTO, _LOAD_MAP = 0xB7, 0xBF, 0x85, 0x95, 0x05, 0x18
 _PSEUDO_MAP_FD = 1
@@ -62,6 +63,11 @@ class Program:
         """To the label when the comparison (without sign, 64 bits; the number is extended with sign) holds."""
         self._jumps.append((len(self._code), label))
         self._emit(_JUMP[comparison], register, immediate=value)
+
+    def jump_if_word(self, register: int, comparison: str, value: int, label: str) -> None:
+        """The same for the lower 32 bits, with the number as it is."""
+        self._jumps.append((len(self._code), label))
+        self._emit(_JUMP[comparison] & ~_CLASS | _WORD, register, immediate=value)
 
     def jump(self, label: str) -> None:
         """To the label."""

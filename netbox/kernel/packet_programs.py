@@ -151,11 +151,7 @@ def _filter(code: Program, wanted: Wanted) -> None:
     if wanted.namespaces:
         code.load(4, 2, STACK, base + _NETNS)
     for number in wanted.namespaces:
-        # The comparison extends the number's sign; inode numbers of namespaces have the upper bit set.
-        code.move(3, 2)
-        code.calculate("-", 3, number - (1 << 32) if number >> 31 else number)
-        code.calculate("<<", 3, 32)
-        code.jump_if(3, "==", 0, "wanted")
+        code.jump_if_word(2, "==", number, "wanted")
     for index, match in enumerate(wanted.matches):
         if match.guard_mask:
             code.load(1, 2, STACK, base + _PACKET + match.guard_offset)
@@ -163,7 +159,7 @@ def _filter(code: Program, wanted: Wanted) -> None:
             code.jump_if(2, "!=", match.guard, f"next {index}")
         code.load(match.size, 2, STACK, base + _PACKET + match.offset)
         value = int.from_bytes(match.value.to_bytes(match.size, "big"), "little")
-        code.jump_if(2, "==", value, "wanted")
+        code.jump_if_word(2, "==", value, "wanted")
         code.label(f"next {index}")
     code.jump("end")
     code.label("wanted")
