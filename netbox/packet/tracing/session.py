@@ -135,19 +135,18 @@ class Session:
         found = [] if self._source is None else [self._source.fileno()]
         return found + [descriptor for tracer in self._tracers.values() for descriptor in tracer.filenos()]
 
-    def rules(self) -> dict[int, Rules]:
-        """The rules that stand, of every namespace in which one was met."""
-        for inode in dict.fromkeys(record.netns for record in self.records):
-            self._rules.setdefault(inode, self._listed(inode))
+    def rules_of(self, records: Sequence[RuleRecord]) -> dict[int, Rules]:
+        """The rules that stand, of every namespace that a record is of. New ones are looked for once a second at most."""
+        for record in records:
+            known = self._rules.get(record.netns)
+            if known is None or (not known.knows(record) and time.monotonic() - self._listed_at > _LIST_AGAIN):
+                self._rules[record.netns] = self._listed(record.netns)
+                self._listed_at = time.monotonic()
         return self._rules
 
     def rule(self, record: RuleRecord) -> RuleHit:
-        """One record as a rule. Rules that have come since the last look are looked for again, once a second at most."""
-        known = self._rules.get(record.netns)
-        if known is None or (not known.knows(record) and time.monotonic() - self._listed_at > _LIST_AGAIN):
-            self._rules[record.netns] = known = self._listed(record.netns)
-            self._listed_at = time.monotonic()
-        return known.hit(record)
+        """One record as a rule."""
+        return self.rules_of([record])[record.netns].hit(record)
 
     def _listed(self, inode: int) -> Rules:
         space = next((space for space in self._spaces.all() if space.inode == inode), None)
