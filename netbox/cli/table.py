@@ -49,6 +49,9 @@ SECTIONS: dict[str, dict[str, Entry]] = {
         "stats": Entry("stats", "stats", "Show what sandboxes use, live"),
         "events": Entry("events", "events", "Print what happens to sandboxes"),
     },
+    "Packets": {
+        "probe": Entry("probe", "probe", "Send packets from one place to another and say what comes back"),
+    },
     "Networks, images, system": {
         "network": Entry("network", "command", "Manage networks, connect and disconnect sandboxes"),
         "image": Entry("image", "command", "Manage images"),
