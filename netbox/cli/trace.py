@@ -112,6 +112,7 @@ def lines(hops: Iterable[Hop], verbose: bool = False) -> list[str]:
     for clock, netns, device, text, hop in rows:
         if before is not None and hop.direction == REPLY != before.direction:
             found.append("")
+            before = None
         time = clock if before is None or hop.time != before.time else ""
         cells = (output.style(time.rjust(widths[0]), "dim"), netns.ljust(widths[1]), device.ljust(widths[2]), _coloured(hop, text))
         found.append("  ".join(cells).rstrip())
