@@ -125,10 +125,10 @@ def _coloured(hop: Hop, text: str) -> str:
     return output.style(text, styles[hop.kind]) if hop.kind in styles else text
 
 
-def _watch(
-    name: str, target: str | None, given: dict[str, Any], watching: dict[str, Any], verbose: bool, output_format: str
-) -> None:
-    probing = [key for key in ("icmp", "tcp", "udp", "sctp", "dns", "ipv6", "size", "ttl", "source_address") if given[key] not in (None, False)]
+def _watch(name: str, target: str | None, given: dict[str, Any], watching: dict[str, Any], verbose: bool, output_format: str) -> None:
+    probing = [
+        key for key in ("icmp", "tcp", "udp", "sctp", "dns", "ipv6", "size", "ttl", "source_address") if given[key] not in (None, False)
+    ]
     if target is not None or probing:
         wrong = "DST" if target is not None else f"--{probing[0].removesuffix('_address')}"
         raise UsageError(f"--watch takes no {wrong}: it sends nothing", "choose packets with -f, such as -f 'tcp port 80'")

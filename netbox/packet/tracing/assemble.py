@@ -74,7 +74,9 @@ class _Assembly:
             self.add(direction, netns, values.SENT, f"{verb} {described(now)}", flow=now)
         if before is None or _addresses(before) == _addresses(now) or header.is_error or before.protocol != now.protocol:
             return
-        sides = [name for name, changed in (("source", before[1:4:2] != now[1:4:2]), ("destination", before[2:5:2] != now[2:5:2])) if changed]
+        sides = [
+            name for name, changed in (("source", before[1:4:2] != now[1:4:2]), ("destination", before[2:5:2] != now[2:5:2])) if changed
+        ]
         rule, direction.nat = self._owned(direction.nat, now), None
         back = " back (known connection)" if rule is None else ""
         self.add(direction, netns, values.NAT, f"{' and '.join(sides)} translated{back}", before=before, flow=now, rule=rule)

@@ -147,7 +147,13 @@ def drops(
 
 
 def _drops(
-    engine: Engine, names: Sequence[str], network: str | None, tracer: str | None, timeout: float | None, notes: list[str], ready: Callable[[], object] | None
+    engine: Engine,
+    names: Sequence[str],
+    network: str | None,
+    tracer: str | None,
+    timeout: float | None,
+    notes: list[str],
+    ready: Callable[[], object] | None,
 ) -> Generator[Drop, None, None]:
     offset = time.time() - time.monotonic()
     deadline = None if timeout is None else time.monotonic() + timeout

@@ -87,7 +87,12 @@ def _trace(engine: Engine, source: Place, target: Target, request: ProbeRequest,
         if target.place is not None:
             way.append(_space(spaces, target.place))
         seen = follow(
-            engine.settings, spaces, way, identity, lambda: reports.append(api.probe_between(engine, source, target, request, worker)), tracer
+            engine.settings,
+            spaces,
+            way,
+            identity,
+            lambda: reports.append(api.probe_between(engine, source, target, request, worker)),
+            tracer,
         )
     report = reports[0]
     answer = answer_text(report, report.best) if report.best else "nothing"

@@ -75,7 +75,9 @@ class Session:
         """Raises ``Unsupported`` when nothing tells about packets here."""
         if self._source is None:
             why = "; ".join(self.notes) or "no tracer was asked for"
-            raise Unsupported(f"drops cannot be seen on this host: {why}", "'netbox trace --tracer none' still names the rules that a probe meets")
+            raise Unsupported(
+                f"drops cannot be seen on this host: {why}", "'netbox trace --tracer none' still names the rules that a probe meets"
+            )
 
     def add(self, traced: Sequence[Space]) -> None:
         """Listens to the firewall of further namespaces, and no longer to that of those that are not among ``traced``."""

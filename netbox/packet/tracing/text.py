@@ -122,7 +122,9 @@ def _accepting_policy(hop: Hop) -> bool:
 
 def drop_line(drop: Drop) -> tuple[str, ...]:
     """Where, device, what, why: the columns of a drop's line."""
-    flow = f"{drop.flow.protocol} {drop.flow}" + (f" {drop.flow.detail}" if drop.flow.detail else "") if drop.flow else f"{drop.length} bytes"
+    flow = (
+        f"{drop.flow.protocol} {drop.flow}" + (f" {drop.flow.detail}" if drop.flow.detail else "") if drop.flow else f"{drop.length} bytes"
+    )
     kernel = f"{drop.reason} in {drop.function}" if drop.function else drop.reason
     why = rule(drop.rule) if drop.rule else reason(drop.reason, drop.function)
     return drop.netns, drop.device or "-", flow, kernel + (f": {why}" if why else "")

@@ -266,4 +266,3 @@ def _words(addresses: Sequence[str], ports: Sequence[PortSpec]) -> tuple[str, ..
         kind = "tcp flags & syn == syn " if port.protocol == "tcp" else ""
         found.append(f"fib daddr type local meta l4proto {port.protocol} th dport {numbers} {kind}{_LIMIT}")
     return tuple(found)
-
