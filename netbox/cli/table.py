@@ -49,6 +49,10 @@ SECTIONS: dict[str, dict[str, Entry]] = {
         "stats": Entry("stats", "stats", "Show what sandboxes use, live"),
         "events": Entry("events", "events", "Print what happens to sandboxes"),
     },
+    "Packets": {
+        "capture": Entry("capture", "capture", "Record or print the packets of sandboxes"),
+        "extcap": Entry("extcap", "extcap", "Offer sandboxes as interfaces to Wireshark and tshark"),
+    },
     "Networks, images, system": {
         "network": Entry("network", "command", "Manage networks, connect and disconnect sandboxes"),
         "image": Entry("image", "command", "Manage images"),
