@@ -9,6 +9,15 @@ import importlib
 from typing import Any
 
 _MODULES = {
+    "probe": "netbox.packet.probing.api",
+    "probe_many": "netbox.packet.probing.api",
+    "ProbeRequest": "netbox.packet.probing.values",
+    "ProbeAnswer": "netbox.packet.probing.values",
+    "ProbeReport": "netbox.packet.probing.values",
+    "source": "netbox.packet.places",
+    "target": "netbox.packet.places",
+    "Place": "netbox.packet.places",
+    "Target": "netbox.packet.places",
     "trace": "netbox.packet.tracing.follow",
     "watch": "netbox.packet.tracing.watching",
     "drops": "netbox.packet.tracing.dropping",

@@ -32,7 +32,7 @@ class RuleHit(NamedTuple):
     """A rule that a packet met.
 
     ``backend`` is ``iptables`` (legacy) or ``nftables``; ``family`` is nf_tables' (``ip``, ``ip6``, ``inet``, ``bridge``; ``ip`` or ``ip6``
-    for legacy). ``position`` counts from 1 in its chain; it is 0 for a chain's policy. ``text`` is the rule as ``iptables -S`` or
+    for legacy). ``position`` counts from 1 in its chain; it is 0 for a chain's policy or end. ``text`` is the rule as ``iptables -S`` or
     ``nft list`` show it, where it could be read. ``verdict`` is lower case: accept, drop, reject, dnat, masquerade, jump, return, continue.
     """
 
@@ -49,7 +49,9 @@ class RuleHit(NamedTuple):
     def place(self) -> str:
         """``filter NETBOX-INGRESS rule 3``, or ``filter FORWARD policy``."""
         where = f"{self.table} {self.chain}" if self.backend == "iptables" else f"{self.family} {self.table} {self.chain}"
-        return f"{where} rule {self.position}" if self.position else f"{where} policy"
+        if self.position:
+            return f"{where} rule {self.position}"
+        return f"{where} end" if self.verdict == "return" else f"{where} policy"
 
     def to_json(self) -> dict[str, Any]:
         """The rule as plain JSON values."""
@@ -165,7 +167,7 @@ class Trace:
 @dataclass(frozen=True)
 class Drop:
     """A packet that the kernel threw away. ``time`` is in seconds since the epoch, ``length`` in bytes. ``rule`` is the rule that a
-    firewall's drop is due to; ``rule_is_known`` says that the kernel named it, else it is what the rules say for this packet.
+    firewall's drop is due to, where the kernel named it. ``sandbox`` is the sandbox that it concerns; empty: only its network does.
     """
 
     time: float
@@ -176,7 +178,6 @@ class Drop:
     reason: str
     function: str
     rule: RuleHit | None = None
-    rule_is_known: bool = False
     sandbox: str = ""
 
     def to_json(self) -> dict[str, Any]:
