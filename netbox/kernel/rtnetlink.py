@@ -199,12 +199,13 @@ def _no_ipv6_address() -> bytes:
 
 class Link:
     """A network device. ``kind`` is veth, bridge, … or empty; ``traffic`` the counters of ``struct rtnl_link_stats64``, in its order;
-    ``port_state`` that of a bridge's port (``BR_STATE_FORWARDING``)."""
+    ``port_state`` that of a bridge's port (``BR_STATE_FORWARDING``), ``hardware`` an ARPHRD of <linux/if_arp.h>."""
 
     def __init__(self, body: bytes) -> None:
         self.index: int
         self.flags: int
-        _, _, self.index, self.flags, _ = _LINK.unpack_from(body)
+        self.hardware: int
+        _, self.hardware, self.index, self.flags, _ = _LINK.unpack_from(body)
         attributes = parse_attributes(body[_LINK.size :])
         self.name = attributes.get(IFLA_IFNAME, b"").rstrip(b"\0").decode(errors="replace")
         self.mtu: int = _number(attributes, IFLA_MTU)
@@ -257,6 +258,10 @@ class RouteSocket:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the socket."""
         self._socket.close()
 
     def request(self, *requests: Request) -> None:
