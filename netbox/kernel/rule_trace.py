@@ -16,6 +16,7 @@ import errno
 import os
 import socket
 import struct
+import time
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -52,6 +53,7 @@ _FAMILIES = {1: "inet", 2: "ip", 3: "arp", 5: "netdev", 7: "bridge", 10: "ip6"}
 _PACKET_HEADER, _LOG_IIF, _LOG_OIF, _PAYLOAD, _PREFIX = 1, 4, 5, 9, 10  # NFULA_*
 _COPY_LENGTH = 128  # bytes
 _BUFFER = 4 << 20
+_PATIENCE = 0.3  # seconds
 _JUMP_TARGET = 2  # NFTA_VERDICT_CHAIN
 
 
@@ -113,14 +115,14 @@ class RuleTracer:
     def _open_log(self) -> socket.socket | None:
         log = open_socket(buffer=_BUFFER)
         try:
-            _configure(log, attribute(1, struct.pack("=B", 1)))  # NFULA_CFG_CMD: NFULNL_CFG_CMD_BIND
+            _bind(log)
             _configure(log, attribute(2, struct.pack(">IB", _COPY_LENGTH, 2) + b"\0"))  # NFULA_CFG_MODE: NFULNL_COPY_PACKET
         except OSError as error:
             log.close()
-            if error.errno not in (errno.EBUSY, errno.EOPNOTSUPP, errno.EINVAL):
+            if error.errno not in (errno.EPERM, errno.EBUSY, errno.EOPNOTSUPP, errno.EINVAL):
                 raise
-            busy = "another program reads NFLOG group 0 (ulogd, or another trace)"
-            reason = busy if error.errno == errno.EBUSY else "the kernel lacks nfnetlink_log"
+            busy = "another program reads NFLOG group 0 (another trace, ulogd)"
+            reason = busy if error.errno in (errno.EPERM, errno.EBUSY) else "the kernel lacks nfnetlink_log"
             self.notes.append(f"rules of legacy iptables are not seen: {reason}")
             return None
         log.setblocking(False)
@@ -250,6 +252,19 @@ def has_legacy_tables(family: int) -> bool:
             return bool(file.read().strip())
     except OSError:
         return False
+
+
+def _bind(log: socket.socket) -> None:
+    """Binds to group 0, which has one reader: another trace is soon over. Raises ``OSError``; EPERM: somebody else reads it."""
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            _configure(log, attribute(1, struct.pack("=B", 1)))  # NFULA_CFG_CMD: NFULNL_CFG_CMD_BIND
+            return
+        except PermissionError:
+            if time.monotonic() > deadline or os.geteuid() != 0:
+                raise
+        time.sleep(0.01)
 
 
 def _configure(log: socket.socket, attribute_: bytes) -> None:

@@ -15,7 +15,7 @@ from netbox.kernel.packet_event import PacketEvent
 from netbox.kernel.packet_programs import Wanted
 from netbox.kernel.packet_source import NONE, WAY, PacketSource, open_source
 from netbox.kernel.rule_trace import RuleRecord, RuleTracer, has_legacy_tables
-from netbox.packet.tracing.log_routing import LogRouting
+from netbox.packet.tracing.log_routing import FAMILIES, LogRouting
 from netbox.packet.tracing.rules import Rules
 from netbox.packet.tracing.spaces import Space, Spaces, legacy_listing
 from netbox.packet.tracing.values import RuleHit
@@ -160,8 +160,8 @@ class Session:
         except FirewallError as error:
             self.notes.append(f"the rules of {space.label} cannot be listed: {error.message}")
             nftables = ""
-        legacy = [legacy_listing(space.fd, family) if has_legacy_tables_in(space.fd, family) else "" for family in (4, 6)]
-        return Rules(nftables, *legacy, naming=self._spaces.sandbox_name)
+        legacy = {family: legacy_listing(space.fd, family) if has_legacy_tables_in(space.fd, family) else "" for family in FAMILIES}
+        return Rules(nftables, legacy[4], legacy[6], self._spaces.sandbox_name)
 
     def close(self) -> None:
         """Stops listening and puts everything back."""
