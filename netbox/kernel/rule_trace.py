@@ -5,8 +5,8 @@ that are asked for with ``meta nftrace set 1``. The mark lies in the packet, so 
 raw had matched: no rule of theirs is needed. Chains of that table at both ends of each hook say what the packet looks like there, and by
 which devices it comes and goes.
 
-nf_tables reports over nfnetlink (NFT_MSG_TRACE), the legacy tables through the namespace's log (``nf_log``; NFLOG group 0). Where the log goes
-is a sysctl of the namespace that the caller sets, see ``LOG_SYSCTL``. Sources: nft(8), iptables-extensions(8) TRACE,
+nf_tables reports over nfnetlink (NFT_MSG_TRACE), the legacy tables through the namespace's log (``nf_log``; NFLOG group 0). Where the log
+goes is a sysctl of the namespace that the caller sets, see ``LOG_SYSCTL``. Sources: nft(8), iptables-extensions(8) TRACE,
 <linux/netfilter/nf_tables.h>, <linux/netfilter/nfnetlink_log.h>
 """
 
@@ -60,10 +60,10 @@ _JUMP_TARGET = 2  # NFTA_VERDICT_CHAIN
 class RuleRecord(NamedTuple):
     """A rule (or a chain's end) that a packet met.
 
-    ``netns`` is the inode number of the network namespace. ``kind`` is ``rule``, ``policy`` or ``return``. ``number`` is a rule's position for
-    ``iptables`` and its handle for ``nftables``. ``verdict`` is known for nftables only. ``hook`` is empty where the record does not say it.
-    ``packet`` begins with the network header; records of nf_tables have it only once per chain on a hook. ``identity`` is the same for the
-    records of one packet in nf_tables.
+    ``netns`` is the inode number of the network namespace. ``kind`` is ``rule``, ``policy`` or ``return``. ``number`` is a rule's position
+    for ``iptables`` and its handle for ``nftables``. ``verdict`` is known for nftables only. ``hook`` is empty where the record does not
+    say it. ``packet`` begins with the network header; records of nf_tables have it only once per chain on a hook. ``identity`` is the same
+    for the records of one packet in nf_tables.
     """
 
     netns: int
@@ -204,7 +204,7 @@ class RuleTracer:
         return self._devices[index]
 
     def listing(self) -> str:
-        """The namespace's nf_tables rules as nft(8) lists them, with handles and without elements of sets. Raises as ``NftablesContext.run``."""
+        """The namespace's nf_tables rules as nft(8) lists them, with handles, without elements of sets. Raises ``FirewallError``."""
         with inside_netns(self._fd):
             return self._context.run("list ruleset", handles=True)
 

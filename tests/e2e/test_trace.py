@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 import json
 import os
 import re
@@ -15,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from netbox.engine import Engine
-from netbox.packet import trace
+from netbox.kernel import syscalls
+from netbox.packet import probe, trace
 from netbox.packet.probing.values import ProbeRequest
 from netbox.packet.tracing import values
 from netbox.packet.tracing.values import Hop, Owner, Trace
@@ -123,6 +125,12 @@ def test_another_network_and_a_published_port(
     assert [hop.rule.owner for hop in masquerade if hop.rule] == [Owner("network", "back")]
 
 
+def _end(found: Trace) -> tuple[str, str, str]:
+    """How the request ended, where, and the kernel's reason."""
+    assert found.drop is not None, found
+    return found.outcome, found.drop.netns, found.drop.reason
+
+
 def test_reasons_of_the_kernel(cli: Cli, networks: None, engine: Engine) -> None:
     with running(cli, "web", "--network", "front"), running(cli, "client", "--network", "front"), running(cli, "db", "--network", "back"):
         bridge = engine.get("client").network_plan["endpoints"][0]["bridge"]
@@ -135,7 +143,7 @@ def test_reasons_of_the_kernel(cli: Cli, networks: None, engine: Engine) -> None
         unsent = trace(engine, "host", "203.0.113.9", quick)
         Path(f"/proc/sys/net/ipv4/conf/{bridge}/rp_filter").write_text("1")
         forged = trace(engine, "client", other, ProbeRequest("icmp", source="198.51.100.77", timeout=0.2))
-    seen = [(found.outcome, found.drop and found.drop.netns, found.drop and found.drop.reason) for found in (datagram, expired, nowhere, forged)]
+    seen = [_end(found) for found in (datagram, expired, nowhere, forged)]
     assert seen == [
         ("dropped", "web", "NO_SOCKET"),
         ("dropped", "host", "IP_INHDR"),
@@ -161,8 +169,11 @@ def test_reasons_of_the_kernel(cli: Cli, networks: None, engine: Engine) -> None
             "-A FORWARD -p tcp -m tcp --dport 80 -j DROP",
         ),
         (
-            ["nft add table inet other", "nft add chain inet other f { type filter hook forward priority 10 ; }"]
-            + ["nft add rule inet other f tcp dport 80 drop"],
+            [
+                "nft add table inet other",
+                "nft add chain inet other f { type filter hook forward priority 10 ; }",
+                "nft add rule inet other f tcp dport 80 drop",
+            ],
             "nft delete table inet other",
             "inet other f rule 1",
             "tcp dport 80 drop",
@@ -170,9 +181,7 @@ def test_reasons_of_the_kernel(cli: Cli, networks: None, engine: Engine) -> None
     ],
     ids=["legacy", "nft"],
 )
-def test_a_rule_of_another_program(
-    cli: Cli, networks: None, engine: Engine, add: list[str], remove: str, place: str, text: str
-) -> None:
+def test_a_rule_of_another_program(cli: Cli, networks: None, engine: Engine, add: list[str], remove: str, place: str, text: str) -> None:
     with running(cli, "web", "--network", "front", command=HTTPD), running(cli, "client", "--network", "front"):
         for command in add:
             subprocess.run(command.split(), check=True, timeout=20)
@@ -200,19 +209,65 @@ def test_live_traffic_and_drops(cli: Cli, networks: None, engine: Engine) -> Non
             packet = json.loads(_output(watch))
         with cli.popen("drops", "-c", "1", "--format", "json") as drops:
             _watches(drops)
-            cli("exec", "client", "nc", "-w", "1", str(db), "80", check=None)
+            probe(engine, "client", f"{db}:80", timeout=0.1)
             drop = json.loads(_output(drops))
         with cli.popen("drops", "web", "--network", "front", "-c", "1") as drops:
             _watches(drops)
-            cli("exec", "client", "nc", "-w", "1", str(db), "80", check=None)  # not web's
-            cli("exec", "client", "nc", "-w", "1", str(web), "81", check=None)
+            probe(engine, "client", f"{db}:80", timeout=0.1)  # not web's
+            probe(engine, "client", f"{web}:81", timeout=20)
             text = _output(drops)
     assert (packet["flow"]["destination"], packet["flow"]["detail"], packet["outcome"]) == (web, "SYN", "delivered")
     assert list(dict.fromkeys(hop["netns"] for hop in packet["hops"])) == ["client", "host", "web"]
     assert {"kind": "network", "name": "front"} in [hop["rule"]["owner"] for hop in packet["hops"] if hop["kind"] == "rule"]
-    assert (drop["reason"], drop["flow"]["destination"], drop["rule"]["owner"]) == ("NETFILTER_DROP", db, {"kind": "network", "name": "back"})
+    assert (drop["reason"], drop["flow"]["destination"]) == ("NETFILTER_DROP", db)
+    assert drop["rule"]["owner"] == {"kind": "network", "name": "back"}
     assert f"{web}:81 SYN" in text
     assert "NO_SOCKET in tcp_v4_rcv: no socket listens there" in text
+
+
+def test_without_bpf(cli: Cli, networks: None, engine: Engine) -> None:
+    """tracefs tells the same way with less; what a killed trace leaves of it goes with the next gc."""
+    with running(cli, "web", "--network", "front"), running(cli, "client", "--network", "front"), running(cli, "db", "--network", "back"):
+        other = engine.get("db").ip_address
+        found = trace(engine, "client", f"{other}:80", ProbeRequest("tcp", 80, timeout=0.2), tracer="tracefs")
+        assert found.tracer == "tracefs"
+        assert _path(found) == ["client", "host"]
+        assert _end(found) == ("dropped", "host", "NETFILTER_DROP")
+        assert found.rule is not None
+        assert found.rule.owner == Owner("network", "back")
+        assert _hop(found, values.DEVICE).text == "out by eth0"
+        with cli.popen("drops", "--tracer", "tracefs") as drops:
+            assert drops.stderr is not None
+            assert "tracefs tells neither addresses nor rules" in drops.stderr.readline()
+            _watches(drops)
+            probe(engine, "client", f"{other}:80", timeout=0.1)
+            assert drops.stdout is not None
+            expected = "NETFILTER_DROP in nf_hook_slow: a firewall rule says so"  # tracefs knows no namespaces: other drops come along
+            assert any(expected in line for line in itertools.islice(drops.stdout, 1000))
+            assert _instances(drops.pid)
+            drops.send_signal(signal.SIGKILL)
+            drops.wait(PATIENCE)
+        assert _instances(drops.pid)
+        assert "tracefs of a trace" in cli("gc").stdout
+        assert not _instances(drops.pid)
+        refused = cli("trace", "--watch", "web", "--tracer", "tracefs", check=125)
+        assert "tracefs tells too little about packets" in refused.stderr
+
+
+def _instances(pid: int) -> list[str]:
+    """The instances of tracefs that a process has made; the file system is mounted for a moment to see them."""
+    context = syscalls.fsopen("tracefs")
+    syscalls.fsconfig(context, syscalls.FSCONFIG_CMD_CREATE)
+    mount = syscalls.fsmount(context)
+    try:
+        directory = os.open("instances", os.O_RDONLY | os.O_DIRECTORY, dir_fd=mount)
+        try:
+            return [name for name in os.listdir(directory) if name.startswith(f"netbox-{pid}-")]
+        finally:
+            os.close(directory)
+    finally:
+        os.close(mount)
+        os.close(context)
 
 
 def _watches(process: subprocess.Popen[str]) -> None:

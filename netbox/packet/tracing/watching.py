@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from netbox.errors import WrongState
 from netbox.kernel.packet_event import CONSUME, DROP, PacketEvent
 from netbox.kernel.packet_programs import Match, Wanted
+from netbox.kernel.packet_source import BPF
 from netbox.kernel.rule_trace import RuleRecord
 from netbox.packet.tracing import values
 from netbox.packet.tracing.assemble import hops
@@ -164,7 +165,7 @@ def _watch(
         order = [own, spaces.host] if own is not spaces.host else [own]
         wanted = Wanted([own.inode], _matches(addresses, sandbox.ports))
         with Session(engine.settings, spaces, order, _words(addresses, sandbox.ports), wanted, tracer) as session:
-            session.require_events()
+            session.require_events(BPF)
             notes += session.notes
             if ready is not None:
                 ready()
