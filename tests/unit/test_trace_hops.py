@@ -203,6 +203,12 @@ def test_live_packets_are_told_apart() -> None:
     assert not grouping.waits
 
 
+def test_rules_of_others_are_shown_as_they_stand() -> None:
+    hit = RULES[HOST].hit(legacy("forward", "filter", "FORWARD", 2, AFTER))
+    assert text.rule(hit).startswith("filter FORWARD rule 2 (foreign: -A FORWARD -s 10.9.0.0/16 ")
+    assert text.rule(hit._replace(position=0)) == "filter FORWARD policy (foreign)"
+
+
 def test_reasons_have_words() -> None:
     assert text.reason("NO_SOCKET") == "no socket listens there"
     assert text.reason("IP_INHDR", "ip_rcv_core") != text.reason("IP_INHDR", "ip_forward")

@@ -61,8 +61,9 @@ def reason(name: str, function: str = "") -> str:
 
 
 def rule(hit: RuleHit) -> str:
-    """``filter NETBOX-INGRESS rule 8 (network back)``."""
-    return f"{hit.place} ({hit.owner})"
+    """``filter NETBOX-INGRESS rule 8 (network back)``; another program's with its text."""
+    told = f": {hit.text}" if hit.owner.kind == "foreign" and hit.position and hit.text else ""
+    return f"{hit.place} ({hit.owner}{told})"
 
 
 def sentence(trace: Trace) -> str:
