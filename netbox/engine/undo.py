@@ -139,6 +139,12 @@ def _remove_tracefs(_context: Context, args: dict[str, Any]) -> None:
     tracefs.remove(args["name"])
 
 
+def _republish(context: Context, args: dict[str, Any]) -> None:
+    from netbox.engine import publishing
+
+    publishing.agree(context, args)
+
+
 _HANDLERS: dict[str, Handler] = {
     "directory": _remove_directory,
     "cgroup": _remove_cgroup,
@@ -147,4 +153,5 @@ _HANDLERS: dict[str, Handler] = {
     "sandbox": _delete_row,
     "reroute": _reroute,
     "tracefs": _remove_tracefs,
+    "republish": _republish,
 }
