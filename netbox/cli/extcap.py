@@ -150,7 +150,9 @@ def _directory() -> str:
         path = pattern.format(f"{os.uname().machine}-linux-gnu")
         if os.path.isdir(os.path.dirname(path)):
             return path
-    raise UsageError("Wireshark's extcap directory was not found", "install tshark or wireshark, or give --directory (tshark -G folders tells)")
+    raise UsageError(
+        "Wireshark's extcap directory was not found", "install tshark or wireshark, or give --directory (tshark -G folders tells)"
+    )
 
 
 def _install(path: str) -> None:

@@ -90,7 +90,9 @@ def capture(
     count: int | None = None,
     duration: float | None = None,
 ) -> Recording:
-    """Records packets of sandboxes into the pcapng file ``write``, in a thread: ``with packet.capture(engine, "web", write="web.pcapng"):``.
+    """Records packets of sandboxes into the pcapng file ``write``: ``with packet.capture(engine, "web", write="web.pcapng"):``.
+
+    A thread of its own does it.
 
     Everything is recorded from the return on. The arguments are those of ``netbox capture``; ``duration`` is in seconds,
     ``snapshot_length`` in bytes, ``ring`` as ``"10x50MB"``.

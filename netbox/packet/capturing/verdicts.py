@@ -59,7 +59,7 @@ class Verdicts:
         """What became of a frame: empty, or why it was dropped. Said once for each interface that it was seen on."""
         if not self._exact:
             return ""
-        found = self._exact.get(data[_EXACT])
+        found = self._exact.get(data[18:20] + data[_EXACT])
         if found is None and data[12:14] == b"\x08\x00":
             found = self._translated.get(data[18:20] + data[26:30] + data[34:36])
         return found or ""
@@ -77,6 +77,6 @@ class Verdicts:
             text = f"dropped by the firewall{place} ({event.reason}{function})"
         else:
             text = f"dropped{place} ({event.reason}{function})"
-        self._exact[packet[_EXACT.start - _HEADER : _EXACT.stop - _HEADER]] = text
+        self._exact[packet[4:6] + packet[_EXACT.start - _HEADER : _EXACT.stop - _HEADER]] = text
         if packet[0] >> 4 == 4 and packet[4:6] != b"\0\0":
             self._translated[packet[4:6] + packet[12:16] + packet[20:22]] = text
