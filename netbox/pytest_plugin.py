@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -97,8 +97,8 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     report = yield
     if report.failed:
         item.stash[_FAILED] = True
-    recording = getattr(item, "funcargs", {}).get("capture")
-    if report.when == "call" and report.failed and hasattr(recording, "total") and hasattr(recording, "path"):
+    recording: Any = getattr(item, "funcargs", {}).get("capture")  # somebody else's fixture may have the name
+    if report.when == "call" and report.failed and type(recording).__name__ == "Recording":
         report.sections.append(("netbox capture", f"{recording.path} (tshark -r, or Wireshark)"))
     factory = getattr(item, "funcargs", {}).get("netbox_sandbox")
     if report.when == "call" and report.failed and isinstance(factory, SandboxFactory):

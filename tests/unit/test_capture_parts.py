@@ -130,9 +130,6 @@ class Source:
     def __init__(self, *events: PacketEvent) -> None:
         self.events: Sequence[PacketEvent] = events
 
-    def fileno(self) -> int:
-        return -1
-
     def read(self) -> Sequence[PacketEvent]:
         return self.events
 

@@ -165,8 +165,7 @@ class Capture:
         for number, due in list(self._ending.items()):
             if now >= due:
                 self._end_subject(number)
-        if self._verdicts is not None and now >= self._drops_from and self._verdicts.fileno() not in self._handlers:
-            self._watch(self._verdicts.fileno(), self._on_drops)
+        self._read_drops()
         self._flush(time.time_ns() - HOLD)
         if now >= self._look_at:
             self._look_at = now + _LOOK_AGAIN
@@ -243,15 +242,13 @@ class Capture:
             return  # no verdicts here; everything else works
         if source is not None:
             self._verdicts = Verdicts(source, self._namespaces)
-            self._watch(source.fileno(), self._on_drops)
 
-    def _on_drops(self) -> None:
+    def _read_drops(self) -> None:
         """Reads what was dropped, for a quarter of the time at most: in a flood of drops packets come first."""
-        assert self._verdicts is not None
         begun = time.monotonic()
-        self._verdicts.read()
-        self._forget(self._verdicts.fileno())
-        self._drops_from = begun + 4 * (time.monotonic() - begun)
+        if self._verdicts is not None and begun >= self._drops_from:
+            self._verdicts.read()
+            self._drops_from = begun + 4 * (time.monotonic() - begun)
 
     def _on_start(self) -> None:
         assert self._registration is not None

@@ -23,9 +23,6 @@ _HARMLESS = frozenset({"OTHERHOST", "UNHANDLED_PROTO", "CONSUMED", "NOT_SPECIFIE
 class DropSource(Protocol):
     """A running stream of the kernel's drops."""
 
-    def fileno(self) -> int:
-        """Readable when there may be some."""
-
     def read(self) -> Sequence[PacketEvent]:
         """Those that are there."""
 
@@ -41,10 +38,6 @@ class Verdicts:
         self._namespaces = namespaces
         self._exact: dict[bytes, str] = {}
         self._translated: dict[bytes, str] = {}
-
-    def fileno(self) -> int:
-        """For poll."""
-        return self._source.fileno()
 
     def read(self) -> None:
         """Takes in what the kernel has dropped."""
