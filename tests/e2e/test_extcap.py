@@ -40,7 +40,7 @@ def test_tshark_lists_and_records_sandboxes(cli: Cli, directory: Path, tmp_path:
         for name in ("netbox-all (netbox: every sandbox)", "netbox-network-bridge (", "netbox-sandbox-web (netbox: sandbox web)"):
             assert name in listed
         assert "EN10MB" in tshark(cli, "-i", "netbox-sandbox-web", "-L").stdout
-        gateway = inspect(cli, "web")["network_settings"]["endpoints"][0]["gateway"]
+        gateway = inspect(cli, "web")["network"]["endpoints"][0]["gateway"]
         fields = ["-T", "fields", "-e", "frame.interface_name", "-e", "icmp.type"]
         command = ["tshark", "-l", "-i", "netbox-sandbox-web", "-f", "icmp", "-c", "4", *fields]
         with subprocess.Popen(command, env=cli.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as reader:

@@ -157,7 +157,9 @@ class Capture:
     # -- the loop --------------------------------------------------------------------------------------------------------------------
 
     def _turn(self) -> None:
-        for fd, _ in self._poll.poll(self._patience()):
+        ready = self._poll.poll(self._patience())
+        begun = time.time_ns()  # what is older than this by HOLD is read in this turn, however long it takes
+        for fd, _ in ready:
             handler = self._handlers.get(fd)
             if handler is not None:
                 handler()
@@ -166,7 +168,7 @@ class Capture:
             if now >= due:
                 self._end_subject(number)
         self._read_drops()
-        self._flush(time.time_ns() - HOLD)
+        self._flush(begun - HOLD)
         if now >= self._look_at:
             self._look_at = now + _LOOK_AGAIN
             self._look()
