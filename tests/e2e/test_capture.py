@@ -81,7 +81,7 @@ def test_why_a_packet_was_dropped(cli: Cli, tmp_path: Path) -> None:
         target = address(cli, "db")
         gateway = inspect(cli, "web")["network"]["endpoints"][0]["gateway"]
         with capturing(cli, "web", "db", "-w", str(path), "-f", "icmp") as capture:
-            ping(cli, "web", target, "-w", "1", check=1)
+            ping(cli, "web", target, "-W", "1", check=1)
             ping(cli, "web", gateway)
             capture.stop()
     cli("network", "rm", "front", "back")
