@@ -194,7 +194,7 @@ def test_no_namespace_is_kept_alive(backend: FirewallBackend) -> None:
     with linux.network_namespace(fd):
         backend.apply([ports("sandbox:a", 8080)])
     os.close(fd)
-    wait_until(lambda: "left0" not in {name for _, name in socket.if_nameindex()}, "the namespace's end", timeout=5)
+    wait_until(lambda: "left0" not in {name for _, name in socket.if_nameindex()}, "the namespace's end", timeout=30)
 
 
 def test_threads_at_once(backend: FirewallBackend) -> None:
@@ -333,6 +333,25 @@ def do_damage(backend: FirewallBackend, name: str) -> bool:
         words = ["iptables-legacy", *line.split()] if backend.name == "iptables" else ["nft", line]
         subprocess.run(words, check=True, timeout=20)
     return bool(lines)
+
+
+def test_every_rule_has_its_place(backend: FirewallBackend) -> None:
+    assert backend.places(GROUPS) == [[None] * len(group.rules) for group in GROUPS]
+    backend.apply([OTHER])
+    backend.apply(GROUPS)
+    places = backend.places(GROUPS)
+    assert [len(row) for row in places] == [len(group.rules) for group in GROUPS]
+    flat = [place for row in places for place in row]
+    assert None not in flat
+    assert len(set(flat)) == len(flat)
+    assert {(owner, place) for owner, place in backend.rules() if owner != "network:other" and "map" not in str(place)} >= {
+        (group.owner, place) for group, row in zip(GROUPS, places, strict=True) for place in row if place and "map" not in place
+    }
+    do_damage(backend, "published ports gone")
+    after = backend.places(GROUPS)
+    assert after[:3] == places[:3]
+    assert after[3:] == [[None] * len(group.rules) for group in GROUPS[3:]]
+    backend.take_down()
 
 
 def test_nothing_differs_where_nobody_touched_anything(backend: FirewallBackend) -> None:
