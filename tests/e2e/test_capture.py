@@ -27,8 +27,13 @@ def address(cli: Cli, name: str) -> str:
     return str(inspect(cli, name)["network"]["endpoints"][0]["address"])
 
 
-def ping(cli: Cli, name: str, target: str, *options: str, check: int | None = 0) -> None:
-    cli("exec", name, "ping", "-c", "1", "-w", "5", *options, target, check=check)
+def ping(cli: Cli, name: str, target: str, *options: str, check: int | None = 0) -> bool:
+    """Whether an answer came, which ``check`` says it must."""
+    return cli("exec", name, "ping", "-c", "1", "-w", "5", *options, target, check=check).returncode == 0
+
+
+def gateway_of(cli: Cli, name: str, position: int = 0) -> str:
+    return str(inspect(cli, name)["network"]["endpoints"][position]["gateway"])
 
 
 def test_a_network_from_end_to_end(cli: Cli, tmp_path: Path) -> None:
@@ -60,7 +65,7 @@ def test_a_network_from_end_to_end(cli: Cli, tmp_path: Path) -> None:
 def test_what_tshark_is_told_about_interfaces(cli: Cli, tmp_path: Path) -> None:
     path = tmp_path / "a.pcapng"
     with running(cli, "web"), capturing(cli, "web", "-w", str(path), "-f", "icmp", "-s", "64") as capture:
-        ping(cli, "web", inspect(cli, "web")["network"]["endpoints"][0]["gateway"], "-s", "500")
+        ping(cli, "web", gateway_of(cli, "web"), "-s", "500")
         capture.stop()
     rows = tshark(path, INTERFACE, "frame.interface_description", "frame.cap_len", "frame.len", "eth.type")
     assert sorted({(row[0], row[1]) for row in rows})[0] == ("web/eth0", "eth0 of sandbox web")
@@ -79,7 +84,7 @@ def test_why_a_packet_was_dropped(cli: Cli, tmp_path: Path) -> None:
         cli("network", "create", name)
     with running(cli, "web", "--network", "front"), running(cli, "db", "--network", "back"):
         target = address(cli, "db")
-        gateway = inspect(cli, "web")["network"]["endpoints"][0]["gateway"]
+        gateway = gateway_of(cli, "web")
         with capturing(cli, "web", "db", "-w", str(path), "-f", "icmp") as capture:
             ping(cli, "web", target, "-W", "1", check=1)
             ping(cli, "web", gateway)
@@ -118,9 +123,9 @@ def test_sandboxes_come_and_go(cli: Cli, tmp_path: Path) -> None:
         with running(cli, "three"):
             cli("network", "create", "more")
             cli("network", "connect", "more", "three")
-            gateway = inspect(cli, "three")["network"]["endpoints"][1]["gateway"]
+            gateway = gateway_of(cli, "three", 1)
             # The host's end of the new link is found a moment later.
-            wait_until(lambda: ping(cli, "three", gateway) or "three/host-end1" in _names(path), "the second link", timeout=30)
+            wait_until(lambda: ping(cli, "three", gateway) and "three/host-end1" in _names(path), "the second link", timeout=30)
         capture.stop()
     cli("network", "rm", "more")
     assert {"one/eth0", "two/eth0", "three/eth0", "three/eth1", "three/host-end1"} <= _names(path)
@@ -133,7 +138,7 @@ def _names(path: Path) -> set[str]:
 
 def test_a_ring_of_files(cli: Cli, tmp_path: Path) -> None:
     with running(cli, "web"):
-        gateway = inspect(cli, "web")["network"]["endpoints"][0]["gateway"]
+        gateway = gateway_of(cli, "web")
         with capturing(cli, "web", "-w", str(tmp_path / "a.pcapng"), "--ring", "3x64k") as capture:
             cli("exec", "web", "ping", "-c", "120", "-i", "0.002", "-s", "1400", gateway)
             capture.stop()
@@ -147,7 +152,7 @@ def test_a_ring_of_files(cli: Cli, tmp_path: Path) -> None:
 def test_a_killed_capture_leaves_a_file_and_blocks_nobody(cli: Cli, private_host: PrivateHost, tmp_path: Path) -> None:
     path = tmp_path / "a.pcapng"
     with running(cli, "web"):
-        gateway = inspect(cli, "web")["network"]["endpoints"][0]["gateway"]
+        gateway = gateway_of(cli, "web")
         with capturing(cli, "--all", "-w", str(path)) as capture:
             ping(cli, "web", gateway)
             wait_until(lambda: len(tshark(path, INTERFACE, filter="icmp", check=False)) >= 4, "the packets in the file", timeout=30)
@@ -170,7 +175,7 @@ def test_a_capture_that_hangs_holds_a_start_up_for_a_moment_only(cli: Cli, tmp_p
 
 def test_lines_as_they_happen(cli: Cli) -> None:
     with running(cli, "web"):
-        gateway = inspect(cli, "web")["network"]["endpoints"][0]["gateway"]
+        gateway = gateway_of(cli, "web")
         with capturing(cli, "web", "-f", "icmp", "-c", "4") as capture:
             ping(cli, "web", gateway, "-s", "8")
             assert capture.wait() == 0
@@ -183,7 +188,7 @@ def test_lines_as_they_happen(cli: Cli) -> None:
 
 def test_into_a_pipe(cli: Cli) -> None:
     with running(cli, "web"):
-        gateway = inspect(cli, "web")["network"]["endpoints"][0]["gateway"]
+        gateway = gateway_of(cli, "web")
         with cli.popen("capture", "web", "-f", "icmp", "-w", "-") as capture:
             assert capture.stderr is not None
             assert "ctrl-c ends" in capture.stderr.readline()
@@ -194,7 +199,7 @@ def test_into_a_pipe(cli: Cli) -> None:
                 ping(cli, "web", gateway)
                 assert reader.communicate(timeout=30)[0].split() == ["8", "8"]
                 # The reader is gone: the next packet ends the capture, without a word.
-                wait_until(lambda: ping(cli, "web", gateway) or capture.poll() is not None, "the end of the capture", timeout=30)
+                wait_until(lambda: ping(cli, "web", gateway) and capture.poll() is not None, "the end of the capture", timeout=30)
             assert capture.stderr.read() == ""
             assert capture.returncode == 141
 
