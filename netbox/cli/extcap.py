@@ -37,15 +37,15 @@ Options that start with --extcap are Wireshark's own."""
 @click.option("--install", is_flag=True, help="Put a script that calls this command where Wireshark looks.")
 @click.option("--uninstall", is_flag=True, help="Take it away again.")
 @click.option("--directory", metavar="PATH", help="Wireshark's extcap directory, if it is not found by itself (tshark -G folders).")
-@click.option("--extcap-interfaces", "list_interfaces", is_flag=True, hidden=True)
-@click.option("--extcap-dlts", "list_dlts", is_flag=True, hidden=True)
-@click.option("--extcap-config", "list_config", is_flag=True, hidden=True)
-@click.option("--capture", "record", is_flag=True, hidden=True)
-@click.option("--extcap-interface", "interface", hidden=True)
-@click.option("--extcap-capture-filter", "filter_", hidden=True)
-@click.option("--fifo", hidden=True)
-@click.option("--loopback", is_flag=True, hidden=True)
-@click.option("--extcap-version", "version", hidden=True, expose_value=False)
+@click.option("--extcap-interfaces", "list_interfaces", is_flag=True, hidden=True, help="List the interfaces.")
+@click.option("--extcap-dlts", "list_dlts", is_flag=True, hidden=True, help="List the link types of an interface.")
+@click.option("--extcap-config", "list_config", is_flag=True, hidden=True, help="List the options of an interface.")
+@click.option("--capture", "record", is_flag=True, hidden=True, help="Record.")
+@click.option("--extcap-interface", "interface", hidden=True, help="The interface.")
+@click.option("--extcap-capture-filter", "filter_", hidden=True, help="A capture filter; checked without --capture.")
+@click.option("--fifo", hidden=True, help="Where to write to.")
+@click.option("--loopback", is_flag=True, hidden=True, help="Record lo too.")
+@click.option("--extcap-version", "version", hidden=True, help="The version of Wireshark.", expose_value=False)
 def extcap(
     install: bool,
     uninstall: bool,
@@ -150,7 +150,9 @@ def _directory() -> str:
         path = pattern.format(f"{os.uname().machine}-linux-gnu")
         if os.path.isdir(os.path.dirname(path)):
             return path
-    raise UsageError("Wireshark's extcap directory was not found", "install tshark or wireshark, or give --directory (tshark -G folders tells)")
+    raise UsageError(
+        "Wireshark's extcap directory was not found", "install tshark or wireshark, or give --directory (tshark -G folders tells)"
+    )
 
 
 def _install(path: str) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from types import TracebackType
 
 from netbox.engine import Engine
 from netbox.packet.capturing.session import Capture
-from netbox.packet.capturing.sinks import open_output
+from netbox.packet.capturing.sinks import Sink, open_output
 from netbox.packet.capturing.values import RING_SIZE, SNAPSHOT_LENGTH, InterfaceSummary, Limits, Selection, parse_limits, parse_rotation
 
 
@@ -25,12 +26,11 @@ class Recording:
         self._engine = engine
         self._failure: BaseException | None = None
         self._ready = threading.Event()
-        self._output = lambda: open_output(path, rotation, size, filter)
+        self._output: Callable[[], Sink] = lambda: open_output(path, rotation, size, filter)
         self._thread = threading.Thread(target=self._record, name="netbox-capture", daemon=True)
         self._thread.start()
         self._ready.wait()
-        if self._failure is not None:
-            self.stop()
+        self._raise_failure()
 
     @property
     def total(self) -> int:
@@ -50,8 +50,12 @@ class Recording:
         """
         self._capture.stop()
         self._thread.join()
-        failure, self._failure = self._failure, None
-        if failure is not None:
+        self._raise_failure()
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            self._thread.join()
+            failure, self._failure = self._failure, None
             raise failure
 
     def __enter__(self) -> Recording:
@@ -90,7 +94,9 @@ def capture(
     count: int | None = None,
     duration: float | None = None,
 ) -> Recording:
-    """Records packets of sandboxes into the pcapng file ``write``, in a thread: ``with packet.capture(engine, "web", write="web.pcapng"):``.
+    """Records packets of sandboxes into the pcapng file ``write``: ``with packet.capture(engine, "web", write="web.pcapng"):``.
+
+    A thread of its own does it.
 
     Everything is recorded from the return on. The arguments are those of ``netbox capture``; ``duration`` is in seconds,
     ``snapshot_length`` in bytes, ``ring`` as ``"10x50MB"``.

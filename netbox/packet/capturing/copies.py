@@ -1,7 +1,7 @@
 """Which of the packets seen are one and the same: a packet that passes several interfaces keeps its number (epb_packetid). Pure.
 
-A packet is known by its bytes from the addresses of its IP header on: time to live, checksum and MAC addresses, which routing
-changes, come before. Address translation makes a new packet of it.
+A packet is known by its identification and its bytes from the addresses of its IP header on: time to live, checksum and MAC addresses,
+which routing changes, come before. Address translation makes a new packet of it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Copies:
         """The number of the packet: that of its first sighting. The n-th time that equal bytes pass an interface is the n-th packet."""
         if time - self._since > _GENERATION_TIME or len(self._young) > _GENERATION_SIZE:
             self._old, self._young, self._since = self._young, {}, time
-        key = data[26:100]
+        key = data[18:20] + data[26:100]
         entry = self._young.get(key) or self._old.get(key)
         if entry is None:
             self._last += 1

@@ -136,14 +136,15 @@ def names_of(subject: Subject) -> list[tuple[str, str]]:
     """The addresses of a sandbox and of the bridges that it is on, with what they are called."""
     found = []
     for endpoint in subject.plan.endpoints:
-        found += [(address, subject.name) for address in _addresses(endpoint)]
-        if endpoint.gateway:
-            found.append((endpoint.gateway, HOST_NAME))
+        found += [(address, subject.name) for address in _both(endpoint, "address")]
+        if not endpoint.on_lan:  # else it is the LAN's own router
+            found += [(address, HOST_NAME) for address in _both(endpoint, "gateway")]
     return found
 
 
-def _addresses(endpoint: Endpoint) -> list[str]:
-    return [endpoint.address] if endpoint.address else []
+def _both(endpoint: Endpoint, field: str) -> list[str]:
+    """The IPv4 and the IPv6 value of a field, where there are any."""
+    return [value for value in (getattr(endpoint, field), getattr(endpoint, f"{field}6", "")) if value]
 
 
 def _wanted(selection: Selection, row: SandboxRow, plan: NetworkPlan) -> bool:

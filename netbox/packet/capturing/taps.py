@@ -91,7 +91,7 @@ class Tap:
         """Adds the interfaces that are there already, so that the file has them before their first packet."""
         for link in self._links():
             if link.index not in self._interfaces and (link.is_up or self._device):
-                self._learn(link, link.hardware, add)
+                self._learn(link, link.type, add)
 
     def interfaces(self) -> list[Interface]:
         """Those that are recorded."""

@@ -23,9 +23,6 @@ _HARMLESS = frozenset({"OTHERHOST", "UNHANDLED_PROTO", "CONSUMED", "NOT_SPECIFIE
 class DropSource(Protocol):
     """A running stream of the kernel's drops."""
 
-    def fileno(self) -> int:
-        """Readable when there may be some."""
-
     def read(self) -> Sequence[PacketEvent]:
         """Those that are there."""
 
@@ -42,10 +39,6 @@ class Verdicts:
         self._exact: dict[bytes, str] = {}
         self._translated: dict[bytes, str] = {}
 
-    def fileno(self) -> int:
-        """For poll."""
-        return self._source.fileno()
-
     def read(self) -> None:
         """Takes in what the kernel has dropped."""
         for event in self._source.read():
@@ -59,7 +52,7 @@ class Verdicts:
         """What became of a frame: empty, or why it was dropped. Said once for each interface that it was seen on."""
         if not self._exact:
             return ""
-        found = self._exact.get(data[_EXACT])
+        found = self._exact.get(data[18:20] + data[_EXACT])
         if found is None and data[12:14] == b"\x08\x00":
             found = self._translated.get(data[18:20] + data[26:30] + data[34:36])
         return found or ""
@@ -77,6 +70,6 @@ class Verdicts:
             text = f"dropped by the firewall{place} ({event.reason}{function})"
         else:
             text = f"dropped{place} ({event.reason}{function})"
-        self._exact[packet[_EXACT.start - _HEADER : _EXACT.stop - _HEADER]] = text
+        self._exact[packet[4:6] + packet[_EXACT.start - _HEADER : _EXACT.stop - _HEADER]] = text
         if packet[0] >> 4 == 4 and packet[4:6] != b"\0\0":
             self._translated[packet[4:6] + packet[12:16] + packet[20:22]] = text
