@@ -142,6 +142,7 @@ def drops(
         Unsupported: this host lets nobody see drops, or not by that tracer.
         NoPermission: not root.
     """
+    engine._context.require_root("see what the kernel drops")
     for name in names:
         engine.get(name)
     if network is not None and network not in {row.name for row in engine.networks.list()}:

@@ -141,6 +141,7 @@ def watch(
         Unsupported: this host does not tell about packets.
         NoPermission: not root.
     """
+    engine._context.require_root("watch packets")
     sandbox = engine.get(name)
     if sandbox.state not in ("running", "paused"):
         raise WrongState(f"cannot watch {sandbox.name}: it is {sandbox.state}", f"start it first (netbox start {sandbox.name})")
