@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import itertools
 import json
@@ -319,8 +320,11 @@ def _tables() -> str:
 
 def _programs(pid: int) -> set[int]:
     """The ids of the BPF programs that a process holds."""
-    texts = [(Path(f"/proc/{pid}/fdinfo") / name).read_text() for name in os.listdir(f"/proc/{pid}/fdinfo")]
-    return {int(number) for text in texts for number in re.findall(r"^prog_id:\s*(\d+)", text, re.MULTILINE)}
+    found = set[int]()
+    for name in os.listdir(f"/proc/{pid}/fdinfo"):
+        with contextlib.suppress(FileNotFoundError):  # it opens and closes others while we look
+            found |= set(map(int, re.findall(r"^prog_id:\s*(\d+)", Path(f"/proc/{pid}/fdinfo/{name}").read_text(), re.MULTILINE)))
+    return found
 
 
 def _all_programs() -> set[int]:
