@@ -258,11 +258,13 @@ def test_what_is_refused(cli: Cli, tmp_path: Path, arguments: tuple[str, ...], w
 
 def test_from_python(engine: Engine, tmp_path: Path) -> None:
     path = tmp_path / "a.pcapng"
-    with packet.capture(engine, "web", write=str(path), from_start=True, filter="icmp") as recording:
-        with engine.run("busybox", "sleep", "100", name="web") as box:
-            gateway = box.network_plan["endpoints"][0]["gateway"]
-            assert box.exec("ping", "-c", "1", "-w", "5", gateway).exit_code == 0
-            wait_until(lambda: recording.total == 4, "four packets", timeout=30)
+    with (
+        packet.capture(engine, "web", write=str(path), from_start=True, filter="icmp") as recording,
+        engine.run("busybox", "sleep", "100", name="web") as box,
+    ):
+        gateway = box.network_plan["endpoints"][0]["gateway"]
+        assert box.exec("ping", "-c", "1", "-w", "5", gateway).exit_code == 0
+        wait_until(lambda: recording.total == 4, "four packets", timeout=30)
     assert sum(item.packets for item in recording.summary) == 4
     assert len(tshark(path, INTERFACE)) == 4
     recording.stop()
@@ -270,3 +272,10 @@ def test_from_python(engine: Engine, tmp_path: Path) -> None:
         packet.capture(engine, "nobody", write=str(path))
     with pytest.raises(NetboxError, match="cannot write"):
         packet.capture(engine, all=True, write=str(tmp_path / "no" / "such"))
+
+
+def test_whom_a_sandbox_talks_to_has_a_name(cli: Cli) -> None:
+    with running(cli, "web"), running(cli, "db"), capturing(cli, "web", "-f", "icmp", "-c", "1") as capture:
+        ping(cli, "web", address(cli, "db"))
+        capture.wait()
+    assert "web → db  ICMP" in capture.stdout

@@ -105,6 +105,7 @@ class Capture:
             self._watch(self._registration.fileno(), self._on_start)
         events = self._engine._context.store.events()
         self._last_event = events[-1].seq if events else 0
+        self._add_names(subjects.all_names(self._engine))
         for subject in subjects.running(self._engine, self._selection, set()):
             self._add_namespace(subject)
             self._add_devices(subject)
@@ -269,6 +270,7 @@ class Capture:
                 watchers.answer(channel, watchers.ARMED)
                 self._handlers[channel.fileno()] = lambda: self._on_message(channel, arrived)
                 return
+            self._add_names(subjects.names_of(arrived.name, arrived.plan))
             arrived.close()
             watchers.answer(channel, watchers.PASS)
         elif message is True and subject is not None:
@@ -281,10 +283,7 @@ class Capture:
         """Hears the sandbox's own interfaces, or those that it shares, and waits for its end."""
         self._subjects[subject.pidfd] = subject
         self._watch(subject.pidfd, lambda: self._on_end(subject.pidfd))
-        records = [(address, name) for address, name in subjects.names_of(subject) if self._names.get(address) != name]
-        self._names |= dict(records)
-        for sink in self._sinks:
-            sink.add_names(records)
+        self._add_names(subjects.names_of(subject.name, subject.plan))
         if subjects.is_on_host(subject):
             return
         selection, owner = self._selection, subjects.namespace_name(self._engine, subject)
@@ -301,6 +300,13 @@ class Capture:
             program = self._programs[selection.wants_interface("lo", mode)]
             self._add_tap(key, Tap.on_namespace(subject.netns, program, self._ring_size, label))
         self._taps[key].users.add(subject.pidfd)
+
+    def _add_names(self, records: list[tuple[str, str]]) -> None:
+        new = {address: name for address, name in records if self._names.get(address) != name}
+        if new:
+            self._names |= new
+            for sink in self._sinks:
+                sink.add_names(list(new.items()))
 
     def _add_devices(self, subject: Subject) -> None:
         """Hears the host's side of a sandbox."""
@@ -340,6 +346,7 @@ class Capture:
         if not events:
             return
         self._last_event = events[-1].seq
+        self._add_names(subjects.all_names(self._engine))
         live = [subject for number, subject in self._subjects.items() if number not in self._ending]
         for subject in live:
             plan = subjects.current_plan(self._engine, subject.id)

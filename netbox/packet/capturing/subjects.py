@@ -132,11 +132,20 @@ def shared_devices(subject: Subject, selection: Selection) -> list[Device]:
     ]
 
 
-def names_of(subject: Subject) -> list[tuple[str, str]]:
+def all_names(engine: Engine) -> list[tuple[str, str]]:
+    """``names_of`` every sandbox that runs: whom a recorded one talks to is to have a name, too."""
+    found = []
+    for row in engine._context.store.sandboxes():
+        if row.state == "running" and row.details.get("network"):
+            found += names_of(row.name, NetworkPlan.from_json(row.details["network"]))
+    return found
+
+
+def names_of(name: str, plan: NetworkPlan) -> list[tuple[str, str]]:
     """The addresses of a sandbox and of the bridges that it is on, with what they are called."""
     found = []
-    for endpoint in subject.plan.endpoints:
-        found += [(address, subject.name) for address in _both(endpoint, "address")]
+    for endpoint in plan.endpoints:
+        found += [(address, name) for address in _both(endpoint, "address")]
         if not endpoint.on_lan:  # else it is the LAN's own router
             found += [(address, HOST_NAME) for address in _both(endpoint, "gateway")]
     return found

@@ -16,8 +16,8 @@ _HEADER = 14  # bytes before the network header of an Ethernet frame
 _EXACT = slice(26, 54)  # of the frame: addresses and the first bytes of what is above, for both IPv4 and IPv6
 _SHORTEST = 40
 _FIREWALL = "NETFILTER_DROP"
-# A copy that was not meant for who dropped it: the packet itself goes on.
-_HARMLESS = frozenset({"OTHERHOST", "UNHANDLED_PROTO", "CONSUMED", "NOT_SPECIFIED", "PACKET_SOCK_ERROR"})
+# A copy that was not meant for who dropped it, or was kept to be sent again: the packet itself goes on.
+_HARMLESS = frozenset({"OTHERHOST", "UNHANDLED_PROTO", "CONSUMED", "NOT_SPECIFIED", "PACKET_SOCK_ERROR", "QUEUE_PURGE"})
 
 
 class DropSource(Protocol):

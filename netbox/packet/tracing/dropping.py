@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import TYPE_CHECKING
 
 from netbox.errors import NotFound
 from netbox.kernel.packet_event import DROP, PacketEvent
-from netbox.kernel.packet_source import DROPS
+from netbox.kernel.packet_source import DROPS, TRACEFS
 from netbox.kernel.rule_trace import RuleRecord
 from netbox.packet.tracing.headers import Header, parse
 from netbox.packet.tracing.hooks import OWN_PREFIX
+from netbox.packet.tracing.located import Locator
 from netbox.packet.tracing.session import Session
 from netbox.packet.tracing.spaces import Space, Spaces
 from netbox.packet.tracing.values import Drop, RuleHit
@@ -32,6 +33,7 @@ _WORDS = (f"tcp flags & (syn|ack|rst|fin) == syn {_LIMIT}", f"meta l4proto != tc
 _REFRESH = 1.0  # seconds between looks for new sandboxes
 _REMEMBERED = 4096
 _FIREWALL = "NETFILTER_DROP"
+_TRACEFS = "tracefs tells neither addresses nor rules, and of a packet that a sandbox drops itself only what came to it through the host"
 
 Key = tuple[object, ...]
 
@@ -127,11 +129,13 @@ def drops(
     tracer: str | None = None,
     timeout: float | None = None,
     notes: list[str] | None = None,
-) -> Iterator[Drop]:
+    ready: Callable[[], object] | None = None,
+) -> Generator[Drop, None, None]:
     """Yields drops as they happen, for ``timeout`` seconds or until the iterator is closed. ``names`` are sandboxes (name, id, prefix of
     an id), ``network`` is a network: only what concerns these. Nothing costs anything before the first ``next``.
 
-    ``tracer`` asks for ``bpf`` or ``tracefs``; ``notes`` gets sentences about what does not work on this host.
+    ``tracer`` asks for ``bpf`` or ``tracefs``; ``notes`` gets sentences about what does not work on this host, ``ready`` is called as
+    soon as nothing is missed any more.
 
     Raises:
         NotFound: no such sandbox or network.
@@ -142,25 +146,36 @@ def drops(
         engine.get(name)
     if network is not None and network not in {row.name for row in engine.networks.list()}:
         raise NotFound(f"no such network: {network}", "'netbox network ls' lists them all")
-    return _drops(engine, names, network, tracer, timeout, [] if notes is None else notes)
+    return _drops(engine, names, network, tracer, timeout, [] if notes is None else notes, ready)
 
 
 def _drops(
-    engine: Engine, names: Sequence[str], network: str | None, tracer: str | None, timeout: float | None, notes: list[str]
-) -> Iterator[Drop]:
+    engine: Engine,
+    names: Sequence[str],
+    network: str | None,
+    tracer: str | None,
+    timeout: float | None,
+    notes: list[str],
+    ready: Callable[[], object] | None,
+) -> Generator[Drop, None, None]:
     offset = time.time() - time.monotonic()
     deadline = None if timeout is None else time.monotonic() + timeout
     with Spaces(engine) as spaces:
         scope = Scope(spaces, names, network)
         with Session(engine.settings, spaces, scope.spaces(), _WORDS, None, tracer, DROPS) as session:
             session.require_events()
-            notes += session.notes
+            notes += [*session.notes, *([_TRACEFS] if session.tracer == TRACEFS else [])]
+            if ready is not None:
+                ready()
             rules, looked = LastRules(), time.monotonic()
+            locator = Locator(spaces.surroundings([]), spaces.host.inode)
             while deadline is None or time.monotonic() < deadline:
                 session.collect(_REFRESH if deadline is None else min(_REFRESH, deadline - time.monotonic()))
                 events, records = session.drain()
                 rules.take(records)
                 for event in sorted(events, key=lambda event: event.time):
+                    if session.tracer == TRACEFS:
+                        event = event._replace(netns=locator.netns(event))
                     found = _drop(event, scope, spaces, session, rules, offset)
                     if found is not None:
                         yield found
@@ -168,6 +183,7 @@ def _drops(
                     spaces.refresh(engine)
                     scope, looked = Scope(spaces, names, network), time.monotonic()
                     session.add(scope.spaces())
+                    locator = Locator(spaces.surroundings([]), spaces.host.inode)
 
 
 def _drop(event: PacketEvent, scope: Scope, spaces: Spaces, session: Session, rules: LastRules, offset: float) -> Drop | None:
