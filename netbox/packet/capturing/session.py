@@ -309,7 +309,10 @@ class Capture:
                 sink.add_names(list(new.items()))
 
     def _add_devices(self, subject: Subject) -> None:
-        """Hears the host's side of a sandbox."""
+        """Hears the host's side of a sandbox; its own side may have got interfaces since the namespace was there."""
+        for tap in self._taps.values():
+            if subject.pidfd in tap.users:
+                tap.announce(self._add_interface)
         if subjects.is_on_host(subject):
             devices = subjects.shared_devices(subject, self._selection)
         else:
