@@ -119,7 +119,7 @@ def test_sandboxes_come_and_go(cli: Cli, tmp_path: Path) -> None:
     path = tmp_path / "a.pcapng"
     with capturing(cli, "--all", "-w", str(path)) as capture:
         for name in ("one", "two"):
-            cli("run", "--rm", "--name", name, "busybox", "ping", "-c", "1", "-w", "5", "127.0.0.1")
+            cli("run", "--rm", "--name", name, "busybox", "sh", "-c", "ping -c 1 -w 5 $(ip route | awk '/default/ {print $3}')")
         with running(cli, "three"):
             cli("network", "create", "more")
             cli("network", "connect", "more", "three")
@@ -130,6 +130,8 @@ def test_sandboxes_come_and_go(cli: Cli, tmp_path: Path) -> None:
     cli("network", "rm", "more")
     assert {"one/eth0", "two/eth0", "three/eth0", "three/eth1", "three/host-end1"} <= _names(path)
     assert capture.stderr.count("one/eth0") == 1
+    pings = [row[0] for row in tshark(path, INTERFACE, filter="icmp")]
+    assert [pings.count(f"{name}/{end}") for name in ("one", "two") for end in ("eth0", "host-end")] == [2, 2, 2, 2]
 
 
 def _names(path: Path) -> set[str]:

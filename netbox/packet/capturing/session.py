@@ -72,6 +72,7 @@ class Capture:
         self._handlers: dict[int, Callable[[], None]] = {}
         self._subjects: dict[int, Subject] = {}  # by the number of their pidfd
         self._ending: dict[int, float] = {}
+        self._gone: dict[tuple[object, ...], float] = {}
         self._taps: dict[tuple[object, ...], Tap] = {}
         self._interfaces: list[Interface] = []
         self._packets: dict[int, int] = {}
@@ -168,6 +169,9 @@ class Capture:
         for number, due in list(self._ending.items()):
             if now >= due:
                 self._end_subject(number)
+        for key, due in list(self._gone.items()):
+            if now >= due:
+                self._end_tap(key)
         self._read_drops()
         self._flush(begun - HOLD)
         if now >= self._look_at:
@@ -176,7 +180,7 @@ class Capture:
 
     def _patience(self) -> int:
         """Milliseconds until the loop has to do something by itself."""
-        if self._waiting or self._ending:
+        if self._waiting or self._ending or self._gone:
             return packet_ring.DELAY_MS
         return max(1, int(min(_LOOK_AGAIN, self._ends_at - time.monotonic()) * 1000) + 1)
 
@@ -321,12 +325,16 @@ class Capture:
             self._add_device(device, subject)
 
     def _add_device(self, device: Device, subject: Subject) -> None:
-        key = ("device", device.device)
+        try:
+            # By its index: the link of a sandbox that starts again has the name of the last one.
+            key = ("device", socket.if_nametoindex(device.device))
+        except OSError:
+            return  # not there yet, or not any more: the next look finds out
         if key not in self._taps:
             program = self._programs[device.device == "lo"]
             tap = Tap.on_device(device.device, program, self._ring_size, (device.name, device.description))
             if tap is None:
-                return  # not there yet, or not any more: the next look finds out
+                return
             self._add_tap(key, tap)
         self._taps[key].users.add(subject.pidfd)
 
@@ -368,7 +376,7 @@ class Capture:
         tap = self._taps[key]
         self._read(tap)
         if tap.ring.take_error() and tap.is_gone():
-            self._end_tap(key)
+            self._gone[key] = time.monotonic() + _LAST_PACKET
 
     def _on_end(self, number: int) -> None:
         """The sandbox has ended; its last packets are in blocks that the kernel has not handed over yet."""
@@ -387,6 +395,7 @@ class Capture:
 
     def _end_tap(self, key: tuple[object, ...]) -> None:
         tap = self._taps.pop(key)
+        self._gone.pop(key, None)
         self._forget(tap.ring.fileno())
         interfaces = {interface.number for interface in tap.interfaces()}
         if any(interface.number in interfaces for _, interface, *_ in self._waiting):
