@@ -178,7 +178,7 @@ def test_a_capture_that_hangs_holds_a_start_up_for_a_moment_only(cli: Cli, tmp_p
 def test_lines_as_they_happen(cli: Cli) -> None:
     with running(cli, "web"):
         gateway = gateway_of(cli, "web")
-        with capturing(cli, "web", "-f", "icmp", "-c", "4") as capture:
+        with capturing(cli, inspect(cli, "web")["id"][:2], "-f", "icmp", "-c", "4") as capture:
             ping(cli, "web", gateway, "-s", "8")
             assert capture.wait() == 0
     lines = capture.stdout.splitlines()

@@ -61,7 +61,7 @@ class Capture:
     ) -> None:
         if os.geteuid() != 0:
             raise NoPermission("cannot record packets: netbox needs root for that", "run it with sudo")
-        subjects.check(engine, selection)
+        selection = subjects.resolved(engine, selection)
         check_filter(filter)
         self._programs = {loopback: socket_program(filter, snapshot_length, loopback=loopback) for loopback in (False, True)}
         self._engine, self._selection, self._ring_size = engine, selection, ring_size
@@ -361,10 +361,9 @@ class Capture:
         live = [subject for number, subject in self._subjects.items() if number not in self._ending]
         for subject in live:
             plan = subjects.current_plan(self._engine, subject.id)
-            if plan is not None and plan.endpoints != subject.plan.endpoints:
-                renewed = subject._replace(plan=plan)
-                self._subjects[subject.pidfd] = renewed
-                self._add_devices(renewed)
+            if plan is not None:
+                renewed = self._subjects[subject.pidfd] = subject._replace(plan=plan)
+                self._add_devices(renewed)  # also those of a start that did not wait for this capture
         if self._selection.waits:
             for subject in subjects.running(self._engine, self._selection, {subject.id for subject in live}):
                 self._add_namespace(subject)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -42,11 +43,14 @@ class Device(NamedTuple):
     description: str
 
 
-def check(engine: Engine, selection: Selection) -> None:
-    """Raises:
-    NotFound: there is no such sandbox or network.
-    WrongState: a sandbox does not run, and the capture does not wait for it.
+def resolved(engine: Engine, selection: Selection) -> Selection:
+    """The selection with whole ids in place of their beginnings.
+
+    Raises:
+        NotFound: there is no such sandbox or network.
+        WrongState: a sandbox does not run, and the capture does not wait for it.
     """
+    names = []
     for network in selection.networks:
         engine.networks.get(network)
     for name in selection.names:
@@ -54,10 +58,13 @@ def check(engine: Engine, selection: Selection) -> None:
             sandbox = engine.get(name)
         except NotFound as error:
             if selection.from_start:
+                names.append(name)
                 continue
             raise NotFound(error.message, "'netbox ps' lists those that run; --from-start waits for one that is to come") from error
         if sandbox.state not in ("running", "paused") and not selection.from_start:
             raise WrongState(f"cannot capture {sandbox.name}: it does not run", "start it, or use --from-start to wait for its start")
+        names.append(name if name == sandbox.name else sandbox.id)
+    return dataclasses.replace(selection, names=tuple(names))
 
 
 def running(engine: Engine, selection: Selection, known: set[str]) -> Iterator[Subject]:
