@@ -141,6 +141,7 @@ def watch(
         Unsupported: this host does not tell about packets.
         NoPermission: not root.
     """
+    engine._context.require_root("watch packets")
     sandbox = engine.get(name)
     if sandbox.state not in ("running", "paused"):
         raise WrongState(f"cannot watch {sandbox.name}: it is {sandbox.state}", f"start it first (netbox start {sandbox.name})")
@@ -193,7 +194,10 @@ def _followed(
     order: Sequence[Space],
     accepts: Callable[[bytes], bool] | None,
 ) -> Iterator[Followed]:
-    groups = [group for group in grouping.settled(before) if accepts is None or accepts(group.events[0].packet)]
+    # The same addresses may be in use in namespaces that are none of ours.
+    known = {space.inode for space in spaces.all()}
+    settled = [group for group in grouping.settled(before) if any(event.netns in known for event in group.events)]
+    groups = [group for group in settled if accepts is None or accepts(group.events[0].packet)]
     if not groups:
         return
     names = _Names(groups)
