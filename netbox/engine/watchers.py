@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from netbox.settings import Settings
     from netbox.state.rows import SandboxRow
 
-PATIENCE = 2.0  # seconds that one capture may hold up a start
+PATIENCE = 3.0  # seconds that one capture may hold up a start
 ARMED, PASS = b"armed", b"pass"
 _ATTACHED = b"attached"
 _MESSAGE_MAX = 1 << 18

@@ -119,7 +119,7 @@ def test_sandboxes_come_and_go(cli: Cli, tmp_path: Path) -> None:
     path = tmp_path / "a.pcapng"
     with capturing(cli, "--all", "-w", str(path)) as capture:
         for name in ("one", "two"):
-            cli("run", "--rm", "--name", name, "busybox", "ping", "-c", "1", "-w", "5", "127.0.0.1")
+            cli("run", "--rm", "--name", name, "busybox", "sh", "-c", "ping -c 1 -w 5 $(ip route | awk '/default/ {print $3}')")
         with running(cli, "three"):
             cli("network", "create", "more")
             cli("network", "connect", "more", "three")
@@ -130,6 +130,8 @@ def test_sandboxes_come_and_go(cli: Cli, tmp_path: Path) -> None:
     cli("network", "rm", "more")
     assert {"one/eth0", "two/eth0", "three/eth0", "three/eth1", "three/host-end1"} <= _names(path)
     assert capture.stderr.count("one/eth0") == 1
+    pings = [row[0] for row in tshark(path, INTERFACE, filter="icmp")]
+    assert [pings.count(f"{name}/{end}") for name in ("one", "two") for end in ("eth0", "host-end")] == [2, 2, 2, 2]
 
 
 def _names(path: Path) -> set[str]:
@@ -176,7 +178,7 @@ def test_a_capture_that_hangs_holds_a_start_up_for_a_moment_only(cli: Cli, tmp_p
 def test_lines_as_they_happen(cli: Cli) -> None:
     with running(cli, "web"):
         gateway = gateway_of(cli, "web")
-        with capturing(cli, "web", "-f", "icmp", "-c", "4") as capture:
+        with capturing(cli, inspect(cli, "web")["id"][:2], "-f", "icmp", "-c", "4") as capture:
             ping(cli, "web", gateway, "-s", "8")
             assert capture.wait() == 0
     lines = capture.stdout.splitlines()
@@ -258,11 +260,13 @@ def test_what_is_refused(cli: Cli, tmp_path: Path, arguments: tuple[str, ...], w
 
 def test_from_python(engine: Engine, tmp_path: Path) -> None:
     path = tmp_path / "a.pcapng"
-    with packet.capture(engine, "web", write=str(path), from_start=True, filter="icmp") as recording:
-        with engine.run("busybox", "sleep", "100", name="web") as box:
-            gateway = box.network_plan["endpoints"][0]["gateway"]
-            assert box.exec("ping", "-c", "1", "-w", "5", gateway).exit_code == 0
-            wait_until(lambda: recording.total == 4, "four packets", timeout=30)
+    with (
+        packet.capture(engine, "web", write=str(path), from_start=True, filter="icmp") as recording,
+        engine.run("busybox", "sleep", "100", name="web") as box,
+    ):
+        gateway = box.network_plan["endpoints"][0]["gateway"]
+        assert box.exec("ping", "-c", "1", "-w", "5", gateway).exit_code == 0
+        wait_until(lambda: recording.total == 4, "four packets", timeout=30)
     assert sum(item.packets for item in recording.summary) == 4
     assert len(tshark(path, INTERFACE)) == 4
     recording.stop()
@@ -270,3 +274,10 @@ def test_from_python(engine: Engine, tmp_path: Path) -> None:
         packet.capture(engine, "nobody", write=str(path))
     with pytest.raises(NetboxError, match="cannot write"):
         packet.capture(engine, all=True, write=str(tmp_path / "no" / "such"))
+
+
+def test_whom_a_sandbox_talks_to_has_a_name(cli: Cli) -> None:
+    with running(cli, "web"), running(cli, "db"), capturing(cli, "web", "-f", "icmp", "-c", "1") as capture:
+        ping(cli, "web", address(cli, "db"))
+        capture.wait()
+    assert "web → db  ICMP" in capture.stdout

@@ -60,3 +60,13 @@ def test_nonsense_is_refused(bench: Callable[..., subprocess.Popen[str]], option
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 2
     assert options[0] in errors
+
+
+def test_the_bench_of_captures(private_host: PrivateHost, tmp_path: Path) -> None:
+    env = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": str(CHECKOUT)}
+    argv = [sys.executable, "-m", "tests.bench.capture", "--rate", "2000", "--seconds", "0.5", "--check"]
+    result = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=110, check=False)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "1000 received; 4000 sightings on 4 interfaces recorded\n0 dropped by the kernel, 0 missing" in result.stdout
+    assert list(tmp_path.iterdir()) == []
+    assert cgroups.below(private_host.cgroup) == set()

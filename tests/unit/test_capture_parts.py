@@ -159,7 +159,8 @@ def test_a_drop_behind_an_address_translation() -> None:
 
 
 def test_copies_for_others_are_no_drops() -> None:
-    verdicts = Verdicts(Source(drop(frame(1), "OTHERHOST"), drop(b"short", "NETFILTER_DROP")), {})
+    to_ping = drop(frame(1), "NO_SOCKET")._replace(function="ping_rcv")
+    verdicts = Verdicts(Source(drop(frame(1), "OTHERHOST"), to_ping, drop(b"short", "NETFILTER_DROP")), {})
     verdicts.read()
     assert verdicts.of(frame(1)) == ""
 

@@ -193,6 +193,7 @@ CATALOGUE: dict[str, tuple[Row, ...]] = {
     ),
     "debugging": (
         _extra("packet socket", "network.packet_socket", "captures", "CONFIG_PACKET=y"),
+        _extra("libpcap", "tool.libpcap", "filters of captures", "apt install libpcap0.8"),
         _extra(
             "TRACE",
             "firewall.raw firewall.TRACE",

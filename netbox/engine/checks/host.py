@@ -36,6 +36,7 @@ _LIBRARIES = {
     "xtables": ("libxtables.so.12", "libxtables.so.11", "libxtables.so.10"),
     "libseccomp": ("libseccomp.so.2",),
     "libnftables": ("libnftables.so.1",),
+    "libpcap": ("libpcap.so.0.8", "libpcap.so.1"),
 }
 
 

@@ -61,7 +61,7 @@ class Capture:
     ) -> None:
         if os.geteuid() != 0:
             raise NoPermission("cannot record packets: netbox needs root for that", "run it with sudo")
-        subjects.check(engine, selection)
+        selection = subjects.resolved(engine, selection)
         check_filter(filter)
         self._programs = {loopback: socket_program(filter, snapshot_length, loopback=loopback) for loopback in (False, True)}
         self._engine, self._selection, self._ring_size = engine, selection, ring_size
@@ -72,6 +72,7 @@ class Capture:
         self._handlers: dict[int, Callable[[], None]] = {}
         self._subjects: dict[int, Subject] = {}  # by the number of their pidfd
         self._ending: dict[int, float] = {}
+        self._gone: dict[tuple[object, ...], float] = {}
         self._taps: dict[tuple[object, ...], Tap] = {}
         self._interfaces: list[Interface] = []
         self._packets: dict[int, int] = {}
@@ -105,6 +106,7 @@ class Capture:
             self._watch(self._registration.fileno(), self._on_start)
         events = self._engine._context.store.events()
         self._last_event = events[-1].seq if events else 0
+        self._add_names(subjects.all_names(self._engine))
         for subject in subjects.running(self._engine, self._selection, set()):
             self._add_namespace(subject)
             self._add_devices(subject)
@@ -167,6 +169,9 @@ class Capture:
         for number, due in list(self._ending.items()):
             if now >= due:
                 self._end_subject(number)
+        for key, due in list(self._gone.items()):
+            if now >= due:
+                self._end_tap(key)
         self._read_drops()
         self._flush(begun - HOLD)
         if now >= self._look_at:
@@ -175,7 +180,7 @@ class Capture:
 
     def _patience(self) -> int:
         """Milliseconds until the loop has to do something by itself."""
-        if self._waiting or self._ending:
+        if self._waiting or self._ending or self._gone:
             return packet_ring.DELAY_MS
         return max(1, int(min(_LOOK_AGAIN, self._ends_at - time.monotonic()) * 1000) + 1)
 
@@ -269,6 +274,7 @@ class Capture:
                 watchers.answer(channel, watchers.ARMED)
                 self._handlers[channel.fileno()] = lambda: self._on_message(channel, arrived)
                 return
+            self._add_names(subjects.names_of(arrived.name, arrived.plan))
             arrived.close()
             watchers.answer(channel, watchers.PASS)
         elif message is True and subject is not None:
@@ -281,10 +287,7 @@ class Capture:
         """Hears the sandbox's own interfaces, or those that it shares, and waits for its end."""
         self._subjects[subject.pidfd] = subject
         self._watch(subject.pidfd, lambda: self._on_end(subject.pidfd))
-        records = [(address, name) for address, name in subjects.names_of(subject) if self._names.get(address) != name]
-        self._names |= dict(records)
-        for sink in self._sinks:
-            sink.add_names(records)
+        self._add_names(subjects.names_of(subject.name, subject.plan))
         if subjects.is_on_host(subject):
             return
         selection, owner = self._selection, subjects.namespace_name(self._engine, subject)
@@ -302,8 +305,18 @@ class Capture:
             self._add_tap(key, Tap.on_namespace(subject.netns, program, self._ring_size, label))
         self._taps[key].users.add(subject.pidfd)
 
+    def _add_names(self, records: list[tuple[str, str]]) -> None:
+        new = {address: name for address, name in records if self._names.get(address) != name}
+        if new:
+            self._names |= new
+            for sink in self._sinks:
+                sink.add_names(list(new.items()))
+
     def _add_devices(self, subject: Subject) -> None:
-        """Hears the host's side of a sandbox."""
+        """Hears the host's side of a sandbox; its own side may have got interfaces since the namespace was there."""
+        for tap in self._taps.values():
+            if subject.pidfd in tap.users:
+                tap.announce(self._add_interface)
         if subjects.is_on_host(subject):
             devices = subjects.shared_devices(subject, self._selection)
         else:
@@ -312,12 +325,16 @@ class Capture:
             self._add_device(device, subject)
 
     def _add_device(self, device: Device, subject: Subject) -> None:
-        key = ("device", device.device)
+        try:
+            # By its index: the link of a sandbox that starts again has the name of the last one.
+            key = ("device", socket.if_nametoindex(device.device))
+        except OSError:
+            return  # not there yet, or not any more: the next look finds out
         if key not in self._taps:
             program = self._programs[device.device == "lo"]
             tap = Tap.on_device(device.device, program, self._ring_size, (device.name, device.description))
             if tap is None:
-                return  # not there yet, or not any more: the next look finds out
+                return
             self._add_tap(key, tap)
         self._taps[key].users.add(subject.pidfd)
 
@@ -340,13 +357,13 @@ class Capture:
         if not events:
             return
         self._last_event = events[-1].seq
+        self._add_names(subjects.all_names(self._engine))
         live = [subject for number, subject in self._subjects.items() if number not in self._ending]
         for subject in live:
             plan = subjects.current_plan(self._engine, subject.id)
-            if plan is not None and plan.endpoints != subject.plan.endpoints:
-                renewed = subject._replace(plan=plan)
-                self._subjects[subject.pidfd] = renewed
-                self._add_devices(renewed)
+            if plan is not None:
+                renewed = self._subjects[subject.pidfd] = subject._replace(plan=plan)
+                self._add_devices(renewed)  # also those of a start that did not wait for this capture
         if self._selection.waits:
             for subject in subjects.running(self._engine, self._selection, {subject.id for subject in live}):
                 self._add_namespace(subject)
@@ -358,7 +375,7 @@ class Capture:
         tap = self._taps[key]
         self._read(tap)
         if tap.ring.take_error() and tap.is_gone():
-            self._end_tap(key)
+            self._gone[key] = time.monotonic() + _LAST_PACKET
 
     def _on_end(self, number: int) -> None:
         """The sandbox has ended; its last packets are in blocks that the kernel has not handed over yet."""
@@ -377,6 +394,7 @@ class Capture:
 
     def _end_tap(self, key: tuple[object, ...]) -> None:
         tap = self._taps.pop(key)
+        self._gone.pop(key, None)
         self._forget(tap.ring.fileno())
         interfaces = {interface.number for interface in tap.interfaces()}
         if any(interface.number in interfaces for _, interface, *_ in self._waiting):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -42,11 +43,14 @@ class Device(NamedTuple):
     description: str
 
 
-def check(engine: Engine, selection: Selection) -> None:
-    """Raises:
-    NotFound: there is no such sandbox or network.
-    WrongState: a sandbox does not run, and the capture does not wait for it.
+def resolved(engine: Engine, selection: Selection) -> Selection:
+    """The selection with whole ids in place of their beginnings.
+
+    Raises:
+        NotFound: there is no such sandbox or network.
+        WrongState: a sandbox does not run, and the capture does not wait for it.
     """
+    names = []
     for network in selection.networks:
         engine.networks.get(network)
     for name in selection.names:
@@ -54,10 +58,13 @@ def check(engine: Engine, selection: Selection) -> None:
             sandbox = engine.get(name)
         except NotFound as error:
             if selection.from_start:
+                names.append(name)
                 continue
             raise NotFound(error.message, "'netbox ps' lists those that run; --from-start waits for one that is to come") from error
         if sandbox.state not in ("running", "paused") and not selection.from_start:
             raise WrongState(f"cannot capture {sandbox.name}: it does not run", "start it, or use --from-start to wait for its start")
+        names.append(name if name == sandbox.name else sandbox.id)
+    return dataclasses.replace(selection, names=tuple(names))
 
 
 def running(engine: Engine, selection: Selection, known: set[str]) -> Iterator[Subject]:
@@ -132,11 +139,20 @@ def shared_devices(subject: Subject, selection: Selection) -> list[Device]:
     ]
 
 
-def names_of(subject: Subject) -> list[tuple[str, str]]:
+def all_names(engine: Engine) -> list[tuple[str, str]]:
+    """``names_of`` every sandbox that runs: whom a recorded one talks to is to have a name, too."""
+    found = []
+    for row in engine._context.store.sandboxes():
+        if row.state == "running" and row.details.get("network"):
+            found += names_of(row.name, NetworkPlan.from_json(row.details["network"]))
+    return found
+
+
+def names_of(name: str, plan: NetworkPlan) -> list[tuple[str, str]]:
     """The addresses of a sandbox and of the bridges that it is on, with what they are called."""
     found = []
-    for endpoint in subject.plan.endpoints:
-        found += [(address, subject.name) for address in _both(endpoint, "address")]
+    for endpoint in plan.endpoints:
+        found += [(address, name) for address in _both(endpoint, "address")]
         if not endpoint.on_lan:  # else it is the LAN's own router
             found += [(address, HOST_NAME) for address in _both(endpoint, "gateway")]
     return found

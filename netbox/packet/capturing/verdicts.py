@@ -16,8 +16,10 @@ _HEADER = 14  # bytes before the network header of an Ethernet frame
 _EXACT = slice(26, 54)  # of the frame: addresses and the first bytes of what is above, for both IPv4 and IPv6
 _SHORTEST = 40
 _FIREWALL = "NETFILTER_DROP"
-# A copy that was not meant for who dropped it: the packet itself goes on.
-_HARMLESS = frozenset({"OTHERHOST", "UNHANDLED_PROTO", "CONSUMED", "NOT_SPECIFIED", "PACKET_SOCK_ERROR"})
+# Raw sockets, such as those of ping(8), have had their copy by then.
+_AFTER_RAW_SOCKETS = ("NO_SOCKET", "ping_rcv")
+# A copy that was not meant for who dropped it, or was kept to be sent again: the packet itself goes on.
+_HARMLESS = frozenset({"OTHERHOST", "UNHANDLED_PROTO", "CONSUMED", "NOT_SPECIFIED", "PACKET_SOCK_ERROR", "QUEUE_PURGE"})
 
 
 class DropSource(Protocol):
@@ -42,7 +44,7 @@ class Verdicts:
     def read(self) -> None:
         """Takes in what the kernel has dropped."""
         for event in self._source.read():
-            if event.kind == "drop" and event.reason not in _HARMLESS and len(event.packet) >= _SHORTEST:
+            if event.kind == "drop" and len(event.packet) >= _SHORTEST and not _is_harmless(event):
                 self._add(event)
         if len(self._exact) > _KEPT:
             self._exact.clear()
@@ -73,3 +75,12 @@ class Verdicts:
         self._exact[packet[4:6] + packet[_EXACT.start - _HEADER : _EXACT.stop - _HEADER]] = text
         if packet[0] >> 4 == 4 and packet[4:6] != b"\0\0":
             self._translated[packet[4:6] + packet[12:16] + packet[20:22]] = text
+
+
+def _is_harmless(event: PacketEvent) -> bool:
+    """Whether the packet has gone its way all the same."""
+    if event.reason == _FIREWALL:
+        return False
+    is_group = event.packet[0] >> 4 == 4 and event.packet[16] >= 224  # each member has a copy, whoever else has no use for his
+    function = event.function.partition("+")[0]
+    return event.reason in _HARMLESS or is_group or (event.reason, function) == _AFTER_RAW_SOCKETS
