@@ -1,0 +1,312 @@
+"""Gathers the facts: the state, then the kernel in the namespaces of the source, the host and the target. Read only.
+
+Questions whose answers depend on each other are asked in the order in which a packet would: where does the source send it, is it a published
+port, which way does the host take, where would the answer go.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypeVar
+
+from netbox.errors import NetboxError, NotFound
+from netbox.kernel import conntrack, namespaces, socket_diag, sysctl
+from netbox.kernel.inspection import InspectionSocket, RouteFact
+from netbox.packet.diagnosis import boxes as records
+from netbox.packet.diagnosis import publishing, resolving
+from netbox.packet.diagnosis.firewalls import read_chains
+from netbox.packet.diagnosis.path import BRIDGE_NETFILTER
+from netbox.packet.diagnosis.rules import Chain
+from netbox.packet.diagnosis.values import HOST, ICMP, LAN, SANDBOX, Box, Facts, Mac, Namespace, Request
+
+if TYPE_CHECKING:
+    from netbox.engine import Engine, Sandbox
+
+T = TypeVar("T")
+_SYSCTLS = (
+    "net.ipv4.ip_forward",
+    "net.ipv4.ip_local_port_range",
+    "net.ipv4.ip_local_reserved_ports",
+    "net.ipv4.ip_default_ttl",
+    "net.ipv4.icmp_echo_ignore_all",
+    "net.ipv4.conf.all.rp_filter",
+    "net.ipv6.conf.all.forwarding",
+    BRIDGE_NETFILTER,
+)
+_NEIGHBOURS_MAX = 64  # sandboxes on one network whose MACs are compared
+
+
+@dataclass
+class Opened:
+    """The namespaces that were opened on the way; -1 where there is none. ``close`` it."""
+
+    source: int = -1
+    target: int = -1
+
+    def close(self) -> None:
+        """Closes the descriptors."""
+        for fd in (self.source, self.target):
+            if fd >= 0:
+                os.close(fd)
+        self.source = self.target = -1
+
+
+class Gatherer:
+    """Collects the facts about one question. ``source_fd`` is the namespace of a source that is no sandbox (-1: the host's)."""
+
+    def __init__(self, engine: Engine, source: str, target: str, request: Request, source_fd: int = -1, lan_address: str = "") -> None:
+        self._engine = engine
+        self._source_text, self._target_text, self._request = source, target, request
+        self._lan_fd, self._lan_address = source_fd, lan_address
+        self._problems: list[str] = []
+        self._sandboxes: dict[str, Sandbox] = {}
+        self.opened = Opened()
+
+    def gather(self) -> Facts:
+        """The facts.
+
+        Raises:
+            NotFound: there is no such source.
+            NetboxError: the state cannot be read.
+        """
+        self._sandboxes = {item.id: item for item in self._engine.list(all=True)}
+        boxes = tuple(records.box(item) for item in self._sandboxes.values())
+        source_box = self._source_box(boxes)
+        kind = SANDBOX if source_box else (LAN if self._source_text == LAN else HOST)
+        if source_box is not None and source_box.runs:
+            self.opened.source = self._open(source_box)
+        host = self._snapshot(HOST, -1)
+        source = host
+        if self.opened.source >= 0 and source_box is not None:
+            source = self._snapshot(source_box.name, self.opened.source)
+        elif kind == LAN and self._lan_fd >= 0:
+            self.opened.source = os.dup(self._lan_fd)
+            source = self._snapshot(LAN, self.opened.source)
+        if source.identity == host.identity:
+            source = host
+        facts = Facts(self._request, kind, "", self._target_text, source, host, source_box=source_box, boxes=boxes)
+        if source_box is not None and self.opened.source < 0:
+            return self._with_target_only(facts)
+        facts = self._with_target(facts)
+        if facts.address:
+            facts = self._with_way(facts)
+        return replace(facts, problems=tuple(self._problems))
+
+    # -- who ---------------------------------------------------------------------------------------------------------------------------
+
+    def _source_box(self, boxes: tuple[Box, ...]) -> Box | None:
+        if self._source_text in (HOST, LAN):
+            return None
+        identity = self._engine.get(self._source_text).id
+        return self._detailed(next(item for item in boxes if item.id == identity), boxes)
+
+    def _detailed(self, box: Box, boxes: tuple[Box, ...]) -> Box:
+        """With what throttles its links, and the interfaces of the sandbox whose network it shares."""
+        return records.detailed(box, self._sandboxes[box.id], boxes)
+
+    def _with_target_only(self, facts: Facts) -> Facts:
+        """For a source that sends nothing: who the target is, and nothing else."""
+        box = self._named_box(facts, self._target_text)
+        return replace(facts, target_kind=SANDBOX if box else "address", target_box=box)
+
+    def _named_box(self, facts: Facts, name: str) -> Box | None:
+        try:
+            identity = self._engine.get(name).id
+        except NotFound:
+            return None
+        found = next((item for item in facts.boxes if item.id == identity), None)
+        return self._detailed(found, facts.boxes) if found else None
+
+    def _with_target(self, facts: Facts) -> Facts:
+        name = self._target_text
+        if name == HOST:
+            return replace(facts, target_kind=HOST, address=self._host_address(facts), port=self._request.port)
+        if resolving.is_address(name):
+            return replace(facts, target_kind="address", address=name, port=self._request.port)
+        box = self._named_box(facts, name)
+        if box is not None:
+            facts = replace(facts, target_kind=SANDBOX, target_box=box)
+            address, port = publishing.address_of(facts, box, self._lan_address)
+            return replace(facts, address=address, port=port)
+        found = resolving.resolve(name, self._files(facts), self.opened.source)
+        addresses = [item for item in found.addresses if ":" not in item] or list(found.addresses)
+        return replace(facts, target_kind="address", resolution=found, address=addresses[0] if addresses else "", port=self._request.port)
+
+    def _files(self, facts: Facts) -> str:
+        """The root directory below which the source's hosts and resolv.conf are."""
+        sandbox = self._sandboxes.get(facts.source_box.id) if facts.source_box else None
+        return f"/proc/{sandbox.pid}/root" if sandbox is not None and sandbox.pid else ""
+
+    def _host_address(self, facts: Facts) -> str:
+        if facts.source is facts.host:
+            return "127.0.0.1"
+        if facts.source_kind == LAN:
+            return self._lan_address
+        interfaces = facts.source_box.interfaces if facts.source_box else ()
+        return interfaces[0].gateway if interfaces else ""
+
+    # -- which way ---------------------------------------------------------------------------------------------------------------------
+
+    def _with_way(self, facts: Facts) -> Facts:
+        route = self._route(self.opened.source, facts.address)
+        own = facts.request.source_address or route.source
+        facts = replace(facts, source_route=route, source_address=own)
+        inward = publishing.host_interface(facts)
+        facts = replace(facts, host_interface=inward, connections=self._connections())
+        if inward or facts.source is facts.host:
+            facts = publishing.with_translation(facts)
+            address = facts.destination[0]
+            if not facts.host.has(address) or facts.translated is None:
+                own_address = facts.source_address if inward else ""
+                facts = replace(facts, host_route=self._route(-1, address, own_address, inward))
+        box = facts.target_box
+        holder = next((item for item in facts.boxes if item.runs and any(i.address == facts.destination[0] for i in item.interfaces)), None)
+        if holder is not None and (box is None or box.id != holder.id) and facts.target_kind != SANDBOX:
+            facts = replace(facts, target_box=self._detailed(holder, facts.boxes))
+        return self._with_arrival(facts)
+
+    def _with_arrival(self, facts: Facts) -> Facts:
+        box = facts.target_box
+        if facts.host.has(facts.destination[0]) and (facts.source is facts.host or facts.host_interface):
+            facts = replace(facts, target=facts.host)
+        elif facts.translated is None and facts.source_route is not None and facts.source_route.kind == "local":
+            facts = replace(facts, target=facts.source)
+        if box is None or not box.runs or facts.target is not None:
+            return replace(facts, macs=self._macs(facts))
+        self.opened.target = self._open(box)
+        if self.opened.target < 0:
+            return facts
+        target = self._snapshot(box.name, self.opened.target)
+        if target.identity in (facts.host.identity, facts.source.identity):
+            target = facts.host if target.identity == facts.host.identity else facts.source
+        facts = replace(facts, target=target, macs=self._macs(facts))
+        end = next((item for item in box.interfaces if item.address == facts.destination[0]), None)
+        if end is None or target is facts.source or not facts.source_address:
+            return facts
+        seen = publishing.source_seen(facts, end)
+        return replace(
+            facts,
+            source_seen=seen,
+            arrival_route=self._route(self.opened.target, end.address, seen, end.interface),
+            return_route=self._route(self.opened.target, seen),
+        )
+
+    def _macs(self, facts: Facts) -> tuple[Mac, ...]:
+        """The MACs that the sandboxes on the networks concerned really have."""
+        ends = {item.network for box in (facts.source_box, facts.target_box) if box for item in box.interfaces}
+        found: list[Mac] = []
+        for box in facts.boxes:
+            if len(found) >= _NEIGHBOURS_MAX or not box.runs or not ends & set(box.networks) or not box.interfaces:
+                continue
+            fd = self._open(box)
+            if fd < 0:
+                continue
+            try:
+                links = {link.name: link for link in self._ask(fd, InspectionSocket.link_facts, [])}
+            finally:
+                os.close(fd)
+            found += [
+                Mac(box.name, item.network, item.interface, links[item.interface].mac)
+                for item in box.interfaces
+                if item.network in ends and item.interface in links
+            ]
+        return tuple(found)
+
+    # -- the kernel --------------------------------------------------------------------------------------------------------------------
+
+    def _open(self, box: Box) -> int:
+        sandbox = self._sandboxes.get(box.id)
+        if sandbox is None or not sandbox.pid:
+            return -1
+        try:
+            return os.open(f"/proc/{sandbox.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return -1  # it has just ended
+
+    def _ask(self, fd: int, question: Callable[[InspectionSocket], T], default: T) -> T:
+        try:
+            with InspectionSocket(_netlink(fd)) as netlink:
+                return question(netlink)
+        except OSError as error:
+            self._problems.append(f"the kernel did not tell everything: {error}")
+            return default
+
+    def _route(self, fd: int, destination: str, source: str = "", interface: str = "") -> RouteFact:
+        def question(netlink: InspectionSocket) -> RouteFact:
+            netlink.link_facts()  # for the names
+            return netlink.route(destination, source, interface)
+
+        return self._ask(fd, question, RouteFact(destination))
+
+    def _connections(self) -> tuple[conntrack.Connection, ...]:
+        number = {"udp": socket.IPPROTO_UDP, "tcp": socket.IPPROTO_TCP, "sctp": 132}.get(self._request.protocol)
+        if number is None:
+            return ()
+        try:
+            return tuple(conntrack.connections(number))
+        except OSError as error:
+            self._problems.append(f"the table of connections cannot be read: {error.strerror or error}")
+            return ()
+
+    def _snapshot(self, label: str, fd: int) -> Namespace:
+        def question(netlink: InspectionSocket) -> Namespace:
+            return Namespace(
+                label,
+                links=tuple(netlink.link_facts()),
+                addresses=tuple(netlink.address_facts()),
+                neighbours=tuple(netlink.neighbour_facts()),
+                forwarding=tuple(netlink.forwarding_facts()),
+                queues=tuple(netlink.queue_facts()),
+            )
+
+        found = self._ask(fd, question, Namespace(label))
+        with namespaces.inside_netns(fd) if fd >= 0 else _Here():
+            return replace(
+                found,
+                identity=namespaces.identity("/proc/thread-self/ns/net"),
+                sockets=self._sockets(),
+                sysctls={name: value for name in self._names(found) if (value := _sysctl(name))},
+                chains=self._chains(),
+            )
+
+    def _names(self, found: Namespace) -> list[str]:
+        interfaces = [f"net/ipv4/conf/{link.name}/{key}" for link in found.links[:64] for key in ("rp_filter", "forwarding")]
+        return [*_SYSCTLS, *interfaces]
+
+    def _sockets(self) -> tuple[socket_diag.SocketFact, ...]:
+        if self._request.protocol == ICMP:
+            return ()
+        try:
+            return tuple(socket_diag.sockets(self._request.protocol))
+        except OSError as error:
+            self._problems.append(f"the sockets cannot be read: {error.strerror or error}")
+            return ()
+
+    def _chains(self) -> tuple[Chain, ...]:
+        try:
+            return read_chains("ip6" if ":" in self._target_text else "ip")
+        except NetboxError as error:
+            self._problems.append(str(error))
+            return ()
+
+
+class _Here:
+    """A block in the namespace where one is."""
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+def _netlink(fd: int) -> socket.socket | None:
+    return namespaces.socket_in(fd, socket.AF_NETLINK, socket.SOCK_RAW, 0) if fd >= 0 else None
+
+
+def _sysctl(name: str) -> str:
+    try:
+        return sysctl.read(name)
+    except NetboxError:
+        return ""
