@@ -7,11 +7,11 @@ import time
 from typing import TYPE_CHECKING
 
 from netbox import names
-from netbox.engine import ending, impairing
+from netbox.engine import ending, impairing, leftovers
 from netbox.engine.locks import SandboxLock
 from netbox.engine.undo import release_cgroup_parent, replay
 from netbox.runtime.status import RUNNING, read_status
-from netbox.state.journal import LINK, NETWORK
+from netbox.state.journal import LINK, NETWORK, TRACE
 from netbox.state.rows import SandboxRow
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ def collect(context: Context) -> list[str]:
     done = ending.recover(context)
     done += impairing.expire_all(context)
     done += _orphaned_journals(context)
+    done += leftovers.collect(context)
     context.network.ensure_names()
     done += _orphaned_directories(context)
     with context.images.changing():
@@ -74,8 +75,8 @@ def _orphaned_journals(context: Context) -> list[str]:
     known = {names.sandbox_owner(row.id): row for row in store.sandboxes()}
     done = []
     for owner, scope in store.journal_owners():
-        if scope == NETWORK:
-            continue  # release_networks sees to them, under the network's lock
+        if scope in (NETWORK, TRACE):
+            continue  # release_networks and leftovers see to them, under their locks
         if scope == LINK and owner in known:
             continue  # ending.recover has seen to them, or somebody is at work
         row = known.get(owner)

@@ -144,7 +144,7 @@ def _call(commands: str, flags: int) -> str:
         output: str = library.nft_ctx_get_output_buffer(context).decode(errors="replace")
         errors: str = library.nft_ctx_get_error_buffer(context).decode(errors="replace")
     if failed:
-        raise _refusal(errors)
+        raise refusal(errors)
     return output
 
 
@@ -223,8 +223,8 @@ _kept = _Kept()
 _NUMBERS = {os.strerror(number): number for number in (errno.ENOENT, errno.EEXIST, errno.EPERM, errno.EOPNOTSUPP, errno.EBUSY)}
 
 
-def _refusal(errors: str) -> Exception:
-    """The first line of what the library says; the lines below it show the command again."""
+def refusal(errors: str) -> Exception:
+    """The error for what the library says: the first line; those below it show the command again."""
     line = next((line for line in errors.splitlines() if "Error:" in line), errors.strip()[:200] or "no reason given")
     reason = line.partition("Error: ")[2] or line
     reason = reason.removeprefix("Could not process rule: ")

@@ -18,6 +18,12 @@ _MODULES = {
     "target": "netbox.packet.places",
     "Place": "netbox.packet.places",
     "Target": "netbox.packet.places",
+    "trace": "netbox.packet.tracing.follow",
+    "watch": "netbox.packet.tracing.watching",
+    "drops": "netbox.packet.tracing.dropping",
+    "Trace": "netbox.packet.tracing.values",
+    "Hop": "netbox.packet.tracing.values",
+    "Drop": "netbox.packet.tracing.values",
 }
 
 

@@ -1,0 +1,240 @@
+"""Recorded events and firewall passages into the hops of a trace. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from netbox.kernel.packet_event import CONSUME, DELIVER, DROP, TRANSMIT, PacketEvent
+from netbox.packet.tracing import values
+from netbox.packet.tracing.headers import Header, parse
+from netbox.packet.tracing.hooks import Passage, Role
+from netbox.packet.tracing.values import REPLY, REQUEST, Flow, Hop, RuleHit
+
+_SOCKET_FUNCTIONS = ("tcp_", "udp_", "udpv6_", "icmp_rcv", "icmpv6_rcv", "sctp_", "raw_", "ping_", "skb_consume_udp")
+_FIREWALL_REASON = "NETFILTER_DROP"
+_ELSEWHERE = ("OTHERHOST",)
+"""Copies that a bridge flooded: not this packet's end."""
+_NAT_VERDICTS = ("dnat", "snat", "masquerade", "redirect")
+
+
+class Surroundings(NamedTuple):
+    """What the assembly has to know about the machine.
+
+    ``labels`` are the names of network namespaces by inode, ``order`` the namespaces from the source to the destination. ``devices`` says
+    in words what a device is, by namespace and name (``bridge of network front``, ``to db``); ``bridges`` are those that are one.
+    """
+
+    labels: Mapping[int, str]
+    order: Sequence[int]
+    devices: Mapping[tuple[int, str], str]
+    bridges: frozenset[tuple[int, str]]
+
+    def label(self, netns: int) -> str:
+        """A namespace's name."""
+        return self.labels.get(netns) or (f"netns:{netns}" if netns else "?")
+
+
+@dataclass
+class _Direction:
+    """The state of one direction while hops are made."""
+
+    role: str
+    flow: Flow | None = None
+    nat: RuleHit | None = None
+    last: dict[int, RuleHit] = field(default_factory=dict)
+    out: dict[int, str] = field(default_factory=dict)
+
+
+class _Assembly:
+    def __init__(self, surroundings: Surroundings, start: int) -> None:
+        self.around = surroundings
+        self.hops: list[Hop] = []
+        self.time = start
+        self.start = start
+        self.directions = {role: _Direction(role) for role in (REQUEST, REPLY)}
+
+    def add(self, direction: _Direction, netns: int, kind: str, text: str, device: str = "", **more: object) -> None:
+        hop = Hop(self.time - self.start, self.around.label(netns), kind, text, device, direction.role, **more)  # type: ignore[arg-type]
+        self.hops.append(hop)
+
+    # -- addresses -----------------------------------------------------------------------------------------------------------------
+
+    def look(self, direction: _Direction, netns: int, header: Header | None) -> None:
+        """Notes what the packet looks like now; a change since the last look was NAT."""
+        if header is None or header.flow.protocol == "arp":
+            return
+        before, now = direction.flow, header.flow
+        direction.flow = now
+        if before is None:
+            verb = "sends" if direction.role == REQUEST else "answers with"
+            self.add(direction, netns, values.SENT, f"{verb} {described(now)}", flow=now)
+        if before is None or _addresses(before) == _addresses(now) or header.is_error or before.protocol != now.protocol:
+            return
+        sides = [name for name, changed in (("source", before[1:4:2] != now[1:4:2]), ("destination", before[2:5:2] != now[2:5:2])) if changed]
+        rule, direction.nat = direction.nat, None
+        back = " back (known connection)" if rule is None else ""
+        self.add(direction, netns, values.NAT, f"{' and '.join(sides)} translated{back}", before=before, flow=now, rule=rule)
+
+    # -- the firewall --------------------------------------------------------------------------------------------------------------
+
+    def passage(self, passage: Passage) -> None:
+        """The rules of a hook, and what was decided around them."""
+        direction, netns = self.directions[passage.role], passage.netns
+        self.look(direction, netns, passage.before)
+        if passage.hook == "forward":
+            self._forward(direction, passage)
+        elif passage.hook == "input":
+            self.add(direction, netns, values.ROUTE, "for this host itself" if self._is_host(netns) else "for this sandbox itself")
+        elif passage.hook == "output":
+            self._route(direction, netns, f"routed out by {self._described(netns, passage.out_device)}", passage.out_device)
+        elif direction.out.get(netns, passage.out_device) != passage.out_device:
+            # A new destination address is a new way.
+            self._route(direction, netns, f"routed anew, out by {self._described(netns, passage.out_device)}", passage.out_device)
+        for hit in passage.hits:
+            direction.last[netns] = hit
+            if hit.verdict in _NAT_VERDICTS:
+                direction.nat = hit
+            self.add(direction, netns, values.RULE, f"{passage.hook}: {hit.verdict}", rule=hit, flow=direction.flow)
+        self.look(direction, netns, passage.after)
+
+    def _forward(self, direction: _Direction, passage: Passage) -> None:
+        into, out = passage.in_device, passage.out_device
+        if into == out and (passage.netns, into) in self.around.bridges:
+            self.add(direction, passage.netns, values.BRIDGE, f"stays on {self._described(passage.netns, into)}", into)
+        else:
+            names = self._described(passage.netns, into), self._described(passage.netns, out)
+            self._route(direction, passage.netns, f"routed from {names[0]} to {names[1]}", out)
+
+    def _route(self, direction: _Direction, netns: int, text: str, device: str) -> None:
+        direction.out[netns] = device
+        self.add(direction, netns, values.ROUTE, text, device, flow=direction.flow)
+
+    def _is_host(self, netns: int) -> bool:
+        return self.around.labels.get(netns) in ("host", "lan")
+
+    def _described(self, netns: int, device: str) -> str:
+        words = self.around.devices.get((netns, device))
+        return f"{device} ({words})" if words else device
+
+    # -- devices, sockets, drops ---------------------------------------------------------------------------------------------------
+
+    def event(self, event: PacketEvent, role: str, header: Header | None) -> None:
+        """Something that the kernel did with the packet."""
+        direction = self.directions[role]
+        if event.kind in (TRANSMIT, DELIVER):
+            self.look(direction, event.netns, header)
+            kind = values.BRIDGE if (event.netns, event.device) in self.around.bridges else values.DEVICE
+            verb = "out by" if event.kind == TRANSMIT else "in by"
+            text = f"{verb} {self._described(event.netns, event.device)}"
+            self.add(direction, event.netns, kind, text, event.device, flow=direction.flow)
+        elif event.kind == DROP:
+            self._drop(event, direction)
+        else:
+            self.add(direction, event.netns, values.SOCKET, "taken by a socket", function=event.function, flow=direction.flow)
+
+    def _drop(self, event: PacketEvent, direction: _Direction) -> None:
+        at_the_end = event.netns == (self.around.order[0] if self.around.order else 0)
+        if direction.role == REPLY and at_the_end and event.reason != _FIREWALL_REASON:
+            # The prober reads answers beside the kernel, which has no socket for them.
+            self.add(direction, event.netns, values.SOCKET, "the answer has arrived", function=event.function, flow=direction.flow)
+            return
+        rule = direction.last.get(event.netns) if event.reason == _FIREWALL_REASON else None
+        self.add(
+            direction,
+            event.netns,
+            values.DROP,
+            f"dropped: {event.reason or 'no reason given'}",
+            event.device,
+            reason=event.reason,
+            function=event.function,
+            flow=direction.flow,
+            rule=rule,
+        )
+
+
+def described(flow: Flow) -> str:
+    """``TCP SYN 10.0.0.2:40000 → 10.0.0.3:80``."""
+    return " ".join(filter(None, (flow.protocol.upper().replace("ICMPV6", "ICMPv6"), flow.detail, str(flow))))
+
+
+def _addresses(flow: Flow) -> tuple[object, ...]:
+    return flow[1:5]
+
+
+def hops(events: Iterable[PacketEvent], passages: Sequence[Passage], role: Role, surroundings: Surroundings) -> tuple[Hop, ...]:
+    """The hops of a probe and of its answer. ``events`` may hold other packets too; ``role`` knows which are ours."""
+    chosen = _chosen(events, role, surroundings)
+    assembly = _Assembly(surroundings, chosen[0][0].time if chosen else 0)
+    pending: dict[tuple[int, str], list[Passage]] = {}
+    for passage in passages:
+        pending.setdefault((passage.netns, passage.role), []).append(passage)
+    previous: dict[tuple[int, str], str] = {}
+    for event, its_role, header in chosen:
+        key = (event.netns, its_role)
+        if its_role == REPLY and key not in previous:
+            # Whatever is answered has been taken in before.
+            for passage in pending.pop((event.netns, REQUEST), []):
+                assembly.passage(passage)
+        for passage in _due(pending.get(key, []), event, previous.get(key, ""), surroundings):
+            assembly.passage(passage)
+        previous[key] = event.kind
+        assembly.time = event.time
+        assembly.event(event, its_role, header)
+    for its_role in (REQUEST, REPLY):
+        for netns in surroundings.order if its_role == REQUEST else reversed(surroundings.order):
+            for passage in pending.pop((netns, its_role), []):
+                assembly.passage(passage)
+    return tuple(assembly.hops)
+
+
+def _chosen(events: Iterable[PacketEvent], role: Role, around: Surroundings) -> list[tuple[PacketEvent, str, Header | None]]:
+    """Our packets' events in the order of time, those without a device in the namespace where the packet was last."""
+    found: list[tuple[PacketEvent, str, Header | None]] = []
+    where: dict[int, int] = {}
+    for event in sorted(events, key=lambda event: event.time):
+        header = parse(event.packet)
+        known = role(header)
+        if known is None:
+            continue
+        event = event._replace(netns=event.netns or where.get(event.skb, 0))
+        where[event.skb] = event.netns
+        if event.kind == CONSUME and not event.function.startswith(_SOCKET_FUNCTIONS):
+            continue
+        if event.kind == DROP and event.reason in _ELSEWHERE and event.netns not in around.order:
+            continue
+        found.append((event, known, header))
+    return _answered_first(found)
+
+
+def _answered_first(found: list[tuple[PacketEvent, str, Header | None]]) -> list[tuple[PacketEvent, str, Header | None]]:
+    """The kernel frees a request after it has sent the answer: what became of it is told before the answer all the same."""
+    first = next((place for place, (_, role, _) in enumerate(found) if role == REPLY), None)
+    if first is None:
+        return found
+    answer = found[first][0]
+    for place in range(first + 1, len(found)):
+        event, role, header = found[place]
+        if role == REQUEST and event.kind in (DROP, CONSUME) and event.netns == answer.netns:
+            return [*found[:first], (event._replace(time=answer.time), role, header), *found[first:place], *found[place + 1 :]]
+    return found
+
+
+def _due(pending: list[Passage], event: PacketEvent, previous: str, around: Surroundings) -> list[Passage]:
+    """Takes out of ``pending`` the passages that came before the event."""
+    count = 0
+    if event.kind == TRANSMIT:
+        for place, passage in enumerate(pending):
+            out = passage.out_device
+            if passage.hook == "postrouting" and (out == event.device or (event.netns, out) in around.bridges):
+                count = place + 1
+                break
+    elif event.kind == DELIVER:
+        # A bridge shows the packet to the firewall when it comes in by a port, before it hands it up.
+        count = 1 if previous == DELIVER and pending and pending[0].hook == "prerouting" else 0
+    else:
+        count = len(pending)
+    taken = pending[:count]
+    del pending[:count]
+    return taken

@@ -1,0 +1,89 @@
+"""Where the legacy tables' trace records go: to netlink while somebody traces, and back to where they went before.
+
+The setting (``net.netfilter.nf_log.2``, per network namespace) is shared by all who trace, so it is journaled once, and whoever traces holds
+a shared lock: the last one to leave puts it back, and after a kill the next ``netbox gc`` (or trace) does. In a sandbox's namespace it is put
+back too, but not journaled: it goes with the namespace.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterable
+from types import TracebackType
+
+from netbox.engine import leftovers
+from netbox.engine.context import Context
+from netbox.errors import HostError, Unsupported
+from netbox.kernel import sysctl
+from netbox.kernel.namespaces import inside_netns
+from netbox.kernel.rule_trace import LOG_SYSCTL, LOG_TO_NETLINK, has_legacy_tables
+from netbox.network.facts import boot_id
+from netbox.settings import Settings
+
+FAMILIES = (4, 6)
+
+
+class LogRouting:
+    """Routes the logs of namespaces to netlink inside the block; ``host`` is the inode number of the host's namespace.
+
+    ``add`` is called for each namespace, and says whether it has legacy tables at all.
+    """
+
+    def __init__(self, settings: Settings, host: int) -> None:
+        self._settings = settings
+        self._context: Context | None = None
+        self._host = host
+        self._lock: int | None = None
+        self._sandboxes: list[tuple[int, str, str]] = []
+
+    def add(self, netns_fd: int, families: Iterable[int] = FAMILIES) -> bool:
+        """Routes the log of a namespace that has legacy tables. Raises ``HostError``."""
+        with inside_netns(netns_fd):
+            wanted = [family for family in families if has_legacy_tables(family)]
+            for family in wanted:
+                self._route(netns_fd, LOG_SYSCTL[family])
+        return bool(wanted)
+
+    def _route(self, netns_fd: int, name: str) -> None:
+        if os.fstat(netns_fd).st_ino == self._host:
+            if self._context is None or self._lock is None:
+                self._lock = leftovers.share(self._settings)
+                self._context = Context(self._settings)
+            journal = leftovers.journal(self._context)
+            old = sysctl.read(name)
+            if old == LOG_TO_NETLINK:
+                return
+            journal.record("sysctl", name=name, old=old, boot_id=boot_id())
+        else:
+            old = sysctl.read(name)
+            if old == LOG_TO_NETLINK:
+                return
+            self._sandboxes.append((os.dup(netns_fd), name, old))
+        sysctl.write(name, LOG_TO_NETLINK)
+
+    def close(self) -> None:
+        """Puts back what nobody else needs."""
+        for fd, name, old in self._sandboxes:
+            try:
+                with inside_netns(fd):
+                    sysctl.write(name, old)
+            except (HostError, Unsupported, OSError):
+                pass  # the namespace is on its way out
+            finally:
+                os.close(fd)
+        self._sandboxes.clear()
+        if self._lock is not None:
+            fcntl.flock(self._lock, fcntl.LOCK_UN)
+            os.close(self._lock)
+            self._lock = None
+        if self._context is not None:
+            leftovers.collect(self._context)
+            self._context.close()
+            self._context = None
+
+    def __enter__(self) -> LogRouting:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
