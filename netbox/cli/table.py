@@ -49,6 +49,9 @@ SECTIONS: dict[str, dict[str, Entry]] = {
         "stats": Entry("stats", "stats", "Show what sandboxes use, live"),
         "events": Entry("events", "events", "Print what happens to sandboxes"),
     },
+    "Packets": {
+        "why": Entry("why", "command", "Say why one sandbox reaches another or not, and what mends it"),
+    },
     "Networks, images, system": {
         "network": Entry("network", "command", "Manage networks, connect and disconnect sandboxes"),
         "image": Entry("image", "command", "Manage images"),

@@ -21,19 +21,12 @@ if TYPE_CHECKING:
 SANDBOX, HOST, LAN, ADDRESS = "sandbox", "host", "lan", "address"
 ICMP, TCP, UDP, SCTP = "icmp", "tcp", "udp", "sctp"
 
-OPEN, REFUSED, SILENT, NO_ROUTE, UNREACHABLE, EXPIRED, NO_PORT, ANSWERED, NOT_ASKED = (
-    "open",
-    "refused",
-    "silent",
-    "no route",
-    "unreachable",
-    "expired",
-    "no source port",
-    "answered",
-    "not asked",
-)
-"""What packets did: a handshake, a RST or port unreachable, nothing, no way found by the sender's kernel, an ICMP error, TTL exceeded, …"""
-REACHED = (OPEN, ANSWERED)
+OPEN, ANSWERED, DELIVERED = "open", "answered", "delivered"
+REFUSED, SILENT, NO_ROUTE, UNREACHABLE, EXPIRED = "refused", "silent", "no route", "unreachable", "expired"
+NO_PORT, NOT_ASKED = "no source port", "not asked"
+REACHED = (OPEN, ANSWERED, DELIVERED)
+"""What packets did: a handshake; an answer; taken by a socket that says nothing (UDP). Else a RST or port unreachable; nothing; no way found
+by the sender's kernel; an ICMP error; TTL exceeded; no port to send from; nothing was sent."""
 
 
 @dataclass(frozen=True)
@@ -280,12 +273,14 @@ class Observation:
     said: str = ""
     rtt: float | None = None
     large: str = ""
+    special: str = ""
     dropped_at: str = ""
     reason: str = ""
     function: str = ""
     place: str = ""
     owner: str = ""
     foreign: bool = False
+    taken: bool = False
     hops: tuple[str, ...] = ()
     trace: Mapping[str, Any] | None = None
     notes: tuple[str, ...] = ()

@@ -60,7 +60,7 @@ def internal_network(facts: Facts) -> Finding | None:
     way = "it has no way out" if box is one else "nothing outside reaches it"
     evidence = [("network", f"{item.network} is internal") for item in box.interfaces]
     if place:
-        evidence.append(("rule", f"{place} (of {owner})"))
+        evidence.append(("rule", f"{place}, of {_owner(owner)}"))
     command = ""
     if other is not None and other.interfaces and not _shared(facts):
         command = f"netbox network connect {network} {other.name}" if box is one else f"netbox network connect {network} {one.name}"
@@ -84,7 +84,7 @@ def other_network(facts: Facts) -> Finding | None:
     words, place, owner = _rule(facts)
     evidence = [("networks", f"{_networks(one)}, {_networks(other)}")]
     if place:
-        evidence.append(("rule", f"{place} (of {owner or 'nobody'})"))
+        evidence.append(("rule", f"{place}, of {_owner(owner)}"))
     network = next((item.network for item in other.interfaces if not item.internal), other.interfaces[0].network)
     return Finding(
         "other-network",
@@ -165,10 +165,15 @@ def _mend(facts: Facts, found: Ruling) -> tuple[str, str]:
     return f"{prefix}{variant} {option}-I {chain.name} {match}", ""
 
 
+def _owner(text: str) -> str:
+    """``network front`` for ``network:front``."""
+    return text.replace(":", " ", 1) if text else "somebody else"
+
+
 def _evidence(found: Ruling) -> tuple[tuple[str, str], ...]:
     decision = found.decision
     text = decision.rule.text if decision.rule else "policy DROP"
-    of = f" (of {decision.owner})" if decision.owner else ""
+    of = f", of {_owner(decision.owner)}" if decision.owner else ""
     ways = [item for item in (found.packet.in_interface and f"in {found.packet.in_interface}", found.packet.out_interface and f"out {found.packet.out_interface}") if item]
     lines = [("rule", f"{decision.place}{of}: {text}")]
     if ways:

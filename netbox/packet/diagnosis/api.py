@@ -1,0 +1,78 @@
+"""``why``: the question, from beginning to end."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from netbox.errors import UsageError
+from netbox.packet.diagnosis.explain import explain
+from netbox.packet.diagnosis.gather import Gatherer
+from netbox.packet.diagnosis.observe import observe
+from netbox.packet.diagnosis.predict import predict
+from netbox.packet.diagnosis.values import ICMP, SCTP, TCP, UDP, Answer, Request
+
+if TYPE_CHECKING:
+    from netbox.engine import Engine
+
+PROTOCOLS = (TCP, UDP, SCTP, ICMP)
+_TARGET = re.compile(r"(?:\[(?P<bracketed>[0-9a-fA-F:.]+)\]|(?P<plain>[^:\[\]/]+))(?::(?P<port>\d{1,5}))?(?:/(?P<protocol>[a-z]+))?")
+
+
+def why(
+    engine: Engine,
+    source: str,
+    target: str,
+    *,
+    protocol: str | None = None,
+    port: int | None = None,
+    ttl: int | None = None,
+    size: int | None = None,
+    timeout: float = 0.8,
+) -> Answer:
+    """Why ``source`` does or does not reach ``target``: what should happen, what packets do, and what would mend it.
+
+    ``source`` is a sandbox, ``host`` or ``lan``; ``target`` one of these or an address or name, with ``:PORT`` (and ``/udp``) where one is
+    meant. Without a protocol a port means tcp, and no port an ICMP echo. ``ttl`` and ``size`` (bytes of the IP packet) are the kernel's own
+    if not given; ``timeout`` is how many seconds an answer is waited for.
+
+    Raises:
+        UsageError: the target cannot be read, or has no port where one is needed.
+        NotFound: there is no such source.
+        NoPermission: not root.
+    """
+    name, written, given = parse_target(target)
+    number = port if port is not None else written
+    chosen = protocol or given or (TCP if number else ICMP)
+    if chosen not in PROTOCOLS:
+        raise UsageError(f"no such protocol: {chosen}", f"choose from {', '.join(PROTOCOLS)}")
+    if chosen != ICMP and not number:
+        raise UsageError(f"{target} has no port, and {chosen} needs one", f"write it as {name}:80")
+    if number is not None and not 0 < number < 65536:
+        raise UsageError(f"port {number} is out of range", "ports are 1 to 65535")
+    request = Request(chosen, number or 0 if chosen != ICMP else 0, ttl, size, timeout=timeout)
+    return _answer(engine, source, name, request)
+
+
+def _answer(engine: Engine, source: str, target: str, request: Request) -> Answer:
+    gatherer = Gatherer(engine, source, target, request)
+    try:
+        facts = gatherer.gather()
+        prediction = predict(facts)
+        return explain(facts, prediction, observe(engine, facts, prediction, gatherer.opened))
+    finally:
+        gatherer.opened.close()
+
+
+def parse_target(text: str) -> tuple[str, int | None, str | None]:
+    """The name or address, the port and the protocol of ``db``, ``db:80``, ``10.0.0.1:53/udp``, ``[fd00::1]:80``, ``fd00::1``.
+
+    Raises:
+        UsageError: it is none of these.
+    """
+    if text.count(":") > 1 and not text.startswith("["):
+        return text, None, None  # an IPv6 address by itself
+    found = _TARGET.fullmatch(text)
+    if found is None:
+        raise UsageError(f"{text!r} is no target", "write it as NAME, NAME:PORT, ADDRESS:PORT or [IPV6]:PORT")
+    return found["bracketed"] or found["plain"], int(found["port"]) if found["port"] else None, found["protocol"]

@@ -1,0 +1,69 @@
+"""What packets really do: an ordinary attempt, and one packet whose way the kernel reports.
+
+The attempt says what a program would meet. Where it fails, one more packet with the same addresses is followed through devices, rules and
+namespaces, so that the place where it dies is known. Both are sent from the source's network namespace.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from netbox.errors import NetboxError
+from netbox.packet.diagnosis.attempt import Attempt, attempt, echo
+from netbox.packet.diagnosis.gather import Opened
+from netbox.packet.diagnosis.values import DELIVERED, NOT_ASKED, REACHED, SILENT, UDP, Facts, Observation, Prediction
+
+if TYPE_CHECKING:
+    from netbox.engine import Engine
+
+
+def observe(engine: Engine, facts: Facts, prediction: Prediction, opened: Opened) -> Observation:
+    """Sends packets, if there is anybody to send them and an address to send them to. Takes little more than the request's timeout."""
+    if not facts.address or (facts.source_box is not None and opened.source < 0):
+        return Observation()
+    special = prediction.blocked.source_port if prediction.blocked else 0
+    size = next((item.size for item in (prediction.blocked, *prediction.notes) if item and item.size), 0)
+    source = opened.source if facts.source is not facts.host else -1
+    with ThreadPoolExecutor(4) as pool:
+        tries: dict[str, Callable[[], Attempt]] = {"plain": lambda: attempt(source, facts.address, facts.port, facts.request)}
+        if special:
+            tries["special"] = lambda: attempt(source, facts.address, facts.port, facts.request, special)
+        if size:
+            plain = replace(facts.request, size=None)
+            tries["small"] = lambda: echo(source, facts.address, plain)
+            tries["large"] = lambda: echo(source, facts.address, plain, size)
+        running = {name: pool.submit(task) for name, task in tries.items()}
+        traced = pool.submit(_trace, engine, facts, opened)
+        try:
+            results = {name: future.result() for name, future in running.items()}
+        except OSError as error:
+            return Observation(notes=(f"no packet could be sent: {error.strerror or error}",))
+        found = traced.result()
+    plain_result = results["plain"]
+    found = replace(found, outcome=plain_result.outcome, said=plain_result.said, rtt=plain_result.rtt)
+    if "special" in results:
+        found = replace(found, special="" if results["special"].outcome == NOT_ASKED else results["special"].outcome)
+    if "large" in results and results["small"].outcome in REACHED:
+        found = replace(found, large=results["large"].outcome)
+    return _of_udp(facts, found)
+
+
+def _of_udp(facts: Facts, found: Observation) -> Observation:
+    """A datagram that was taken in and not answered has arrived: UDP owes no answer."""
+    if facts.request.protocol != UDP or found.outcome != SILENT or not found.taken:
+        return found
+    return replace(found, outcome=DELIVERED, said="a socket took the datagram, and did not answer")
+
+
+def _trace(engine: Engine, facts: Facts, opened: Opened) -> Observation:
+    from netbox.packet.diagnosis import following
+
+    try:
+        return following.follow(engine, facts, opened)
+    except (NetboxError, OSError) as error:
+        return Observation(notes=(f"the packet could not be followed: {error}",))
+
+
