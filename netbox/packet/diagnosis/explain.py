@@ -49,6 +49,8 @@ def explain(facts: Facts, prediction: Prediction, observation: Observation) -> A
         if observation.special and observation.special not in REACHED:
             return _blocked(facts, prediction, observation, found)
         found = None if observation.special else found
+    if found is not None and found.size and observation.large and observation.large not in REACHED:
+        return _blocked(facts, prediction, observation, found)
     if observation.reached:
         if found is not None and observation.outcome in found.expect:
             return _blocked(facts, prediction, observation, found)

@@ -24,6 +24,7 @@ _A, _AAAA, _IN = 1, 28, 1
 _SERVFAIL, _NXDOMAIN = 2, 3
 _CODES = {1: "FORMERR", 2: "SERVFAIL", 3: "NXDOMAIN", 4: "NOTIMP", 5: "REFUSED"}
 _PORT = 53
+_ALIVE = "says SERVFAIL"  # the server is there; those that it asks are not
 
 
 class _Config(NamedTuple):
@@ -52,7 +53,7 @@ def resolve(name: str, root: str, netns_fd: int) -> Resolution:
     result = Resolution(name, SILENT, (), config.servers)
     for candidate in candidates(name, config.search, config.ndots):
         result = _ask(name, candidate, config.servers, netns_fd)
-        if result.outcome != UNKNOWN:
+        if result.outcome == FOUND or (result.outcome == SILENT and _ALIVE not in result.said):
             break
     return result
 
@@ -155,7 +156,7 @@ def _ask(name: str, candidate: str, servers: tuple[str, ...], netns_fd: int) -> 
                 if code == _NXDOMAIN or len(empty) == len(questions):
                     return Resolution(name, UNKNOWN, (), servers, f"{server} says {_CODES.get(code, 'that it has no address')}")
                 if code == _SERVFAIL:
-                    said = f"{server} says SERVFAIL: the servers behind it do not answer"
+                    said = f"{server} {_ALIVE}: the servers behind it do not answer"
                     del waiting[sock]
                 elif code > 0:
                     return Resolution(name, REFUSED, (), servers, f"{server} says {_CODES.get(code, str(code))}")

@@ -101,8 +101,8 @@ def other_network(facts: Facts) -> Finding | None:
 def refused_by_rules(facts: Facts) -> Finding | None:
     """Any other rule on the way: of netbox (a network, a sandbox, a policy), or of somebody else."""
     found = path.refusal(facts)
-    if found is None:
-        return None
+    if found is None or found.decision.owner.startswith("impair:"):
+        return None  # an impairment is a cause of its own
     return _own(facts, found) if found.decision.owner else _foreign(facts, found)
 
 

@@ -1,0 +1,251 @@
+"""``why``: every cause set up for real, recognised, and told from the others."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+from netbox.engine import Engine
+from netbox.packet.diagnosis.api import why
+from tests.e2e.why_lab import IMPATIENCE, WhyLab
+from tests.support.host import Neighbour
+from tests.support.waiting import wait_until
+
+
+@pytest.fixture
+def lab(engine: Engine) -> Iterator[WhyLab]:
+    """web and peer on front, db on back."""
+    made = WhyLab(engine)
+    try:
+        for name in ("front", "back"):
+            made.network(name)
+        made.box("web")
+        made.box("peer")
+        made.box("db", "back")
+        yield made
+    finally:
+        made.close()
+
+
+def test_networks(lab: WhyLab) -> None:
+    lab.serve("web", 80)
+    lab.serve("db", 5432)
+    answer = lab.reaches("peer", "web:80")
+    assert answer.sentence == "peer reaches web:80 over network front"
+    assert answer.cause == "reachable"
+    answer = lab.fails("web", "db:5432", "other-network")
+    assert answer.sentence.startswith("web cannot reach db:5432: they share no network (web is on front, db on back), so the packet is dropped")
+    assert "NETBOX-INGRESS rule" in answer.sentence
+    assert answer.observation.owner == "network back"
+    assert answer.command == "netbox network connect back web"
+    lab.engine.get("web").connect("back")
+    assert lab.reaches("web", "db:5432").sentence == "web reaches db:5432 over network back"
+    lab.network("inner", internal=True)
+    lab.box("hidden", "inner")
+    assert "hidden is on inner only, an internal network" in lab.fails("peer", "hidden", "internal-network").sentence
+    answer = lab.fails("hidden", "db:5432", "internal-network")
+    assert answer.command == "netbox network connect inner db"
+    assert "no way out" in lab.fails("hidden", "192.0.2.1:80", "internal-network").sentence
+
+
+def test_published_ports(lab: WhyLab, outside: Neighbour) -> None:
+    lab.box("pub", ports=["8080:80", "127.0.0.1:8081:80"])
+    lab.serve("pub", 80)
+    gateway = lab.endpoint("peer")["gateway"]
+    answer = lab.reaches("peer", f"{outside.host_address}:8080")
+    assert "by the port that pub publishes" in answer.sentence
+    assert ("DNAT", f"{outside.host_address}:8080 → {lab.address('pub')}:80, published by pub") in answer.evidence
+    assert lab.reaches("host", "pub:8080").cause == "reachable"
+    assert lab.reaches("db", f"{outside.host_address}:8080").cause == "reachable"
+    answer = lab.fails("db", f"{gateway}:8081", "published-elsewhere")
+    assert "pub publishes port 8081 on 127.0.0.1 only" in answer.sentence
+    lab.fails("host", f"{outside.host_address}:8081", "published-elsewhere")
+    lab.fails("db", f"{outside.host_address}:8082", "not-published")
+    lab.fails("peer", "host:8082", "not-listening")
+    subprocess.run(["iptables-legacy", "-t", "nat", "-F", "NETBOX-PUBLISH"], check=True)
+    answer = lab.fails("peer", f"{outside.host_address}:8080", "rules-missing")
+    assert answer.command == "netbox repair"
+
+
+def test_listening(lab: WhyLab) -> None:
+    answer = lab.fails("peer", "web:80", "not-listening")
+    assert answer.observation.outcome == "refused"
+    lab.fails("peer", "web:53", "not-listening", protocol="udp")
+    lab.serve("web", 81, address="127.0.0.1")
+    assert "127.0.0.1:81 only" in lab.fails("peer", "web:81", "listening-elsewhere").sentence
+    lab.serve("web", 53, "udp")
+    assert lab.reaches("peer", "web:53/udp").cause == "reachable"
+    with lab.socket("web", socket.SOCK_DGRAM) as silent:
+        silent.bind(("0.0.0.0", 54))
+        answer = lab.fails("peer", "web:55/udp", "not-listening")
+    with lab.socket("web") as listener, lab.socket("peer") as first, lab.socket("peer") as second:
+        listener.bind(("0.0.0.0", 82))
+        listener.listen(0)
+        first.connect((lab.address("web"), 82))
+        second.setblocking(False)
+        second.connect_ex((lab.address("web"), 82))
+        answer = lab.fails("peer", "web:82", "backlog-full")
+        assert "does not accept" in answer.sentence
+
+
+def test_a_datagram_that_nobody_answers_has_arrived(lab: WhyLab) -> None:
+    with lab.socket("web", socket.SOCK_DGRAM) as silent:
+        silent.bind(("0.0.0.0", 54))
+        answer = why(lab.engine, "peer", "web:54/udp", timeout=IMPATIENCE)
+    assert (answer.reachable, answer.observation.outcome) == (True, "delivered"), answer.to_json()
+
+
+def test_routes(lab: WhyLab, outside: Neighbour) -> None:
+    with outside.inside():
+        lab.serve("", 7000)
+    assert "by way of the host and eth0" in lab.reaches("web", f"{outside.address}:7000").sentence
+    bridge = lab.endpoint("web")["bridge"]
+    lab.fails("web", outside.address, "ttl-expired", ttl=1)
+    lab.sysctl("web", "net/ipv4/ip_default_ttl", "1")
+    answer = lab.fails("web", f"{outside.address}:7000", "ttl-expired")
+    assert answer.observation.outcome == "expired"
+    lab.sysctl("web", "net/ipv4/ip_default_ttl", "64")
+    lab.sysctl("", f"net/ipv4/conf/{bridge}/rp_filter", "1")
+    lab.ip("", f"route add {lab.address('web')} via {outside.address}")
+    answer = lab.fails("web", f"{outside.address}:7000", "reverse-path-filter")
+    assert answer.observation.reason == "IP_RPFILTER"
+    lab.ip("", f"route del {lab.address('web')}")
+    lab.sysctl("", "net/ipv4/ip_forward", "0")
+    lab.fails("web", f"{outside.address}:7000", "forwarding-off")
+    lab.sysctl("", "net/ipv4/ip_forward", "1")
+    lab.ip("web", "route del default")
+    answer = lab.fails("web", f"{outside.address}:7000", "no-route")
+    assert answer.observation.outcome == "no route"
+    assert answer.command is not None
+    subprocess.run(answer.command.split(), check=True)
+    lab.reaches("web", f"{outside.address}:7000")
+    lab.ip("peer", "route add blackhole 10.99.0.0/16")
+    assert "blackhole" in lab.fails("peer", "10.99.0.1", "no-route").sentence
+
+
+def test_foreign_rules(lab: WhyLab) -> None:
+    lab.serve("web", 80)
+    subprocess.run(["iptables-legacy", "-I", "FORWARD", "-p", "tcp", "--dport", "80", "-j", "DROP"], check=True)
+    answer = lab.fails("peer", "web:80", "foreign-rule")
+    assert "filter FORWARD rule 1 (legacy iptables)" in answer.sentence
+    assert answer.command == "iptables-legacy -D FORWARD 1"
+    subprocess.run(answer.command.split(), check=True)
+    lab.reaches("peer", "web:80")
+    subprocess.run(["iptables-nft", "-P", "FORWARD", "DROP"], check=True)
+    answer = lab.fails("peer", "web:80", "foreign-rule")
+    assert "ip filter FORWARD policy (nf_tables)" in answer.sentence
+    subprocess.run(["iptables-nft", "-P", "FORWARD", "ACCEPT"], check=True)
+    rules = "table inet mine { chain forward { type filter hook forward priority 5; tcp dport { 80, 81 } reject; } ; }"
+    subprocess.run(["nft", rules], check=True)
+    answer = lab.fails("peer", "web:80", "foreign-rule")
+    assert "inet mine forward rule 1 (nf_tables)" in answer.sentence
+    subprocess.run(["nft", "delete table inet mine"], check=True)
+    subprocess.run(["nft", "flush ruleset"], check=True)
+    lab.execute("web", "iptables-legacy", "-A", "INPUT", "-p", "tcp", "-j", "DROP")
+    assert "inside web" in lab.fails("peer", "web:80", "foreign-rule").sentence
+
+
+def test_macs_and_links(lab: WhyLab) -> None:
+    lab.serve("web", 80)
+    web, peer = lab.endpoint("web"), lab.endpoint("peer")
+    lab.ip("peer", f"neighbour replace {web['address']} lladdr 02:00:00:00:00:99 dev eth0 nud permanent")
+    answer = lab.fails("peer", "web:80", "wrong-mac")
+    assert answer.command is not None
+    subprocess.run(answer.command.split(), check=True)
+    lab.reaches("peer", "web:80")
+    lab.ip("peer", f"neighbour replace {web['address']} lladdr 02:00:00:00:00:99 dev eth0 nud reachable")
+    lab.fails("peer", "web:80", "stale-neighbour")
+    lab.ip("peer", "neighbour flush dev eth0")
+    lab.reaches("peer", "web:80")
+    lab.box("twin")
+    lab.ip("twin", f"link set eth0 address {web['mac_address']}")
+    lab.ip("twin", "neighbour flush dev eth0")
+    with lab.socket("twin", socket.SOCK_DGRAM) as client:
+        client.sendto(b"?", (peer["address"], 9))  # the bridge learns where the MAC is now
+    answer = lab.fails("peer", "web:80", "duplicate-mac")
+    assert "web and twin have the same MAC" in answer.sentence
+    assert answer.command is not None
+    subprocess.run(answer.command.split(), check=True)
+    lab.ip("", f"link set {web['host_interface']} down")
+    answer = lab.fails("peer", "web:80", "link-down")
+    assert answer.command == f"ip link set {web['host_interface']} up"
+    lab.ip("", f"link set {web['host_interface']} up")
+    lab.ip("peer", "link set eth0 down")
+    assert "eth0 of peer is down" in lab.fails("peer", "web:80", "link-down").sentence
+
+
+def test_states(lab: WhyLab) -> None:
+    lab.serve("web", 80)
+    lab.boxes["web"].pause()
+    answer = lab.fails("peer", "web:80", "target-paused")
+    assert answer.command == "netbox unpause web"
+    lab.fails("web", "peer", "source-paused")
+    lab.boxes["web"].unpause()
+    lab.reaches("peer", "web:80")
+    lab.boxes["db"].kill()
+    lab.boxes["db"].wait(timeout=30)
+    wait_until(lambda: lab.engine.get("db").state == "exited", "the end of db", timeout=30)
+    answer = lab.fails("web", "db:80", "target-not-running")
+    assert answer.command == "netbox start db"
+    lab.fails("db", "web:80", "source-not-running")
+
+
+def test_names(lab: WhyLab, outside: Neighbour) -> None:
+    lab.box("plain", "bridge")
+    answer = lab.fails("peer", "wbe:80", "name-unknown")
+    assert answer.mend == "did you mean web?"
+    answer = lab.fails("plain", "example.org:80", "dns-down")
+    assert outside.address in answer.sentence
+
+
+def test_source_ports(lab: WhyLab) -> None:
+    lab.serve("web", 80)
+    lab.sysctl("peer", "net/ipv4/ip_local_port_range", "50000 50001")
+    with lab.socket("web") as listener, lab.socket("peer") as first, lab.socket("peer") as second:
+        listener.bind(("0.0.0.0", 83))
+        listener.listen(8)
+        for sock in (first, second):
+            sock.connect((lab.address("web"), 83))
+        answer = lab.fails("peer", "web:83", "source-ports-used-up")
+        assert answer.observation.outcome == "no source port"
+        lab.reaches("peer", "web:80")
+
+
+def test_a_stale_connection(lab: WhyLab) -> None:
+    lab.box("dns", ports=["8053:53/udp"])
+    lab.serve("dns", 53, "udp")
+    gateway = lab.endpoint("peer")["gateway"]
+    rule = "PREROUTING -p udp --dport 8053 -j DNAT --to 10.211.0.77:53".split()
+    with lab.socket("peer", socket.SOCK_DGRAM) as client:
+        client.bind(("0.0.0.0", 5353))
+        subprocess.run(["iptables-legacy", "-t", "nat", "-I", *rule], check=True)
+        client.sendto(b"?", (gateway, 8053))
+        subprocess.run(["iptables-legacy", "-t", "nat", "-D", *rule], check=True)
+    answer = lab.fails("peer", f"{gateway}:8053/udp", "stale-connection")
+    assert "10.211.0.77" in answer.sentence
+    assert answer.command is not None
+    subprocess.run(answer.command.split(), check=True)
+    lab.reaches("peer", f"{gateway}:8053/udp")
+
+
+def test_large_packets(lab: WhyLab) -> None:
+    lab.serve("web", 80)
+    lab.ip("web", "link set eth0 mtu 1400")
+    answer = lab.fails("peer", "web:80", "mtu", size=1500)
+    answer = why(lab.engine, "peer", "web:80", timeout=IMPATIENCE)
+    assert (answer.reachable, answer.cause) == (True, "mtu"), answer.to_json()
+    assert "with small packets only" in answer.sentence
+
+
+def test_impairments(lab: WhyLab) -> None:
+    lab.serve("web", 80)
+    lab.boxes["web"].impair(rate="1mbit")
+    answer = lab.reaches("peer", "web:80")
+    assert (answer.cause, answer.command) == ("impairment", "netbox impair web --off")
+    lab.boxes["web"].impair(loss="100%", direction="in")
+    lab.fails("peer", "web:80", "impairment")
+    lab.boxes["web"].lift_impairments()
+    assert lab.reaches("peer", "web:80").cause == "reachable"
