@@ -218,14 +218,14 @@ def test_a_stale_connection(lab: WhyLab) -> None:
     lab.box("dns", ports=["8053:53/udp"])
     lab.serve("dns", 53, "udp")
     gateway = lab.endpoint("peer")["gateway"]
-    rule = "PREROUTING -p udp --dport 8053 -j DNAT --to 10.211.0.77:53".split()
+    rule = f"PREROUTING -p udp --dport 8053 -j DNAT --to {lab.address('db')}:53".split()
     with lab.socket("peer", socket.SOCK_DGRAM) as client:
         client.bind(("0.0.0.0", 5353))
         subprocess.run(["iptables-legacy", "-t", "nat", "-I", *rule], check=True)
         client.sendto(b"?", (gateway, 8053))
         subprocess.run(["iptables-legacy", "-t", "nat", "-D", *rule], check=True)
     answer = lab.fails("peer", f"{gateway}:8053/udp", "stale-connection")
-    assert "10.211.0.77" in answer.sentence
+    assert f"{lab.address('db')}:53 (db), instead of" in answer.sentence
     assert answer.command is not None
     subprocess.run(answer.command.split(), check=True)
     lab.reaches("peer", f"{gateway}:8053/udp")

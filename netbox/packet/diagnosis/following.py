@@ -71,7 +71,10 @@ def _crafted(facts: Facts) -> packets.Crafted:
 def observed(hops: Sequence[Hop], document: Mapping[str, Any], facts: Facts) -> Observation:
     """What the hops say. Pure."""
     dropped = next((hop for hop in hops if hop.kind == values.DROP and not _is_our_own_reset(hop, facts)), None)
-    taken = any(hop.kind == values.SOCKET and hop.direction == values.REQUEST for hop in hops)
+    requests = [hop for hop in hops if hop.direction == values.REQUEST]
+    # A datagram that waits in a socket's queue is no event yet: that it is in and was not dropped has to do.
+    inside = facts.target is not None and any(hop.netns == facts.target.label and hop.kind == values.ROUTE for hop in requests)
+    taken = any(hop.kind == values.SOCKET for hop in requests) or (inside and dropped is None)
     ways = tuple(dict.fromkeys(f"{hop.device} of {hop.netns}" for hop in hops if hop.device and hop.direction == values.REQUEST))
     if dropped is None:
         return Observation(taken=taken, hops=ways, trace=document)

@@ -162,6 +162,8 @@ class Gatherer:
             if not facts.host.has(address) or facts.translated is None:
                 own_address = facts.source_address if inward else ""
                 facts = replace(facts, host_route=self._route(-1, address, own_address, inward))
+            if inward and own:
+                facts = replace(facts, back_route=self._route(-1, own))
         box = facts.target_box
         holder = next((item for item in facts.boxes if item.runs and any(i.address == facts.destination[0] for i in item.interfaces)), None)
         if holder is not None and (box is None or box.id != holder.id) and facts.target_kind != SANDBOX:

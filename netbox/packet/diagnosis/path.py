@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
+from netbox.kernel.inspection import RouteFact
 from netbox.packet.diagnosis import publishing
 from netbox.packet.diagnosis.publishing import endpoint, source_interface, target_interface
 from netbox.packet.diagnosis.rules import ACCEPT, Decision, Packet, decide
@@ -138,6 +140,23 @@ def _who(facts: Facts, address: str) -> str:
         return "the host"
     box = publishing.holder(facts, address)
     return box.name if box else address
+
+
+def filtered_by_reverse_path(
+    space: Namespace, interface: str, arrival: RouteFact | None, back: RouteFact | None
+) -> tuple[str, str] | None:
+    """Whose rp_filter drops what comes in by an interface (``all`` or the interface), and its value; ``None`` when none does.
+
+    The larger of the two values counts: 1 wants the way back by the same interface, 2 any way back (ip-sysctl, rp_filter). Kernels before
+    6.13 answer a lookup with EXDEV then, later ones with EINVAL.
+    """
+    if not interface or arrival is None or back is None or arrival.error not in (errno.EXDEV, errno.EINVAL):
+        return None
+    own, everywhere = space.sysctl(f"net/ipv4/conf/{interface}/rp_filter", "0"), space.sysctl("net.ipv4.conf.all.rp_filter", "0")
+    scope, value = (interface, own) if own >= everywhere else ("all", everywhere)
+    if (value == "1" and (back.error or back.interface != interface)) or (value == "2" and back.error):
+        return scope, value
+    return None
 
 
 def throttles(facts: Facts) -> list[Throttle]:

@@ -165,8 +165,8 @@ class Facts:
 
     ``address`` and ``port`` are where the source sends to. ``translated`` is where the host's rules lead such a packet, ``declared`` where
     the published port of a sandbox should lead it. ``host_interface`` is where what the source sends comes to the host, empty when it does
-    not. The routes: of the source, of the host, of the target for what arrives (from ``source_seen``) and for the answer; ``None`` where
-    there is none of the kind. ``boxes`` are all sandboxes of this machine. ``problems`` are facts that could not be had, in words.
+    not. The routes: of the source, of the host (and its own way back to the source), of the target for what arrives (from ``source_seen``) and
+    for the answer; ``None`` where there is none of the kind. ``boxes`` are all sandboxes of this machine. ``problems`` are facts that could not be had, in words.
     """
 
     request: Request
@@ -187,6 +187,7 @@ class Facts:
     source_route: RouteFact | None = None
     host_interface: str = ""
     host_route: RouteFact | None = None
+    back_route: RouteFact | None = None
     source_seen: str = ""
     arrival_route: RouteFact | None = None
     return_route: RouteFact | None = None

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import os
 
+from netbox.packet.diagnosis import path
 from netbox.packet.diagnosis.publishing import target_interface
 from netbox.packet.diagnosis.values import NO_ROUTE, SILENT, UNREACHABLE, Facts, Finding
 
@@ -12,17 +12,19 @@ from netbox.packet.diagnosis.values import NO_ROUTE, SILENT, UNREACHABLE, Facts,
 def reverse_path(facts: Facts) -> Finding | None:
     """The target would answer by another interface, and its rp_filter is strict."""
     end = target_interface(facts)
-    if facts.arrival_route is None or facts.arrival_route.error != errno.EXDEV or end is None or facts.target_box is None:
+    if end is None or facts.target_box is None or facts.target is None:
         return None
-    name = facts.target_box.name
+    found = path.filtered_by_reverse_path(facts.target, end.interface, facts.arrival_route, facts.return_route)
+    if found is None:
+        return None
+    name, (scope, value) = facts.target_box.name, found
     back = facts.return_route.interface if facts.return_route and not facts.return_route.error else "no interface"
-    scope = "all" if facts.target is not None and facts.target.sysctl("net.ipv4.conf.all.rp_filter") == "1" else end.interface
     return Finding(
         "reverse-path-filter",
         f"the reverse path filter of {name} drops it: it came in by {end.interface}, and an answer to {facts.source_seen} would leave by {back}",
         f"coming in by {end.interface} of {name}",
-        evidence=(("route", f"in {name}, for {facts.source_seen}: {back}"), ("rp_filter", f"1 on {scope} of {name}")),
-        command=f"nsenter -t {facts.target_box.pid} -n sysctl -w net.ipv4.conf.{scope}.rp_filter=2",
+        evidence=(("route", f"in {name}, for {facts.source_seen}: {back}"), ("rp_filter", f"{value} on {scope} of {name}")),
+        command=f"nsenter -t {facts.target_box.pid} -n sysctl -w net.ipv4.conf.{scope}.rp_filter={'2' if value == '1' else '0'}",
         expect=(SILENT,),
     )
 

@@ -15,6 +15,7 @@ from netbox.packet.diagnosis.values import (
     REFUSED,
     SANDBOX,
     SILENT,
+    UDP,
     UNREACHABLE,
     Facts,
     Finding,
@@ -25,6 +26,8 @@ _THROUGH_HOST = (path.FORWARDED, path.TO_HOST)
 
 def stale_connection(facts: Facts) -> Finding | None:
     """An entry of the connection table that sends packets of this source and destination somewhere else than they should go now."""
+    if facts.request.protocol != UDP:
+        return None  # a TCP connection that has ended leaves an entry too, which concerns nobody
     wanted = facts.destination
     for item in facts.connections:
         to = (item.original.destination, item.original.port)
@@ -55,18 +58,19 @@ def stale_connection(facts: Facts) -> Finding | None:
 
 
 def reverse_path(facts: Facts) -> Finding | None:
-    """The host would send an answer to the source by another interface, and rp_filter is strict."""
-    if facts.host_route is None or facts.host_route.error != errno.EXDEV:
-        return None
+    """The host would send an answer to the source by another interface, and rp_filter is strict; or it has no way back at all."""
     name = facts.host_interface
-    value = max(facts.host.sysctl(f"net/ipv4/conf/{name}/rp_filter", "0"), facts.host.sysctl("net.ipv4.conf.all.rp_filter", "0"))
+    found = path.filtered_by_reverse_path(facts.host, name, facts.host_route, facts.back_route)
+    if not found or facts.back_route is None:
+        return None
+    scope, value = found
+    back = facts.back_route.interface or "no interface"
     return Finding(
         "reverse-path-filter",
-        f"the host's reverse path filter drops it: an answer to {facts.source_address} would not leave by {name}, where the packet came in",
+        f"the host's reverse path filter drops it: it came in by {name}, and an answer to {facts.source_address} would leave by {back}",
         f"coming in by {name} of the host",
-        evidence=(("rp_filter", f"{value} on {name} of the host"), ("source", facts.source_address)),
-        command=f"sysctl -w net.ipv4.conf.{name}.rp_filter=2" if facts.host.sysctl("net.ipv4.conf.all.rp_filter", "0") != "1" else
-        "sysctl -w net.ipv4.conf.all.rp_filter=2",
+        evidence=(("route", f"on the host, for {facts.source_address}: {back}"), ("rp_filter", f"{value} on {scope} of the host")),
+        command=f"sysctl -w net.ipv4.conf.{scope}.rp_filter={'2' if value == '1' else '0'}",
         expect=(SILENT,),
     )
 
@@ -159,7 +163,7 @@ def forwarding_off(facts: Facts) -> Finding | None:
     inner = f"net.ipv4.conf.{facts.host_interface}.forwarding"
     if facts.host.sysctl(name, "1") == "0":
         because, command = f"the host does not forward packets: {name} is 0", f"sysctl -w {name}=1"
-    elif facts.host_route.error == errno.EHOSTUNREACH and facts.host.sysctl(f"net/ipv4/conf/{facts.host_interface}/forwarding") == "0":
+    elif facts.host_route.error and facts.host.sysctl(f"net/ipv4/conf/{facts.host_interface}/forwarding") == "0":
         because, command = f"the host does not forward what comes in by {facts.host_interface}: {inner} is 0", f"sysctl -w {inner}=1"
     else:
         return None
@@ -179,9 +183,10 @@ def no_route(facts: Facts) -> Finding | None:
     if route is None or route.error == 0 or path.kind(facts) not in (path.FORWARDED, path.FROM_HOST):
         return None
     address = facts.destination[0]
+    martian = route.error in (errno.EINVAL, errno.EXDEV)
     return Finding(
         "no-route",
-        f"the host has no route to {address}",
+        f"the host refuses a packet from {facts.source_address} that comes in there" if martian else f"the host has no route to {address}",
         "routing on the host",
         evidence=(("route", f"on the host, for {address}: {os.strerror(route.error)}"),),
         mend=f"give the host a route to {address}",
