@@ -51,6 +51,7 @@ SECTIONS: dict[str, dict[str, Entry]] = {
     },
     "Packets": {
         "why": Entry("why", "command", "Say why one sandbox reaches another or not, and what mends it"),
+        "probe": Entry("probe", "probe", "Send packets from one place to another and say what comes back"),
     },
     "Networks, images, system": {
         "network": Entry("network", "command", "Manage networks, connect and disconnect sandboxes"),

@@ -9,6 +9,8 @@ an address, with a port where one was written: ``db``, ``db:5432``, ``db:53/udp`
   any other port is one inside it, at its own address
 - from the lan: a published port, by host port first and by inside port then, at the host's address on that lan; what is not published is
   asked for at the sandbox's own address, by way of the host
+
+``finding`` turns names into these values.
 """
 
 from __future__ import annotations
@@ -16,9 +18,10 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from netbox.errors import NotFound, UsageError, WrongState, host_error
+from netbox.errors import WrongState, host_error
+from netbox.kernel.processes import start_time
 from netbox.spec import PortSpec
 
 if TYPE_CHECKING:
@@ -53,10 +56,28 @@ class Place:
             WrongState: the sandbox has ended.
             HostError: the kernel refuses.
         """
-        raise NotImplementedError
+        try:
+            if self.neighbour is not None:
+                return os.dup(self.neighbour.fd)
+            if self.pid is None:
+                return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+            fd = os.open(f"/proc/{self.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        except (FileNotFoundError, ProcessLookupError) as error:
+            raise self._ended() from error
+        except OSError as error:
+            raise host_error("enter", f"the network of {self.title}", error) from error
+        if start_time(self.pid) != self.pid_start:  # asked after it was opened: the number may be another process's by now
+            os.close(fd)
+            raise self._ended()
+        return fd
+
+    def _ended(self) -> WrongState:
+        return WrongState(f"{self.title} has just ended", f"start it again (netbox start {self.title})")
 
     def close(self) -> None:
         """Takes down a neighbour that was made for this place."""
+        if self.neighbour is not None:
+            self.neighbour.close()
 
     def __enter__(self) -> Place:
         return self
@@ -75,7 +96,8 @@ class Target:
 
     ``name`` is as typed; ``address`` what it stands for, IPv4 or IPv6; ``port`` and ``protocol`` (tcp, udp, sctp) as far as they were
     written. ``place`` is where packets should arrive: the sandbox, the host, the lan; ``None`` for any other address. ``network`` is the
-    one that source and target share. ``published`` is the published port that is used: then ``address`` and ``port`` are the host's side.
+    one that source and target share. ``published`` is the published port that is used: then ``address`` and ``port`` are the host's side,
+    and ``inner`` is (address, port) in the sandbox.
     """
 
     name: str
@@ -85,6 +107,8 @@ class Target:
     place: Place | None = None
     network: str | None = None
     published: PortSpec | None = None
+    inner: tuple[str, int | None] | None = None
+    written_as_name: bool = False
 
     @property
     def sandbox_id(self) -> str | None:
@@ -94,8 +118,9 @@ class Target:
     @property
     def title(self) -> str:
         """``db (10.20.30.3)``, or the address alone."""
-        plain = self.place.title if self.place else self.name
-        return self.address if plain in (self.address, self.name) and not self.place else f"{plain} ({self.address})"
+        if self.place is not None:
+            return f"{self.place.title} ({self.address})"
+        return f"{self.name} ({self.address})" if self.written_as_name else self.address
 
     @property
     def is_ipv6(self) -> bool:
@@ -135,15 +160,21 @@ def source(engine: Engine, text: str) -> Place:
         WrongState: the sandbox does not run.
         NoPermission: not root.
     """
-    raise NotImplementedError
+    from netbox.packet import finding
+
+    return finding.source(engine, text)
 
 
-def target(engine: Engine, place: Place, text: str, protocol: str | None = None, *, ipv6: bool = False) -> Target:
-    """What ``text`` means to packets that start at ``place``; see the head of this module. ``protocol`` chooses among published ports.
+def target(engine: Engine, place: Place, text: str, protocol: str | None = None, port: int | None = None, *, ipv6: bool = False) -> Target:
+    """What ``text`` means to packets that start at ``place``; see the head of this module.
+
+    ``protocol`` and ``port`` hold where the text has none; ``ipv6`` asks for an IPv6 address where there are both.
 
     Raises:
         NotFound: neither a sandbox nor a name that the place can resolve.
-        WrongState: the sandbox does not run.
+        WrongState: the sandbox does not run, or has no address.
         UsageError: not a target.
     """
-    raise NotImplementedError
+    from netbox.packet import finding
+
+    return finding.target(engine, place, text, protocol, port, ipv6=ipv6)

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import re
+import contextlib
+import os
 from typing import TYPE_CHECKING
 
-from netbox.errors import UsageError
+from netbox.errors import NoPermission, UsageError
+from netbox.packet import finding
 from netbox.packet.diagnosis.explain import explain
 from netbox.packet.diagnosis.gather import Gatherer
 from netbox.packet.diagnosis.observe import observe
 from netbox.packet.diagnosis.predict import predict
-from netbox.packet.diagnosis.values import ICMP, SCTP, TCP, UDP, Answer, Request
+from netbox.packet.diagnosis.values import ICMP, LAN, SCTP, TCP, UDP, Answer, Request
 
 if TYPE_CHECKING:
     from netbox.engine import Engine
 
 PROTOCOLS = (TCP, UDP, SCTP, ICMP)
-_TARGET = re.compile(r"(?:\[(?P<bracketed>[0-9a-fA-F:.]+)\]|(?P<plain>[^:\[\]/]+))(?::(?P<port>\d{1,5}))?(?:/(?P<protocol>[a-z]+))?")
 
 
 def why(
@@ -41,7 +42,9 @@ def why(
         NotFound: there is no such source.
         NoPermission: not root.
     """
-    name, written, given = parse_target(target)
+    if os.geteuid() != 0:
+        raise NoPermission("cannot look into the networks of sandboxes: netbox needs root for that", "run it with sudo")
+    name, written, given = finding.parse(target)
     number = port if port is not None else written
     chosen = protocol or given or (TCP if number else ICMP)
     if chosen not in PROTOCOLS:
@@ -55,24 +58,11 @@ def why(
 
 
 def _answer(engine: Engine, source: str, target: str, request: Request) -> Answer:
-    gatherer = Gatherer(engine, source, target, request)
-    try:
-        facts = gatherer.gather()
-        prediction = predict(facts)
-        return explain(facts, prediction, observe(engine, facts, prediction, gatherer.opened))
-    finally:
-        gatherer.opened.close()
-
-
-def parse_target(text: str) -> tuple[str, int | None, str | None]:
-    """The name or address, the port and the protocol of ``db``, ``db:80``, ``10.0.0.1:53/udp``, ``[fd00::1]:80``, ``fd00::1``.
-
-    Raises:
-        UsageError: it is none of these.
-    """
-    if text.count(":") > 1 and not text.startswith("["):
-        return text, None, None  # an IPv6 address by itself
-    found = _TARGET.fullmatch(text)
-    if found is None:
-        raise UsageError(f"{text!r} is no target", "write it as NAME, NAME:PORT, ADDRESS:PORT or [IPV6]:PORT")
-    return found["bracketed"] or found["plain"], int(found["port"]) if found["port"] else None, found["protocol"]
+    with finding.source(engine, LAN) if LAN in (source, target) else contextlib.nullcontext() as lan:
+        gatherer = Gatherer(engine, source, target, request, lan.neighbour if lan else None)
+        try:
+            facts = gatherer.gather()
+            prediction = predict(facts)
+            return explain(facts, prediction, observe(engine, facts, prediction, gatherer.opened))
+        finally:
+            gatherer.opened.close()

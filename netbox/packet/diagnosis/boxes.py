@@ -60,7 +60,9 @@ def _throttles(found: Box, sandbox: Sandbox) -> tuple[Throttle, ...]:
     return (
         *own,
         *(
-            Throttle(found.name, item.direction, ", ".join(f"{key} {value}" for key, value in item.effects.items()), item.loss, item.prefixes)
+            Throttle(
+                found.name, item.direction, ", ".join(f"{key} {value}" for key, value in item.effects.items()), item.loss, item.prefixes
+            )
             for item in sandbox.impairments
         ),
     )

@@ -173,7 +173,9 @@ def _evidence(facts: Facts, prediction: Prediction, observation: Observation, fo
     if observation.place and not (found and found.place and found.place.split()[-3:] == observation.place.split()[-3:]):
         lines.append(("rule", observation.place + (f" (of {observation.owner})" if observation.owner else "")))
     if found is None or not found.blocks:
-        lines += [line for note in prediction.notes if note is not found and not note.blocks and note.cause != "mtu" for line in note.evidence]
+        lines += [
+            line for note in prediction.notes if note is not found and not note.blocks and note.cause != "mtu" for line in note.evidence
+        ]
     lines += [("not known", text) for text in (*facts.problems, *observation.notes)]
     return tuple(dict.fromkeys(lines))
 

@@ -27,7 +27,7 @@ def follow(engine: Engine, facts: Facts, opened: Opened) -> Observation:
     Raises:
         NetboxError: packets cannot be followed here.
     """
-    from netbox.packet.tracing.follow import Sent, follow, outcome
+    from netbox.packet.tracing.follow import follow, outcome
     from netbox.packet.tracing.identity import Identity
     from netbox.packet.tracing.spaces import Spaces
 
@@ -41,23 +41,22 @@ def follow(engine: Engine, facts: Facts, opened: Opened) -> Observation:
         way = list(dict.fromkeys(way))
         identity = Identity(6 if ":" in facts.address else 4, facts.request.protocol, crafted.number, crafted.source_port)
 
-        def send() -> Sent:
+        def send() -> None:
             try:
                 packets.send(source, crafted)
             except OSError as error:
                 if error.errno not in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EPERM, errno.EINVAL, errno.ENETDOWN):
                     raise
-            return Sent("", False)
 
-        hops, _, tracer, counters, notes = follow(engine.settings, spaces, way, identity, send)
+        seen = follow(engine.settings, spaces, way, identity, send)
     document = {
-        "outcome": outcome(hops, False),
-        "tracer": tracer,
-        "counters": counters,
-        "notes": list(notes),
-        "hops": [hop.to_json() for hop in hops],
+        "outcome": outcome(seen.hops, False),
+        "tracer": seen.tracer,
+        "counters": dict(seen.counters),
+        "notes": list(seen.notes),
+        "hops": [hop.to_json() for hop in seen.hops],
     }
-    return observed(hops, document, facts)
+    return observed(seen.hops, document, facts)
 
 
 def _crafted(facts: Facts) -> packets.Crafted:

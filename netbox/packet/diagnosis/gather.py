@@ -21,9 +21,11 @@ from netbox.packet.diagnosis.firewalls import read_chains
 from netbox.packet.diagnosis.path import BRIDGE_NETFILTER
 from netbox.packet.diagnosis.rules import Chain
 from netbox.packet.diagnosis.values import HOST, ICMP, LAN, SANDBOX, Box, Facts, Mac, Namespace, Request
+from netbox.packet.resolving import read_inside
 
 if TYPE_CHECKING:
     from netbox.engine import Engine, Sandbox
+    from netbox.packet.lan import Neighbour
 
 T = TypeVar("T")
 _SYSCTLS = (
@@ -55,12 +57,12 @@ class Opened:
 
 
 class Gatherer:
-    """Collects the facts about one question. ``source_fd`` is the namespace of a source that is no sandbox (-1: the host's)."""
+    """Collects the facts about one question. ``lan`` is the simulated neighbour, where it is one of the ends."""
 
-    def __init__(self, engine: Engine, source: str, target: str, request: Request, source_fd: int = -1, lan_address: str = "") -> None:
+    def __init__(self, engine: Engine, source: str, target: str, request: Request, lan: Neighbour | None = None) -> None:
         self._engine = engine
         self._source_text, self._target_text, self._request = source, target, request
-        self._lan_fd, self._lan_address = source_fd, lan_address
+        self._lan = lan
         self._problems: list[str] = []
         self._sandboxes: dict[str, Sandbox] = {}
         self.opened = Opened()
@@ -82,8 +84,8 @@ class Gatherer:
         source = host
         if self.opened.source >= 0 and source_box is not None:
             source = self._snapshot(source_box.name, self.opened.source)
-        elif kind == LAN and self._lan_fd >= 0:
-            self.opened.source = os.dup(self._lan_fd)
+        elif kind == LAN and self._lan is not None:
+            self.opened.source = os.dup(self._lan.fd)
             source = self._snapshot(LAN, self.opened.source)
         if source.identity == host.identity:
             source = host
@@ -124,27 +126,36 @@ class Gatherer:
         name = self._target_text
         if name == HOST:
             return replace(facts, target_kind=HOST, address=self._host_address(facts), port=self._request.port)
+        if name == LAN and self._lan is not None:
+            return replace(facts, target_kind=LAN, address=self._lan.address, port=self._request.port)
         if resolving.is_address(name):
             return replace(facts, target_kind="address", address=name, port=self._request.port)
         box = self._named_box(facts, name)
         if box is not None:
             facts = replace(facts, target_kind=SANDBOX, target_box=box)
-            address, port = publishing.address_of(facts, box, self._lan_address)
+            address, port = publishing.address_of(facts, box, self._lan.host_address if self._lan else "")
             return replace(facts, address=address, port=port)
-        found = resolving.resolve(name, self._files(facts), self.opened.source)
+        hosts, config = (self._file(facts, path) for path in ("etc/hosts", "etc/resolv.conf"))
+        found = resolving.resolve(name, hosts, config, self.opened.source)
         addresses = [item for item in found.addresses if ":" not in item] or list(found.addresses)
         return replace(facts, target_kind="address", resolution=found, address=addresses[0] if addresses else "", port=self._request.port)
 
-    def _files(self, facts: Facts) -> str:
-        """The root directory below which the source's hosts and resolv.conf are."""
+    def _file(self, facts: Facts, path: str) -> str:
+        """A file as the source sees it; empty where there is none."""
         sandbox = self._sandboxes.get(facts.source_box.id) if facts.source_box else None
-        return f"/proc/{sandbox.pid}/root" if sandbox is not None and sandbox.pid else ""
+        if sandbox is not None and sandbox.pid:
+            return read_inside(sandbox.pid, path)
+        try:
+            with open(f"/{path}", encoding="utf-8", errors="replace") as file:
+                return file.read()
+        except OSError:
+            return ""
 
     def _host_address(self, facts: Facts) -> str:
         if facts.source is facts.host:
             return "127.0.0.1"
         if facts.source_kind == LAN:
-            return self._lan_address
+            return self._lan.host_address if self._lan else ""
         interfaces = facts.source_box.interfaces if facts.source_box else ()
         return interfaces[0].gateway if interfaces else ""
 

@@ -65,5 +65,3 @@ def _trace(engine: Engine, facts: Facts, opened: Opened) -> Observation:
         return following.follow(engine, facts, opened)
     except (NetboxError, OSError) as error:
         return Observation(notes=(f"the packet could not be followed: {error}",))
-
-

@@ -40,7 +40,9 @@ def build(packet: Crafted) -> bytes:
     body = _transport(packet, version6)
     place = {TCP: 16, UDP: 6, ICMP: 2}.get(packet.protocol)
     if place is not None:
-        pseudo = source + destination + struct.pack("!II" if version6 else "!HH", *((len(body), number) if version6 else (number, len(body))))
+        pseudo = (
+            source + destination + struct.pack("!II" if version6 else "!HH", *((len(body), number) if version6 else (number, len(body))))
+        )
         total = checksum(body if packet.protocol == ICMP and not version6 else pseudo + body)
         body = body[:place] + struct.pack("!H", total or 0xFFFF) + body[place + 2 :]
     if version6:

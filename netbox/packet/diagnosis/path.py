@@ -83,9 +83,7 @@ def rulings(facts: Facts) -> Iterator[Ruling]:
         yield _ruling(facts.host, "postrouting", replace(after, in_interface=""))
     if facts.target is not None and facts.target is not facts.host and way != NOWHERE:
         end = target_interface(facts)
-        inner = Packet(
-            facts.source_seen or facts.source_address, *_arrival(facts), in_interface=end.interface if end else "lo", local=True
-        )
+        inner = Packet(facts.source_seen or facts.source_address, *_arrival(facts), in_interface=end.interface if end else "lo", local=True)
         for hook in ("prerouting", "input"):
             yield _ruling(facts.target, hook, inner)
 
@@ -142,9 +140,7 @@ def _who(facts: Facts, address: str) -> str:
     return box.name if box else address
 
 
-def filtered_by_reverse_path(
-    space: Namespace, interface: str, arrival: RouteFact | None, back: RouteFact | None
-) -> tuple[str, str] | None:
+def filtered_by_reverse_path(space: Namespace, interface: str, arrival: RouteFact | None, back: RouteFact | None) -> tuple[str, str] | None:
     """Whose rp_filter drops what comes in by an interface (``all`` or the interface), and its value; ``None`` when none does.
 
     The larger of the two values counts: 1 wants the way back by the same interface, 2 any way back (ip-sysctl, rp_filter). Kernels before

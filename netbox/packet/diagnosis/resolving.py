@@ -42,12 +42,12 @@ def is_address(text: str) -> bool:
     return True
 
 
-def resolve(name: str, root: str, netns_fd: int) -> Resolution:
-    """Looks a name up as the source would; ``root`` is the directory below which its /etc is, ``netns_fd`` its namespace (-1: this one)."""
-    own = _hosts(_read(f"{root}/etc/hosts")).get(name.lower().rstrip("."))
+def resolve(name: str, hosts: str, resolv_conf: str, netns_fd: int) -> Resolution:
+    """Looks a name up as the source would, with the texts of its hosts(5) and resolv.conf(5), from its namespace (-1: this one)."""
+    own = _hosts(hosts).get(name.lower().rstrip("."))
     if own:
         return Resolution(name, FOUND, (own,), (), "/etc/hosts")
-    config = parse_config(_read(f"{root}/etc/resolv.conf"))
+    config = parse_config(resolv_conf)
     if not config.servers:
         return Resolution(name, NO_SERVER, (), (), "/etc/resolv.conf names no server")
     result = Resolution(name, SILENT, (), config.servers)
@@ -187,13 +187,3 @@ def _hosts(text: str) -> dict[str, str]:
             if ":" not in words[0] or name.lower() not in found:
                 found.setdefault(name.lower(), words[0])
     return found
-
-
-def _read(path: str) -> str:
-    """A file, not through a link: below /proc/PID/root an absolute one would lead out of the sandbox."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | (os.O_NOFOLLOW if path.startswith("/proc/") else 0))
-        with open(fd, encoding="utf-8", errors="replace") as file:
-            return file.read()
-    except OSError:
-        return ""

@@ -110,7 +110,9 @@ def decide(chains: Iterable[Chain], hook: str, packet: Packet, kind: str = "") -
     return Decision(ACCEPT, None, None, tuple(doubts))
 
 
-def _run(chain: Chain, by_name: Mapping[str, Chain], packet: Packet, doubts: list[tuple[Chain, FirewallRule]], depth: int) -> Decision | None:
+def _run(
+    chain: Chain, by_name: Mapping[str, Chain], packet: Packet, doubts: list[tuple[Chain, FirewallRule]], depth: int
+) -> Decision | None:
     """The decision of a chain, or ``None`` when it has none."""
     for rule in chain.rules:
         matched = matches(rule, packet)

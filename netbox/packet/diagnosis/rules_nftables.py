@@ -82,9 +82,7 @@ def _rules(number: int, rule: Mapping[str, Any], sets: Sets) -> Iterator[Firewal
             name, target = _verdict(part)
             yield FirewallRule(number, tuple(found), name, target, owner, text)
             return
-        elif key == "limit":
-            found.append(Match("unknown"))
-        elif key not in (*_SILENT, "mangle"):
+        elif key == "limit" or key not in (*_SILENT, "mangle"):
             found.append(Match("unknown"))
     yield FirewallRule(number, tuple(found), CONTINUE, "", owner, text)
 

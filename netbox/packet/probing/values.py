@@ -162,12 +162,17 @@ class ProbeReport:
         """Whether at least one packet reached the target."""
         if self.path_mtu is not None:
             return self.path_mtu.mtu is not None
-        return any(answer.reached for answer in self.answers)
+        return any(answer.reached for answer in self.all_answers)
+
+    @property
+    def all_answers(self) -> tuple[ProbeAnswer, ...]:
+        """The answers, or those of the last hop of a traceroute."""
+        return self.hops[-1].answers if self.hops else self.answers
 
     @property
     def best(self) -> ProbeAnswer | None:
         """The answer that tells most: the first that reached the target, else the first with any answer, else the first."""
-        ranked = sorted(self.answers, key=lambda item: (not item.reached, item.from_address is None, item.sequence))
+        ranked = sorted(self.all_answers, key=lambda item: (not item.reached, item.from_address is None, item.sequence))
         return ranked[0] if ranked else None
 
     @property

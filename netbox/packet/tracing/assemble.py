@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from netbox.kernel.packet_event import CONSUME, DELIVER, DROP, TRANSMIT, PacketEvent
 from netbox.packet.tracing import values
 from netbox.packet.tracing.headers import Header, parse
 from netbox.packet.tracing.hooks import Passage, Role
-from netbox.packet.tracing.values import REPLY, REQUEST, Flow, Hop, RuleHit
+from netbox.packet.tracing.values import REPLY, REQUEST, Flow, Hop, Owner, RuleHit
 
 _SOCKET_FUNCTIONS = ("tcp_", "udp_", "udpv6_", "icmp_rcv", "icmpv6_rcv", "sctp_", "raw_", "ping_", "skb_consume_udp")
 _FIREWALL_REASON = "NETFILTER_DROP"
@@ -23,13 +23,14 @@ class Surroundings(NamedTuple):
     """What the assembly has to know about the machine.
 
     ``labels`` are the names of network namespaces by inode, ``order`` the namespaces from the source to the destination. ``devices`` says
-    in words what a device is, by namespace and name (``bridge of network front``, ``to db``); ``bridges`` are those that are one.
+    in words what a device is, by namespace and name (``network front``, ``to db``); ``bridges`` are those that are one. ``addresses`` are those of sandboxes, with their names.
     """
 
     labels: Mapping[int, str]
     order: Sequence[int]
     devices: Mapping[tuple[int, str], str]
     bridges: frozenset[tuple[int, str]]
+    addresses: Mapping[str, str]
 
     def label(self, netns: int) -> str:
         """A namespace's name."""
@@ -73,9 +74,18 @@ class _Assembly:
         if before is None or _addresses(before) == _addresses(now) or header.is_error or before.protocol != now.protocol:
             return
         sides = [name for name, changed in (("source", before[1:4:2] != now[1:4:2]), ("destination", before[2:5:2] != now[2:5:2])) if changed]
-        rule, direction.nat = direction.nat, None
+        rule, direction.nat = self._owned(direction.nat, now), None
         back = " back (known connection)" if rule is None else ""
         self.add(direction, netns, values.NAT, f"{' and '.join(sides)} translated{back}", before=before, flow=now, rule=rule)
+
+    def _owned(self, rule: RuleHit | None, now: Flow) -> RuleHit | None:
+        """A published port may be an element of a map that one rule for all of them asks: it is the sandbox's that it leads to."""
+        name = self.around.addresses.get(now.destination)
+        if rule is None or name is None or rule.verdict != "dnat" or rule.owner.kind != "netbox":
+            return rule
+        owned = rule._replace(owner=Owner("sandbox", name))
+        self.hops = [replace(hop, rule=owned) if hop.rule is rule else hop for hop in self.hops]
+        return owned
 
     # -- the firewall --------------------------------------------------------------------------------------------------------------
 

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import dataclasses
+import random
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from netbox.errors import UsageError
 from netbox.kernel.packet_programs import Wanted
+from netbox.packet import places
+from netbox.packet.probing import run
+from netbox.packet.probing.values import ARP, DNS, ICMP, ND, UDP, ProbeReport, ProbeRequest
 from netbox.packet.tracing import values
 from netbox.packet.tracing.assemble import hops
 from netbox.packet.tracing.hooks import passages
@@ -15,46 +21,130 @@ from netbox.packet.tracing.spaces import Space, Spaces
 from netbox.packet.tracing.values import DELIVERED, DROPPED, LOST, REPLY, REQUEST, Hop, Trace
 
 if TYPE_CHECKING:
+    from netbox.engine import Engine
+    from netbox.packet.places import Place, Target
+    from netbox.packet.probing.run import Worker
     from netbox.settings import Settings
 
 _QUIET, _LIMIT = 0.03, 1.0  # seconds
 COUNTERS = ("ListenOverflows", "ListenDrops")
+_FIRST_PORT, _LAST_PORT = 32768, 60999
 
 
-class Sent(NamedTuple):
-    """What the prober says: what came back, in words, and whether that counts as reached."""
+class Observed(NamedTuple):
+    """What was seen: the hops, the tracer, the counters that grew at the far end, and notes."""
 
-    answer: str
-    reachable: bool
+    hops: tuple[Hop, ...]
+    tracer: str
+    counters: Mapping[str, int]
+    notes: tuple[str, ...]
+
+
+def trace(
+    engine: Engine,
+    source: Place | str,
+    target: Target | str,
+    request: ProbeRequest | None = None,
+    *,
+    tracer: str | None = None,
+    worker: Worker | None = None,
+) -> Trace:
+    """Sends one probe and follows it and its answer through every namespace of this host: ``trace(engine, "web", "db:5432", …)``.
+
+    ``source`` and ``target`` are as for ``probe``. ``request`` is sent once, whatever its count. ``tracer`` asks for ``bpf``, ``tracefs`` or
+    ``none``; by default the best that this host allows. ``worker`` is a process for the probe that was started ahead.
+
+    Raises:
+        UsageError: the request makes no sense, or is none of IP.
+        NotFound, WrongState: as ``places.source`` and ``places.target``.
+        Unsupported: the tracer that was asked for cannot be had.
+        NoPermission: not root.
+    """
+    request = request or ProbeRequest(ICMP)
+    if request.protocol in (ARP, ND) or request.traceroute or request.pmtu:
+        raise UsageError(f"a trace follows one IP packet, and {_named(request)} is none", "use 'netbox probe' for it")
+    start = places.source(engine, source) if isinstance(source, str) else source
+    try:
+        protocol = UDP if request.protocol == DNS else request.protocol
+        end = places.target(engine, start, target, protocol) if isinstance(target, str) else target
+        try:
+            return _trace(engine, start, end, request, tracer, worker)
+        finally:
+            if isinstance(target, str):
+                end.close()
+    finally:
+        if isinstance(source, str):
+            start.close()
+
+
+def _trace(engine: Engine, source: Place, target: Target, request: ProbeRequest, tracer: str | None, worker: Worker | None) -> Trace:
+    identity = Identity(
+        6 if target.is_ipv6 else 4,
+        UDP if request.protocol == DNS else request.protocol,
+        random.randrange(1, 1 << 16),
+        random.randrange(_FIRST_PORT, _LAST_PORT),
+    )
+    request = dataclasses.replace(request, count=1, ip_id=identity.number, own_port=identity.port)
+    reports: list[ProbeReport] = []
+    with Spaces(engine) as spaces:
+        way = [_space(spaces, source), spaces.host]
+        if target.place is not None:
+            way.append(_space(spaces, target.place))
+        seen = follow(
+            engine.settings, spaces, way, identity, lambda: reports.append(run.run_probe(source, target, request, worker)), tracer
+        )
+    report = reports[0]
+    answer = report.best.answer if report.best else "nothing"
+    found = seen.hops or _unsent(source, report)
+    return Trace(
+        source.title,
+        target.title,
+        found,
+        outcome(found, report.reachable),
+        answer,
+        report.reachable,
+        seen.tracer,
+        seen.counters,
+        (*seen.notes, *report.notes),
+    )
+
+
+def _named(request: ProbeRequest) -> str:
+    return "a traceroute" if request.traceroute else "a search for the path MTU" if request.pmtu else request.title
+
+
+def _space(spaces: Spaces, place: Place) -> Space:
+    return spaces.add(place.title, place.open())
+
+
+def _unsent(source: Place, report: ProbeReport) -> tuple[Hop, ...]:
+    """The one hop of a packet that the source's kernel refused to send."""
+    best = report.best
+    return () if best is None else (Hop(0, source.title, values.DROP, f"not sent: {best.answer}"),)
 
 
 def follow(
-    settings: Settings, spaces: Spaces, way: Sequence[Space], identity: Identity, send: Callable[[], Sent], tracer: str | None = None
-) -> tuple[tuple[Hop, ...], Sent, str, dict[str, int], tuple[str, ...]]:
-    """Sends a probe and follows it. ``way`` are the namespaces from the source to the destination.
+    settings: Settings, spaces: Spaces, way: Sequence[Space], identity: Identity, send: Callable[[], object], tracer: str | None = None
+) -> Observed:
+    """Calls ``send``, which sends one packet of that identity, and follows it. ``way`` are the namespaces from the source to the destination.
 
-    Returns the hops, what the prober said, the tracer, the counters that grew, notes. Raises as ``Session``, and what ``send`` raises.
+    Raises as ``Session``, and what ``send`` raises.
     """
     end = way[-1]
     before = netns_counters(end.fd, COUNTERS)
     with Session(settings, spaces, way, identity.words(), Wanted(matches=identity.matches()), tracer) as session:
-        sent = send()
+        send()
         session.settle(_QUIET, _LIMIT)
-        rules = session.rules()
+        rules = session.rules_of(session.records)
     after = netns_counters(end.fd, COUNTERS)
     grown = {name: count - before.get(name, 0) for name, count in after.items() if count > before.get(name, 0)}
     found = hops(session.events, passages(session.records, rules, identity.role), identity.role, spaces.surroundings(way))
-    return found, sent, session.tracer, grown, tuple(session.notes)
+    return Observed(found, session.tracer, grown, tuple(session.notes))
 
 
 def outcome(hops: Sequence[Hop], reachable: bool) -> str:
     """How it ended: see ``Trace``."""
-    if any(hop.kind == values.DROP and hop.direction == REQUEST for hop in hops):
-        return DROPPED
     if any(hop.kind == values.DROP for hop in hops):
         return DROPPED
-    arrived = any(hop.kind == values.SOCKET or hop.direction == REPLY for hop in hops)
-    return DELIVERED if arrived or reachable else LOST
-
-
-__all__ = ["Trace", "follow", "outcome"]
+    arrived = any(hop.kind == values.SOCKET and hop.direction == REQUEST for hop in hops)
+    return DELIVERED if arrived or reachable or any(hop.direction == REPLY for hop in hops) else LOST

@@ -116,8 +116,18 @@ def _transport(data: bytes, number: int, source: str, destination: str, identity
         if data[0] in ((0, 8) if protocol == "icmp" else (128, 129)) and len(data) >= 6:
             echo = struct.unpack_from("!H", data, 4)[0]
         elif data[0] in ((3, 4, 5, 11, 12) if protocol == "icmp" else (1, 2, 3, 4)):
-            quoted = parse(data[8:])
+            quoted = _quoted(data[8:])
     return Header(Flow(protocol, source, destination, *ports, detail), identity, ttl, length, quoted, echo)
+
+
+def _quoted(data: bytes) -> Header | None:
+    """The packet that an ICMP error is about, of which little may be there: its identity and protocol are among the first twelve bytes."""
+    found = parse(data)
+    if found is not None or len(data) < 12:
+        return found
+    version, number = data[0] >> 4, data[9] if data[0] >> 4 == 4 else data[6]
+    identity = int.from_bytes(data[4:6], "big") if version == 4 else int.from_bytes(data[0:4], "big") & 0xFFFFF
+    return Header(Flow(_PROTOCOLS.get(number, str(number)), "", ""), identity, 0, 0)
 
 
 def icmp_words(protocol: str, kind: int, code: int) -> str:

@@ -15,7 +15,7 @@ from netbox.packet.tracing.rules import Rules
 from netbox.packet.tracing.values import RuleHit
 
 Role = Callable[[Header | None], str | None]
-_OWN_PREFIX = "netbox_trace_"
+OWN_PREFIX = "netbox_trace_"
 
 
 @dataclass
@@ -65,7 +65,7 @@ def _of_nftables(records: Iterable[RuleRecord], rules: Mapping[int, Rules], role
         if record.backend != "nftables":
             continue
         stream = streams.setdefault((record.netns, record.identity), _Stream())
-        if record.table.startswith(_OWN_PREFIX):
+        if record.table.startswith(OWN_PREFIX):
             _mark(record, stream, role, found)
             continue
         if stream.passage is None or (record.kind == "rule" and not record.number):

@@ -34,20 +34,20 @@ class Identity(NamedTuple):
         if header is None:
             return None
         if header.quoted is not None:
-            return REPLY if self.role(header.quoted) == REQUEST else None
+            same = header.quoted.flow.protocol.replace("icmpv6", "icmp") == self.protocol
+            return REPLY if same and header.quoted.identity == self.number else None
         flow = header.flow
         if self.protocol == "icmp":
             if flow.protocol not in ("icmp", "icmpv6") or header.echo != self.port:
                 return None
-            return REQUEST if flow.detail == "echo request" and header.identity == self.number else self._echo_reply(header)
+            if flow.detail == "echo request":
+                return REQUEST if header.identity == self.number else None
+            return REPLY if flow.detail == "echo reply" else None
         if flow.protocol != self.protocol:
             return None
         if header.identity == self.number:
             return REQUEST if flow.destination_port != self.port or flow.source_port == self.port else REPLY
         return REPLY if flow.destination_port == self.port else None
-
-    def _echo_reply(self, header: Header) -> str | None:
-        return REPLY if header.flow.detail == "echo reply" else None
 
     def matches(self) -> tuple[Match, ...]:
         """For BPF: see ``packet_programs.Wanted``."""

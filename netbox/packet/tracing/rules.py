@@ -94,6 +94,11 @@ class Rules:
         chain = self._chains.get(("nftables", record.family, record.table, record.chain))
         return chain.priority if chain else None
 
+    def knows(self, record: RuleRecord) -> bool:
+        """Whether the record's rule was there when the rules were listed."""
+        chain = self._chains.get((record.backend, record.family, record.table, record.chain))
+        return chain is not None and (record.kind != "rule" or record.number in chain.rules)
+
     def hit(self, record: RuleRecord) -> RuleHit:
         """The record as a rule with text, verdict and owner."""
         family = "ip" if record.backend == "iptables" and record.family not in ("ip", "ip6") else record.family

@@ -10,19 +10,22 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from netbox.errors import FirewallError, Unsupported, host_error
+from netbox.kernel.namespaces import inside_netns
 from netbox.kernel.packet_event import PacketEvent
 from netbox.kernel.packet_programs import Wanted
 from netbox.kernel.packet_source import NONE, WAY, PacketSource, open_source
-from netbox.kernel.rule_trace import RuleRecord, RuleTracer
+from netbox.kernel.rule_trace import RuleRecord, RuleTracer, has_legacy_tables
 from netbox.packet.tracing.log_routing import LogRouting
 from netbox.packet.tracing.rules import Rules
 from netbox.packet.tracing.spaces import Space, Spaces, legacy_listing
+from netbox.packet.tracing.values import RuleHit
 
 if TYPE_CHECKING:
     from netbox.settings import Settings
 
 CACHE = "cache/kernel"
 _KEPT = 200_000
+_LIST_AGAIN = 1.0  # seconds
 
 
 class Session:
@@ -55,22 +58,36 @@ class Session:
         self.records: list[RuleRecord] = []
         self.notes: list[str] = []
         self.lost = 0
+        self._listed_at = 0.0
+        self._words: tuple[str, ...] = ()
         self.tracer = NONE
         try:
             self._source, notes = open_source(tracer, tracepoints, wanted, f"{settings.root}/{CACHE}")
             self.tracer = self._source.name if self._source else NONE
             self.notes += notes
-            for space in traced if words else ():
-                self._trace_rules(space, words)
+            self._words = tuple(words)
+            self.add(traced)
         except BaseException:
             self.close()
             raise
 
-    def _trace_rules(self, space: Space, words: Sequence[str]) -> None:
-        if space.inode in self._tracers:
-            return
+    def require_events(self) -> None:
+        """Raises ``Unsupported`` when nothing tells about packets here."""
+        if self._source is None:
+            why = "; ".join(self.notes) or "no tracer was asked for"
+            raise Unsupported(f"drops cannot be seen on this host: {why}", "'netbox trace --tracer none' still names the rules that a probe meets")
+
+    def add(self, traced: Sequence[Space]) -> None:
+        """Listens to the firewall of further namespaces, and no longer to that of those that are not among ``traced``."""
+        for inode in self._tracers.keys() - {space.inode for space in traced}:
+            self._tracers.pop(inode).close()
+        for space in traced if self._words else ():
+            if space.inode not in self._tracers:
+                self._trace_rules(space)
+
+    def _trace_rules(self, space: Space) -> None:
         try:
-            tracer = RuleTracer(space.fd, words, self._routing.add(space.fd))
+            tracer = RuleTracer(space.fd, self._words, self._routing.add(space.fd))
         except (Unsupported, FirewallError) as error:
             note = f"firewall rules are not named: {error.message}"
             if note not in self.notes:
@@ -100,6 +117,12 @@ class Session:
         for tracer in self._tracers.values():
             self.records += tracer.read()
 
+    def drain(self) -> tuple[list[PacketEvent], list[RuleRecord]]:
+        """Hands over what was collected."""
+        events, records = self.events, self.records
+        self.events, self.records = [], []
+        return events, records
+
     def settle(self, quiet: float, limit: float) -> None:
         """Collects until nothing has happened for ``quiet`` seconds, ``limit`` seconds at most."""
         deadline = time.monotonic() + limit
@@ -112,31 +135,31 @@ class Session:
         found = [] if self._source is None else [self._source.fileno()]
         return found + [descriptor for tracer in self._tracers.values() for descriptor in tracer.filenos()]
 
-    def rules(self) -> dict[int, Rules]:
-        """The rules that stand, of every namespace in which one was met."""
-        for inode in {record.netns for record in self.records} - self._rules.keys():
-            self._rules[inode] = self._listed(inode)
+    def rules_of(self, records: Sequence[RuleRecord]) -> dict[int, Rules]:
+        """The rules that stand, of every namespace that a record is of. New ones are looked for once a second at most."""
+        for record in records:
+            known = self._rules.get(record.netns)
+            if known is None or (not known.knows(record) and time.monotonic() - self._listed_at > _LIST_AGAIN):
+                self._rules[record.netns] = self._listed(record.netns)
+                self._listed_at = time.monotonic()
         return self._rules
 
-    def forget_rules(self) -> None:
-        """The next ``rules`` looks again."""
-        self._rules.clear()
+    def rule(self, record: RuleRecord) -> RuleHit:
+        """One record as a rule."""
+        return self.rules_of([record])[record.netns].hit(record)
 
     def _listed(self, inode: int) -> Rules:
-        space = next(space for space in self._spaces.all() if space.inode == inode)
-        of_this = [record for record in self.records if record.netns == inode]
-        families = {record.family for record in of_this if record.backend == "iptables"}
+        space = next((space for space in self._spaces.all() if space.inode == inode), None)
+        tracer = self._tracers.get(inode)
+        if space is None or tracer is None:
+            return Rules()  # it has ended meanwhile
         try:
-            nftables = self._tracers[inode].listing() if any(record.backend == "nftables" for record in of_this) else ""
+            nftables = tracer.listing()
         except FirewallError as error:
             self.notes.append(f"the rules of {space.label} cannot be listed: {error.message}")
             nftables = ""
-        return Rules(
-            nftables,
-            legacy_listing(space.fd, 4) if "ip" in families else "",
-            legacy_listing(space.fd, 6) if "ip6" in families else "",
-            self._spaces.sandbox_name,
-        )
+        legacy = [legacy_listing(space.fd, family) if has_legacy_tables_in(space.fd, family) else "" for family in (4, 6)]
+        return Rules(nftables, *legacy, naming=self._spaces.sandbox_name)
 
     def close(self) -> None:
         """Stops listening and puts everything back."""
@@ -157,8 +180,6 @@ class Session:
 
 def netns_counters(fd: int, names: Sequence[str]) -> dict[str, int]:
     """Counters of /proc/net/netstat of a namespace (proc_net(5)); those that this kernel lacks are not there."""
-    from netbox.kernel.namespaces import inside_netns
-
     with inside_netns(fd):
         descriptor = os.open("/proc/thread-self/net/netstat", os.O_RDONLY | os.O_CLOEXEC)
     with open(descriptor, encoding="ascii") as file:
@@ -167,3 +188,9 @@ def netns_counters(fd: int, names: Sequence[str]) -> dict[str, int]:
     for titles, numbers in zip(lines[::2], lines[1::2], strict=False):
         found.update(zip(titles.split()[1:], map(int, numbers.split()[1:]), strict=False))
     return {name: found[name] for name in names if name in found}
+
+
+def has_legacy_tables_in(fd: int, family: int) -> bool:
+    """``has_legacy_tables`` for another namespace."""
+    with inside_netns(fd):
+        return has_legacy_tables(family)

@@ -35,16 +35,27 @@ class Spaces:
     """Namespaces by inode. The host's is the one that this process is in; all are closed at the end of the block."""
 
     def __init__(self, engine: Engine) -> None:
-        self.sandboxes = engine.list()
         self._by_inode: dict[int, Space] = {}
-        self._names = {sandbox.short_id: sandbox.name for sandbox in self.sandboxes}
         self.host = self.add(HOST, _open("/proc/thread-self/ns/net"))
+        self.sandboxes: list[Sandbox] = []
         self.of_sandbox: dict[str, Space] = {}
+        self._names: dict[str, str] = {}
+        self.refresh(engine)
+
+    def refresh(self, engine: Engine) -> None:
+        """Looks which sandboxes run now, and closes what has ended: an open descriptor would keep a namespace alive."""
+        before = set(self.of_sandbox.values())
+        self.sandboxes = engine.list()
+        self._names = {sandbox.short_id: sandbox.name for sandbox in self.sandboxes}
+        running = {sandbox.id for sandbox in self.sandboxes}
+        self.of_sandbox = {identity: space for identity, space in self.of_sandbox.items() if identity in running}
         for sandbox in self.sandboxes:
-            if sandbox.pid is None:
+            if sandbox.pid is None or sandbox.id in self.of_sandbox:
                 continue
             with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it ends just now
                 self.of_sandbox[sandbox.id] = self.add(sandbox.name, _open(f"/proc/{sandbox.pid}/ns/net"))
+        for space in before - {self.host, *self.of_sandbox.values()}:
+            os.close(self._by_inode.pop(space.inode).fd)
 
     def add(self, label: str, fd: int) -> Space:
         """Takes over the descriptor of a namespace; the first name of a shared one counts."""
@@ -83,6 +94,7 @@ class Spaces:
             list(dict.fromkeys(space.inode for space in order)),
             devices,
             frozenset(bridges),
+            {str(address): sandbox.name for sandbox in self.sandboxes for address in sandbox.networks.values() if address},
         )
 
     def _describe(self, sandbox: Sandbox, devices: dict[tuple[int, str], str]) -> None:

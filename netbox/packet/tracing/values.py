@@ -167,7 +167,7 @@ class Trace:
 @dataclass(frozen=True)
 class Drop:
     """A packet that the kernel threw away. ``time`` is in seconds since the epoch, ``length`` in bytes. ``rule`` is the rule that a
-    firewall's drop is due to; ``rule_is_known`` says that the kernel named it, else it is what the rules say for this packet.
+    firewall's drop is due to, where the kernel named it. ``sandbox`` is the sandbox that it concerns; empty: only its network does.
     """
 
     time: float
@@ -178,7 +178,6 @@ class Drop:
     reason: str
     function: str
     rule: RuleHit | None = None
-    rule_is_known: bool = False
     sandbox: str = ""
 
     def to_json(self) -> dict[str, Any]:

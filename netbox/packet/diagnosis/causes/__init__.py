@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from netbox.packet.diagnosis.causes import arriving, ends, firewall, host, listening, links, resolution, sending, shaping
+from netbox.packet.diagnosis.causes import arriving, ends, firewall, host, links, listening, resolution, sending, shaping
 from netbox.packet.diagnosis.values import Facts, Finding
 
 Check = Callable[[Facts], Finding | None]

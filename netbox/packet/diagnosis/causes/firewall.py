@@ -49,9 +49,9 @@ def internal_network(facts: Facts) -> Finding | None:
         if not hidden:
             return None
         box = one if inside else other
-    elif inside and not publishing.holder(facts, facts.address) and not facts.host.has(facts.address) and facts.address:
-        box = one
-    elif inside and facts.translated is not None:
+    elif (inside and not publishing.holder(facts, facts.address) and not facts.host.has(facts.address) and facts.address) or (
+        inside and facts.translated is not None
+    ):
         box = one
     else:
         return None
@@ -174,9 +174,15 @@ def _evidence(found: Ruling) -> tuple[tuple[str, str], ...]:
     decision = found.decision
     text = decision.rule.text if decision.rule else "policy DROP"
     of = f", of {_owner(decision.owner)}" if decision.owner else ""
-    ways = [item for item in (found.packet.in_interface and f"in {found.packet.in_interface}", found.packet.out_interface and f"out {found.packet.out_interface}") if item]
+    ways = [
+        item
+        for item in (
+            found.packet.in_interface and f"in {found.packet.in_interface}",
+            found.packet.out_interface and f"out {found.packet.out_interface}",
+        )
+        if item
+    ]
     lines = [("rule", f"{decision.place}{of}: {text}")]
     if ways:
         lines.append(("packet", f"{found.packet.source} → {found.packet.destination}, {', '.join(ways)}"))
     return tuple(lines)
-

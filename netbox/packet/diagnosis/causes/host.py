@@ -34,7 +34,7 @@ def stale_connection(facts: Facts) -> Finding | None:
         if item.original.source != facts.source_address or to != (facts.address, facts.port):
             continue
         goes = (item.reply.source, item.reply.source_port)
-        if goes == wanted or goes == to == (facts.address, facts.port) and facts.declared is None:
+        if goes == wanted or (goes == to == (facts.address, facts.port) and facts.declared is None):
             continue
         protocol = facts.request.protocol
         flow = endpoint(item.original.source, item.original.source_port)
@@ -203,7 +203,9 @@ def time_to_live(facts: Facts) -> Finding | None:
     because = f"its TTL of {value} runs out at the host, which forwards it"
     box = facts.source_box
     prefix = f"nsenter -t {box.pid} -n " if box is not None and box.pid else ""
-    evidence = [("TTL", f"{value}, " + ("as asked for" if facts.request.ttl is not None else f"net.ipv4.ip_default_ttl of {facts.source.label}"))]
+    evidence = [
+        ("TTL", f"{value}, " + ("as asked for" if facts.request.ttl is not None else f"net.ipv4.ip_default_ttl of {facts.source.label}"))
+    ]
     return Finding(
         "ttl-expired",
         because,

@@ -128,7 +128,10 @@ def neighbour_entries(facts: Facts) -> Finding | None:
             "wrong-mac" if permanent else "stale-neighbour",
             f"{because}, but {edge.who} has {edge.mac}",
             f"on {edge.interface} of {where}",
-            evidence=(("neighbour", f"{edge.address} on {edge.interface} of {where}: {entry.mac}, {entry.state}"), ("MAC", f"{edge.who}: {edge.mac}")),
+            evidence=(
+                ("neighbour", f"{edge.address} on {edge.interface} of {where}: {entry.mac}, {entry.state}"),
+                ("MAC", f"{edge.who}: {edge.mac}"),
+            ),
             command=f"{prefix}ip neighbour del {edge.address} dev {edge.interface}",
             expect=(SILENT, UNREACHABLE),
         )

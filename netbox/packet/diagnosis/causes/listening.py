@@ -86,7 +86,11 @@ def nothing(facts: Facts) -> Finding | None:
     evidence = [("sockets", f"{name} listens on {protocol} {listening}")]
     box = facts.target_box
     inner = next((item for item in (box.ports if box else ()) if item.host_port == port and item.protocol == facts.request.protocol), None)
-    mend = f"start the program in {name} that should listen on port {port}" if name != "the host" else f"start what should listen on port {port}"
+    mend = (
+        f"start the program in {name} that should listen on port {port}"
+        if name != "the host"
+        else f"start what should listen on port {port}"
+    )
     if inner is not None and facts.translated is None:
         evidence.append(("published", f"port {port} is the host's side; inside {name} it is {inner.port}"))
         mend = f"use {name}:{inner.port}"

@@ -64,7 +64,10 @@ def source_ports_used_up(facts: Facts) -> Finding | None:
         "source-ports-used-up",
         f"{facts.source_name} has no port left to send from: connections to {path.endpoint(*to)} use all {count} of {first}-{last}",
         f"opening a socket in {facts.source.label}",
-        evidence=(("ports", f"{len(taken)} of {len(ports)} taken in {facts.source.label}"), ("range", f"ip_local_port_range {first} {last}")),
+        evidence=(
+            ("ports", f"{len(taken)} of {len(ports)} taken in {facts.source.label}"),
+            ("range", f"ip_local_port_range {first} {last}"),
+        ),
         command=f'{prefix}sysctl -w net.ipv4.ip_local_port_range="1024 65535"' if last - first < 60000 else "",
         mend="" if last - first < 60000 else "close connections sooner, or reuse them",
         expect=(NO_PORT,),
@@ -83,5 +86,3 @@ def _reserved(text: str) -> set[int]:
         if first.isdigit():
             found |= set(range(int(first), int(last or first) + 1))
     return found
-
-

@@ -1,0 +1,194 @@
+"""``drops``: every packet that the kernel throws away for our sandboxes, as it happens.
+
+What counts as a sandbox's: it was dropped in its network namespace, or on the host on one of its devices or its network's bridge, or with
+one of its addresses in it. The rule behind a firewall's drop is the kernel's own word, from its trace of that very packet; new
+connections are traced (TCP: SYN), at most some hundred a second, so that a rule that drops packets of an established connection stays
+unnamed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from netbox.errors import NotFound
+from netbox.kernel.packet_event import DROP, PacketEvent
+from netbox.kernel.packet_source import DROPS
+from netbox.kernel.rule_trace import RuleRecord
+from netbox.packet.tracing.headers import Header, parse
+from netbox.packet.tracing.hooks import OWN_PREFIX
+from netbox.packet.tracing.session import Session
+from netbox.packet.tracing.spaces import Space, Spaces
+from netbox.packet.tracing.values import Drop, RuleHit
+
+if TYPE_CHECKING:
+    from netbox.engine import Engine
+    from netbox.engine.sandbox import Sandbox
+
+_LIMIT = "limit rate 200/second burst 400 packets"
+_WORDS = (f"tcp flags & (syn|ack|rst|fin) == syn {_LIMIT}", f"meta l4proto != tcp {_LIMIT}")
+_REFRESH = 1.0  # seconds between looks for new sandboxes
+_REMEMBERED = 4096
+_FIREWALL = "NETFILTER_DROP"
+
+Key = tuple[object, ...]
+
+
+class Scope:
+    """Which drops are of interest: those of all sandboxes, of some, or of a network."""
+
+    def __init__(self, spaces: Spaces, names: Sequence[str], network: str | None) -> None:
+        self._spaces = spaces
+        self.chosen = [sandbox for sandbox in spaces.sandboxes if self._wanted(sandbox, names, network)]
+        self._devices: dict[tuple[int, str], str] = {}
+        self._addresses: dict[str, str] = {}
+        self._whole = set[int]()
+        for sandbox in self.chosen:
+            space = spaces.of_sandbox.get(sandbox.id)
+            if space is not None and space is not spaces.host and network is None:
+                self._whole.add(space.inode)
+            for endpoint in sandbox.network_plan.get("endpoints") or []:
+                if network is not None and endpoint["network"] != network:
+                    continue
+                self._devices[spaces.host.inode, endpoint["host_interface"]] = sandbox.name
+                self._addresses[endpoint["address"]] = sandbox.name
+                if not names:
+                    self._devices.setdefault((spaces.host.inode, endpoint["bridge"]), "")
+                if space is not None:
+                    self._devices[space.inode, endpoint["interface"]] = sandbox.name
+
+    @staticmethod
+    def _wanted(sandbox: Sandbox, names: Sequence[str], network: str | None) -> bool:
+        if names and sandbox.name not in names and not any(sandbox.id.startswith(name) for name in names):
+            return False
+        return network is None or network in sandbox.networks
+
+    def sandbox(self, event: PacketEvent, header: Header | None) -> str | None:
+        """The sandbox that a drop concerns: empty when only its network does, ``None`` when it is none of ours."""
+        if event.netns in self._whole:
+            return self._spaces.label(event.netns)
+        found = self._devices.get((event.netns, event.device))
+        if found:
+            return found
+        if header is not None:
+            for address in (header.flow.destination, header.flow.source):
+                if address in self._addresses and event.netns in (self._spaces.host.inode, 0):
+                    return self._addresses[address]
+        return found
+
+    def spaces(self) -> list[Space]:
+        """The namespaces to look into."""
+        own = [self._spaces.of_sandbox[sandbox.id] for sandbox in self.chosen if sandbox.id in self._spaces.of_sandbox]
+        return [self._spaces.host, *own]
+
+
+class LastRules:
+    """The last rule that each packet met, of the packets that were traced lately."""
+
+    def __init__(self) -> None:
+        self._records: OrderedDict[Key, RuleRecord] = OrderedDict()
+        self._streams: OrderedDict[tuple[int, int], Header] = OrderedDict()
+
+    def take(self, records: Sequence[RuleRecord]) -> None:
+        """Notes new records."""
+        for record in records:
+            header = parse(record.packet) if record.packet else None
+            stream = (record.netns, record.identity)
+            if record.backend == "nftables":
+                header = header or self._streams.get(stream)
+                if header is not None:
+                    self._streams[stream] = header
+                    self._streams.move_to_end(stream)
+            if header is None or record.table.startswith(OWN_PREFIX) or (record.kind == "rule" and not record.number):
+                continue
+            key = _key(record.netns, header)
+            self._records[key] = record
+            self._records.move_to_end(key)
+        for kept in (self._records, self._streams):
+            while len(kept) > _REMEMBERED:
+                kept.popitem(last=False)
+
+    def of(self, netns: int, header: Header) -> RuleRecord | None:
+        """The last record of a packet."""
+        return self._records.get(_key(netns, header))
+
+
+def _key(netns: int, header: Header) -> Key:
+    return (netns, header.identity, *header.flow[:5])
+
+
+def drops(
+    engine: Engine,
+    names: Sequence[str] = (),
+    network: str | None = None,
+    *,
+    tracer: str | None = None,
+    timeout: float | None = None,
+    notes: list[str] | None = None,
+) -> Iterator[Drop]:
+    """Yields drops as they happen, for ``timeout`` seconds or until the iterator is closed. ``names`` are sandboxes (name, id, prefix of
+    an id), ``network`` is a network: only what concerns these. Nothing costs anything before the first ``next``.
+
+    ``tracer`` asks for ``bpf`` or ``tracefs``; ``notes`` gets sentences about what does not work on this host.
+
+    Raises:
+        NotFound: no such sandbox or network.
+        Unsupported: this host lets nobody see drops, or not by that tracer.
+        NoPermission: not root.
+    """
+    for name in names:
+        engine.get(name)
+    if network is not None and network not in {row.name for row in engine.networks.list()}:
+        raise NotFound(f"no such network: {network}", "'netbox network ls' lists them all")
+    return _drops(engine, names, network, tracer, timeout, [] if notes is None else notes)
+
+
+def _drops(
+    engine: Engine, names: Sequence[str], network: str | None, tracer: str | None, timeout: float | None, notes: list[str]
+) -> Iterator[Drop]:
+    offset = time.time() - time.monotonic()
+    deadline = None if timeout is None else time.monotonic() + timeout
+    with Spaces(engine) as spaces:
+        scope = Scope(spaces, names, network)
+        with Session(engine.settings, spaces, scope.spaces(), _WORDS, None, tracer, DROPS) as session:
+            session.require_events()
+            notes += session.notes
+            rules, looked = LastRules(), time.monotonic()
+            while deadline is None or time.monotonic() < deadline:
+                session.collect(_REFRESH if deadline is None else min(_REFRESH, deadline - time.monotonic()))
+                events, records = session.drain()
+                rules.take(records)
+                for event in sorted(events, key=lambda event: event.time):
+                    found = _drop(event, scope, spaces, session, rules, offset)
+                    if found is not None:
+                        yield found
+                if time.monotonic() - looked > _REFRESH:
+                    spaces.refresh(engine)
+                    scope, looked = Scope(spaces, names, network), time.monotonic()
+                    session.add(scope.spaces())
+
+
+def _drop(event: PacketEvent, scope: Scope, spaces: Spaces, session: Session, rules: LastRules, offset: float) -> Drop | None:
+    if event.kind != DROP:
+        return None
+    header = parse(event.packet)
+    sandbox = scope.sandbox(event, header)
+    if sandbox is None:
+        return None
+    rule: RuleHit | None = None
+    record = rules.of(event.netns, header) if header is not None and event.reason == _FIREWALL else None
+    if record is not None:
+        rule = session.rule(record)
+    return Drop(
+        offset + event.time / 1e9,
+        spaces.label(event.netns),
+        event.device,
+        header.flow if header else None,
+        header.length if header else event.length,
+        event.reason,
+        event.function,
+        rule,
+        sandbox,
+    )
