@@ -1,7 +1,7 @@
 """What the network of a namespace is like right now: links, addresses, neighbours, and what the kernel would do with one packet.
 
-Read over one rtnetlink socket, which works in the namespace where it was opened. IPv4 and IPv6. Sources: rtnetlink(7), ``<linux/if_link.h>``,
-``<linux/neighbour.h>``, ``<linux/rtnetlink.h>``.
+Read over one rtnetlink socket, which works in the namespace where it was opened. IPv4 and IPv6. Sources: rtnetlink(7),
+``<linux/if_link.h>``, ``<linux/neighbour.h>``, ``<linux/rtnetlink.h>``.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ _RECEIVE_BUFFER = 1 << 18
 
 
 class LinkFact(NamedTuple):
-    """A network device. ``carrier`` says that the other end is up too; ``peer`` is the index of a veth's other end, ``master`` that of its
-    bridge; ``port_state`` is that of a bridge's port, else empty.
+    """A network device. ``carrier`` says that the other end is up too; ``peer`` is the number of a veth's other end, ``master`` that of
+    its bridge; ``port_state`` is that of a bridge's port, else empty.
     """
 
     name: str
-    index: int
+    number: int
     kind: str
     up: bool
     carrier: bool
@@ -120,10 +120,13 @@ class InspectionSocket(RouteSocket):
         super().__init__(sock)
         self._names: dict[int, str] = {}
 
+    def __enter__(self) -> InspectionSocket:
+        return self
+
     def link_facts(self) -> list[LinkFact]:
         """Every link of the namespace."""
         found = [_link(body) for body in self._dump(rtnetlink.RTM_GETLINK, _LINK.pack(0, 0, 0, 0, 0))]
-        self._names = {link.index: link.name for link in found}
+        self._names = {link.number: link.name for link in found}
         return found
 
     def address_facts(self) -> list[AddressFact]:

@@ -1,7 +1,7 @@
 """Everybody's firewall rules in the calling thread's network namespace, as text or JSON: read only, nothing is changed or created.
 
-Three sources: the legacy tables as ``iptables-legacy-save`` prints them, the tables that the ``iptables`` command of the nf_tables kind made,
-and all of nf_tables as libnftables-json(5) has it. Each is asked only where a cheap look at the kernel says that there is something.
+Three sources: the legacy tables as ``iptables-legacy-save`` prints them, the tables that the ``iptables`` command of the nf_tables kind
+made, and all of nf_tables as libnftables-json(5) has it. Each is asked only where a cheap look at the kernel says that there is something.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ import time
 from typing import NamedTuple
 
 from netbox.kernel import namespaces
+from netbox.packet.diagnosis.packets import checksum
 from netbox.packet.diagnosis.values import (
     ANSWERED,
     EXPIRED,
@@ -113,7 +114,7 @@ def echo(netns_fd: int, address: str, request: Request, size: int = 0) -> Attemp
     payload = bytes(max(0, (size or request.size or 84) - headers))
     asked, answered = _ECHO[family]
     message = struct.pack("!BBHHH", asked, 0, 0, identity, 1) + payload
-    message = message[:2] + struct.pack("!H", _checksum(message)) + message[4:]
+    message = message[:2] + struct.pack("!H", checksum(message)) + message[4:]
     with _socket(netns_fd, family, socket.SOCK_RAW, number) as sock:
         sock.setblocking(False)
         _prepare(sock, family, request.ttl, whole=bool(size or request.size))
@@ -196,12 +197,3 @@ def _failure(number: int) -> Attempt:
         errno.ETIMEDOUT: (SILENT, "nothing came back"),
     }.get(number, (UNREACHABLE, f"the source's kernel says: {os.strerror(number)}"))
     return Attempt(outcome, said)
-
-
-def _checksum(data: bytes) -> int:
-    """RFC 1071."""
-    padded = data + bytes(len(data) % 2)
-    total = sum(struct.unpack(f"!{len(padded) // 2}H", padded))
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return ~total & 0xFFFF

@@ -10,6 +10,7 @@ from netbox.parse.shaping import format_rate
 
 if TYPE_CHECKING:
     from netbox.engine import Sandbox
+    from netbox.network.shaping import Impairment
 
 
 def box(sandbox: Sandbox) -> Box:
@@ -57,12 +58,9 @@ def _throttles(found: Box, sandbox: Sandbox) -> tuple[Throttle, ...]:
     spec = sandbox.spec.network
     rates = (("in", spec.rate_in), ("out", spec.rate_out))
     own = [Throttle(found.name, way, f"rate {format_rate(rate)}", own=True) for way, rate in rates if rate]
-    return (
-        *own,
-        *(
-            Throttle(
-                found.name, item.direction, ", ".join(f"{key} {value}" for key, value in item.effects.items()), item.loss, item.prefixes
-            )
-            for item in sandbox.impairments
-        ),
-    )
+    return (*own, *(_throttle(found.name, item) for item in sandbox.impairments))
+
+
+def _throttle(name: str, item: Impairment) -> Throttle:
+    effects = ", ".join(f"{key} {value}" for key, value in item.effects.items())
+    return Throttle(name, item.direction, effects, item.loss, item.prefixes)

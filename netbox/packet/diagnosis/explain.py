@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from netbox.packet.diagnosis import path
 from netbox.packet.diagnosis.causes import IDS
+from netbox.packet.diagnosis.publishing import source_interface, target_interface
 from netbox.packet.diagnosis.values import (
     EXPIRED,
     NO_PORT,
@@ -139,7 +140,7 @@ def _reachable(facts: Facts, prediction: Prediction, observation: Observation, e
 def _how(facts: Facts) -> str:
     """`` over network front``, `` through the port that web publishes``."""
     way = path.kind(facts)
-    inward, end = path.source_interface(facts), path.target_interface(facts)
+    inward, end = source_interface(facts), target_interface(facts)
     parts = []
     if way == path.BRIDGED and inward is not None:
         parts.append(f"over network {inward.network}")
@@ -173,9 +174,8 @@ def _evidence(facts: Facts, prediction: Prediction, observation: Observation, fo
     if observation.place and not (found and found.place and found.place.split()[-3:] == observation.place.split()[-3:]):
         lines.append(("rule", observation.place + (f" (of {observation.owner})" if observation.owner else "")))
     if found is None or not found.blocks:
-        lines += [
-            line for note in prediction.notes if note is not found and not note.blocks and note.cause != "mtu" for line in note.evidence
-        ]
+        others = [note for note in prediction.notes if note is not found and not note.blocks and note.cause != "mtu"]
+        lines += [line for note in others for line in note.evidence]
     lines += [("not known", text) for text in (*facts.problems, *observation.notes)]
     return tuple(dict.fromkeys(lines))
 

@@ -1,7 +1,7 @@
 """Gathers the facts: the state, then the kernel in the namespaces of the source, the host and the target. Read only.
 
-Questions whose answers depend on each other are asked in the order in which a packet would: where does the source send it, is it a published
-port, which way does the host take, where would the answer go.
+Questions whose answers depend on each other are asked in the order in which a packet would: where does the source send it, is it a
+published port, which way does the host take, where would the answer go.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from netbox.errors import NetboxError, NotFound
 from netbox.kernel import conntrack, namespaces, socket_diag, sysctl
-from netbox.kernel.inspection import InspectionSocket, RouteFact
+from netbox.kernel.inspection import InspectionSocket, LinkFact, RouteFact
 from netbox.packet.diagnosis import boxes as records
 from netbox.packet.diagnosis import publishing, resolving
 from netbox.packet.diagnosis.firewalls import read_chains
@@ -218,7 +218,8 @@ class Gatherer:
             if fd < 0:
                 continue
             try:
-                links = {link.name: link for link in self._ask(fd, InspectionSocket.link_facts, [])}
+                none: list[LinkFact] = []
+                links = {link.name: link for link in self._ask(fd, InspectionSocket.link_facts, none)}
             finally:
                 os.close(fd)
             found += [

@@ -40,9 +40,8 @@ def build(packet: Crafted) -> bytes:
     body = _transport(packet, version6)
     place = {TCP: 16, UDP: 6, ICMP: 2}.get(packet.protocol)
     if place is not None:
-        pseudo = (
-            source + destination + struct.pack("!II" if version6 else "!HH", *((len(body), number) if version6 else (number, len(body))))
-        )
+        ends = source + destination
+        pseudo = ends + (struct.pack("!II", len(body), number) if version6 else struct.pack("!HH", number, len(body)))
         total = checksum(body if packet.protocol == ICMP and not version6 else pseudo + body)
         body = body[:place] + struct.pack("!H", total or 0xFFFF) + body[place + 2 :]
     if version6:
@@ -83,7 +82,7 @@ def send(netns_fd: int, packet: Crafted) -> None:
 def checksum(data: bytes) -> int:
     """RFC 1071."""
     padded = data + bytes(len(data) % 2)
-    total = sum(struct.unpack(f"!{len(padded) // 2}H", padded))
+    total: int = sum(struct.unpack(f"!{len(padded) // 2}H", padded))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return ~total & 0xFFFF

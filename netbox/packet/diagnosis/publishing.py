@@ -130,9 +130,9 @@ def declared_translation(facts: Facts) -> tuple[str, tuple[str, int] | None]:
 def publication(box: Box, protocol: str, port: int, address: str = "") -> PortSpec | None:
     """The published port that a host port belongs to; with ``address`` only one that is published there."""
     for item in box.ports:
-        if item.protocol == protocol and item.host_port and item.host_port <= port < item.host_port + item.length:
-            if not address or item.host_ip in ANY or item.host_ip == address:
-                return item
+        fits = item.protocol == protocol and item.host_port and item.host_port <= port < item.host_port + item.length
+        if fits and (not address or item.host_ip in ANY or item.host_ip == address):
+            return item
     return None
 
 

@@ -22,9 +22,9 @@ def parse(listing: Sequence[Mapping[str, Any]], family: str = "ip") -> list[Chai
     rules: dict[tuple[str, str], list[FirewallRule]] = {}
     numbers: dict[tuple[str, str], int] = {}
     for item in listing:
-        for key in ("set", "map"):
-            if key in item:
-                sets[_table(item[key]), item[key]["name"]] = item[key].get("elem", ())
+        for kind in ("set", "map"):
+            if kind in item:
+                sets[_table(item[kind]), item[kind]["name"]] = item[kind].get("elem", ())
     for item in listing:
         rule = item.get("rule")
         if rule is not None and rule["family"] in wanted:
@@ -67,7 +67,7 @@ def _rules(number: int, rule: Mapping[str, Any], sets: Sets) -> Iterator[Firewal
     found: list[Match] = []
     text = " ".join(_words(rule["expr"]))
     for part in rule["expr"]:
-        (key, value), *_ = part.items() if part else (("", None),)
+        key, value = next(iter(part.items()))
         if key == "match":
             found.append(_match(value, _table(rule), sets))
         elif key == "vmap":

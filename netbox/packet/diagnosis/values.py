@@ -1,7 +1,7 @@
 """What is known, what is expected, what is answered. Frozen; the answer is JSON-able.
 
-``Facts`` is what the state and the kernel say before a packet is sent. ``Finding`` is what one cause has to say about them, ``Prediction`` the
-first of these along the packet's path, ``Observation`` what packets did, ``Answer`` all of it in words.
+``Facts`` is what the state and the kernel say before a packet is sent. ``Finding`` is what one cause has to say about them, ``Prediction``
+the first of these along the packet's path, ``Observation`` what packets did, ``Answer`` all of it in words.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ OPEN, ANSWERED, DELIVERED = "open", "answered", "delivered"
 REFUSED, SILENT, NO_ROUTE, UNREACHABLE, EXPIRED = "refused", "silent", "no route", "unreachable", "expired"
 NO_PORT, NOT_ASKED = "no source port", "not asked"
 REACHED = (OPEN, ANSWERED, DELIVERED)
-"""What packets did: a handshake; an answer; taken by a socket that says nothing (UDP). Else a RST or port unreachable; nothing; no way found
-by the sender's kernel; an ICMP error; TTL exceeded; no port to send from; nothing was sent."""
+"""What packets did: a handshake; an answer; taken by a socket that says nothing (UDP). Else a RST or port unreachable; nothing; no way
+found by the sender's kernel; an ICMP error; TTL exceeded; no port to send from; nothing was sent."""
 
 
 @dataclass(frozen=True)
@@ -165,8 +165,9 @@ class Facts:
 
     ``address`` and ``port`` are where the source sends to. ``translated`` is where the host's rules lead such a packet, ``declared`` where
     the published port of a sandbox should lead it. ``host_interface`` is where what the source sends comes to the host, empty when it does
-    not. The routes: of the source, of the host (and its own way back to the source), of the target for what arrives (from ``source_seen``) and
-    for the answer; ``None`` where there is none of the kind. ``boxes`` are all sandboxes of this machine. ``problems`` are facts that could not be had, in words.
+    not. The routes: of the source; of the host, and its own way back to the source; of the target for what arrives (from ``source_seen``)
+    and for the answer; ``None`` where there is none of the kind. ``boxes`` are all sandboxes of this machine. ``problems`` are facts that
+    could not be had, in words.
     """
 
     request: Request

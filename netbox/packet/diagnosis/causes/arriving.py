@@ -21,7 +21,8 @@ def reverse_path(facts: Facts) -> Finding | None:
     back = facts.return_route.interface if facts.return_route and not facts.return_route.error else "no interface"
     return Finding(
         "reverse-path-filter",
-        f"the reverse path filter of {name} drops it: it came in by {end.interface}, and an answer to {facts.source_seen} would leave by {back}",
+        f"the reverse path filter of {name} drops it: it came in by {end.interface},"
+        f" and an answer to {facts.source_seen} would leave by {back}",
         f"coming in by {end.interface} of {name}",
         evidence=(("route", f"in {name}, for {facts.source_seen}: {back}"), ("rp_filter", f"{value} on {scope} of {name}")),
         command=f"nsenter -t {facts.target_box.pid} -n sysctl -w net.ipv4.conf.{scope}.rp_filter={'2' if value == '1' else '0'}",

@@ -49,9 +49,7 @@ def internal_network(facts: Facts) -> Finding | None:
         if not hidden:
             return None
         box = one if inside else other
-    elif (inside and not publishing.holder(facts, facts.address) and not facts.host.has(facts.address) and facts.address) or (
-        inside and facts.translated is not None
-    ):
+    elif inside and (facts.translated is not None or _is_outside(facts)):
         box = one
     else:
         return None
@@ -74,6 +72,11 @@ def internal_network(facts: Facts) -> Finding | None:
         place=place,
         owner=owner,
     )
+
+
+def _is_outside(facts: Facts) -> bool:
+    """Whether the address is neither the host's nor a sandbox's."""
+    return bool(facts.address) and not publishing.holder(facts, facts.address) and not facts.host.has(facts.address)
 
 
 def other_network(facts: Facts) -> Finding | None:
@@ -174,15 +177,9 @@ def _evidence(found: Ruling) -> tuple[tuple[str, str], ...]:
     decision = found.decision
     text = decision.rule.text if decision.rule else "policy DROP"
     of = f", of {_owner(decision.owner)}" if decision.owner else ""
-    ways = [
-        item
-        for item in (
-            found.packet.in_interface and f"in {found.packet.in_interface}",
-            found.packet.out_interface and f"out {found.packet.out_interface}",
-        )
-        if item
-    ]
+    ways = (("in", found.packet.in_interface), ("out", found.packet.out_interface))
+    known = [f"{word} {name}" for word, name in ways if name]
     lines = [("rule", f"{decision.place}{of}: {text}")]
-    if ways:
-        lines.append(("packet", f"{found.packet.source} → {found.packet.destination}, {', '.join(ways)}"))
+    if known:
+        lines.append(("packet", f"{found.packet.source} → {found.packet.destination}, {', '.join(known)}"))
     return tuple(lines)

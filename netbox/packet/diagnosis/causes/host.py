@@ -42,7 +42,8 @@ def stale_connection(facts: Facts) -> Finding | None:
         whose = f" ({old.name})" if old else ", which nobody has any more" if not facts.host.has(goes[0]) else " (the host itself)"
         return Finding(
             "stale-connection",
-            f"connection tracking still sends what comes from {flow} for {endpoint(*to)} to {endpoint(*goes)}{whose}, instead of {endpoint(*wanted)}",
+            f"connection tracking still sends what comes from {flow} for {endpoint(*to)} to {endpoint(*goes)}{whose},"
+            f" instead of {endpoint(*wanted)}",
             "connection tracking on the host",
             evidence=(
                 ("connection", f"{protocol} {flow} → {endpoint(*to)}, answers expected from {endpoint(*goes)}, {item.timeout} s left"),
@@ -203,14 +204,12 @@ def time_to_live(facts: Facts) -> Finding | None:
     because = f"its TTL of {value} runs out at the host, which forwards it"
     box = facts.source_box
     prefix = f"nsenter -t {box.pid} -n " if box is not None and box.pid else ""
-    evidence = [
-        ("TTL", f"{value}, " + ("as asked for" if facts.request.ttl is not None else f"net.ipv4.ip_default_ttl of {facts.source.label}"))
-    ]
+    origin = "as asked for" if facts.request.ttl is not None else f"net.ipv4.ip_default_ttl of {facts.source.label}"
     return Finding(
         "ttl-expired",
         because,
         "forwarding on the host",
-        evidence=tuple(evidence),
+        evidence=(("TTL", f"{value}, {origin}"),),
         command="" if facts.request.ttl is not None else f"{prefix}sysctl -w net.ipv4.ip_default_ttl=64",
         mend="send with a larger TTL (--ttl)" if facts.request.ttl is not None else "",
         expect=(EXPIRED, SILENT),
@@ -241,7 +240,8 @@ def too_large(facts: Facts) -> Finding | None:
     evidence = tuple(("MTU", f"{item.name} of {place}: {item.mtu}") for place, item in ((facts.source.label, start), *dict.fromkeys(known)))
     return Finding(
         "mtu",
-        f"packets of more than {link.mtu} bytes vanish at {link.name} of {where}, whose MTU is {link.mtu}, while {facts.source_name} sends up to {start.mtu}",
+        f"packets of more than {link.mtu} bytes vanish at {link.name} of {where}, whose MTU is {link.mtu},"
+        f" while {facts.source_name} sends up to {start.mtu}",
         f"at {link.name} of {where}",
         blocks=facts.request.size is not None,
         evidence=evidence,

@@ -56,7 +56,7 @@ def _down(facts: Facts, box: Box, end: Interface, space: Namespace) -> Finding |
         )
     port = facts.host.link(end.host_interface)
     bridge = facts.host.link(end.bridge)
-    if port is not None and bridge is not None and port.master != bridge.index:
+    if port is not None and bridge is not None and port.master != bridge.number:
         return Finding(
             "link-down",
             f"{end.host_interface}, the host's end of {box.name}'s link, is no longer a port of the bridge {end.bridge}",

@@ -6,6 +6,7 @@ import errno
 import os
 
 from netbox.packet.diagnosis import path
+from netbox.packet.diagnosis.publishing import endpoint
 from netbox.packet.diagnosis.values import NO_PORT, NO_ROUTE, TCP, UDP, Facts, Finding
 
 _REFUSALS = {"blackhole": "drops it without a word", "unreachable": "says unreachable", "prohibit": "says prohibited"}
@@ -62,7 +63,7 @@ def source_ports_used_up(facts: Facts) -> Finding | None:
     prefix = f"nsenter -t {box.pid} -n " if box is not None and box.pid else ""
     return Finding(
         "source-ports-used-up",
-        f"{facts.source_name} has no port left to send from: connections to {path.endpoint(*to)} use all {count} of {first}-{last}",
+        f"{facts.source_name} has no port left to send from: connections to {endpoint(*to)} use all {count} of {first}-{last}",
         f"opening a socket in {facts.source.label}",
         evidence=(
             ("ports", f"{len(taken)} of {len(ports)} taken in {facts.source.label}"),
