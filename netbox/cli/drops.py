@@ -28,7 +28,7 @@ A line says when, in whose network namespace, on which device, which packet, and
 and function, and for a firewall the rule. docs/trace.md has the reasons in words.
 """
 )
-@options.network_filter_option
+@click.option("--network", metavar="NETWORK", help="Only what concerns this network.", shell_complete=options.complete_networks)
 @click.option("-c", "--count", type=click.IntRange(1), metavar="N", help="End after N drops.")
 @click.option("--for", "duration", metavar="DURATION", help="End after this time, such as 30s.")
 @options.tracer_option("bpf", "tracefs")
@@ -44,11 +44,11 @@ def drops(
     """
     from netbox.engine import Engine
     from netbox.packet.tracing.dropping import drops as stream
-    from netbox.parse.shaping import parse_duration
+    from netbox.parse.quantities import parse_duration
 
     with Engine(warm=False) as engine:
         notes: list[str] = []
-        seconds = None if duration is None else parse_duration(duration)
+        seconds = None if duration is None else parse_duration(duration, "for")
         found = stream(engine, names, network, tracer=tracer, timeout=seconds, notes=notes, ready=lambda: _ready(notes))
         left = count
         try:
@@ -69,9 +69,8 @@ def drops(
 
 def _ready(notes: list[str]) -> None:
     for note in notes:
-        output.report("netbox drops", note)
-    if sys.stderr.isatty():
-        print("watching; ctrl-c ends it", file=sys.stderr)
+        output.report("note", note)
+    print("watching; ctrl-c ends it", file=sys.stderr, flush=True)
 
 
 def line(drop: Drop) -> str:

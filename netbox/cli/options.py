@@ -108,6 +108,11 @@ sig_proxy_option = click.option(
 )
 
 
+def tracer_option(*names: str) -> Decorator:
+    """How the kernel is asked about packets; by default the best that this host allows."""
+    return click.option("--tracer", type=click.Choice(names), help="How to see packets (default: the best that works here).")
+
+
 def label() -> str:
     """``netbox stop``: the command that runs, for messages."""
     context = click.get_current_context(silent=True)

@@ -52,6 +52,8 @@ SECTIONS: dict[str, dict[str, Entry]] = {
     "Packets": {
         "why": Entry("why", "command", "Say why one sandbox reaches another or not, and what mends it"),
         "probe": Entry("probe", "probe", "Send packets from one place to another and say what comes back"),
+        "trace": Entry("trace", "trace", "Follow a packet through devices, firewall rules and NAT to a socket or its drop"),
+        "drops": Entry("drops", "drops", "Print every packet that the kernel drops for sandboxes, and why"),
     },
     "Networks, images, system": {
         "network": Entry("network", "command", "Manage networks, connect and disconnect sandboxes"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +12,10 @@ from netbox.cli import options, output
 from netbox.errors import UsageError
 
 if TYPE_CHECKING:
-    from netbox.packet.probing.values import ProbeRequest
     from netbox.packet.tracing.values import Hop, Trace
     from netbox.packet.tracing.watching import Followed
 
 _STYLES = {"delivered": "green", "dropped": "red", "lost": "yellow", "passed": "dim"}
-_DEFAULT_TIMEOUT = 0.5  # seconds
 
 
 @click.command(
@@ -28,73 +27,59 @@ Examples:
   netbox trace web 192.0.2.7 --icmp --ttl 3
   netbox trace --watch web -f 'tcp port 80' -c 10
 
-SRC is a sandbox, 'host', or 'lan' (a neighbour of this machine, made for the occasion). DST is a sandbox,
-an address or a name, with a port if there is one: db:5432, 10.0.0.1:80, [2001:db8::1]:80. Without a port or
-an option it is an ICMP echo. The exit code is 0 when the probe got through and was answered.
+The exit code is 0 when the probe reached the target, else 1; 125 when nothing could be sent. docs/trace.md
+explains the lines.
 """
 )
-@click.option("--icmp", "kinds", flag_value="icmp", multiple=True, help="An ICMP echo (the default without a port).")
-@click.option("--tcp", type=click.IntRange(1, 65535), metavar="PORT", help="A TCP SYN.")
-@click.option("--udp", type=click.IntRange(1, 65535), metavar="PORT", help="A UDP datagram.")
-@click.option("--sctp", type=click.IntRange(1, 65535), metavar="PORT", help="An SCTP INIT.")
+@click.option("--icmp", is_flag=True, help="ICMP echo (the default without a port).")
+@click.option("--tcp", type=int, metavar="PORT", help="A TCP SYN (the default with a port).")
+@click.option("--udp", type=int, metavar="PORT", help="A UDP datagram.")
+@click.option("--sctp", type=int, metavar="PORT", help="An SCTP INIT.")
 @click.option("--dns", metavar="NAME", help="A DNS query for NAME.")
-@click.option("--size", type=click.IntRange(0, 65000), metavar="BYTES", help="Bytes of payload.")
-@click.option("--ttl", type=click.IntRange(1, 255), metavar="N", help="Time to live, hop limit.")
-@click.option("--source", metavar="ADDRESS", help="The address that it is sent from.")
-@click.option("--timeout", default=_DEFAULT_TIMEOUT, type=click.FloatRange(0.01, 60), metavar="SECONDS", help="Wait so long for an answer.")
+@click.option("-6", "--ipv6", is_flag=True, help="Use DST's IPv6 address.")
+@click.option("--size", type=int, metavar="BYTES", help="Payload behind the transport header.")
+@click.option("--ttl", type=int, help="Time to live or hop limit (default 64).")
+@click.option("--source", "source_address", metavar="IP", help="Address to send from, also a foreign one.")
+@click.option("--timeout", type=float, default=0.5, show_default=True, metavar="SECONDS", help="How long to wait for an answer.")
 @click.option("--watch", is_flag=True, help="Follow the live traffic of the sandbox SRC instead of a probe, until ctrl-c.")
 @click.option("-f", "--filter", "expression", metavar="FILTER", help="With --watch: only packets that pass this libpcap filter.")
 @click.option("-c", "--count", type=click.IntRange(1), metavar="N", help="With --watch: end after N packets.")
 @options.tracer_option("bpf", "tracefs", "none")
 @click.option("-v", "--verbose", is_flag=True, help="Also show jumps, chains that end without a verdict and policies that accept.")
 @options.json_option
-@click.argument("source_name", metavar="SRC", shell_complete=options.complete_sandboxes(running=True))
-@click.argument("target_name", metavar="[DST]", required=False, shell_complete=options.complete_sandboxes(running=True))
-def trace(source_name: str, target_name: str | None, watch: bool, verbose: bool, output_format: str, **given: Any) -> int:
-    """Follow a packet through namespaces, devices, firewall rules, NAT and routing to a socket or to its drop."""
+@click.argument("source", metavar="SRC", shell_complete=options.complete_sandboxes(True))
+@click.argument("target", metavar="DST", required=False, shell_complete=options.complete_sandboxes(True))
+def trace(source: str, target: str | None, watch: bool, verbose: bool, output_format: str, **given: Any) -> int:
+    """Follow a packet through namespaces, devices, firewall rules, NAT and routing to a socket or to its drop.
+
+    SRC and DST are as for 'netbox probe'. The packet is real: it is sent, and its answer is followed too.
+    """
+    watching = {key: given.pop(key) for key in ("expression", "count")}
     if watch:
-        _watch(source_name, target_name, given, verbose, output_format)
+        _watch(source, target, given, watching, verbose, output_format)
         return 0
-    if given["expression"] is not None or given["count"] is not None:
+    if watching["expression"] is not None or watching["count"] is not None:
         raise UsageError("-f and -c are for --watch", "a probe is one packet")
-    if target_name is None:
+    if target is None:
         raise UsageError("no destination given", "netbox trace SRC DST, or --watch for live traffic")
-    return _probe(source_name, target_name, given, verbose, output_format)
+    return _probe(source, target, given, verbose, output_format)
 
 
-def request_of(given: dict[str, Any], target_name: str) -> ProbeRequest:
-    """The request that the options ask for. Raises UsageError."""
-    from netbox.packet.finding import parse
-    from netbox.packet.probing.values import ProbeRequest
-
-    chosen = [(kind, given[kind]) for kind in ("tcp", "udp", "sctp", "dns") if given[kind] is not None]
-    chosen += [("icmp", None) for _ in given["kinds"][:1]]
-    if len(chosen) > 1:
-        raise UsageError(f"--{chosen[0][0]} and --{chosen[1][0]} exclude each other", "one trace follows one packet")
-    written = parse(target_name)
-    kind, value = chosen[0] if chosen else (written.protocol or ("tcp" if written.port else "icmp"), None)
-    port = value if kind in ("tcp", "udp", "sctp") and value is not None else written.port
-    return ProbeRequest(
-        kind,
-        port=port if kind != "icmp" else None,
-        name=value if kind == "dns" else None,
-        size=given["size"],
-        ttl=given["ttl"],
-        source=given["source"],
-        timeout=given["timeout"],
-    )
-
-
-def _probe(source_name: str, target_name: str, given: dict[str, Any], verbose: bool, output_format: str) -> int:
+def _probe(source: str, target: str, given: dict[str, Any], verbose: bool, output_format: str) -> int:
     from netbox.packet.probing.run import Worker
 
-    request = request_of(given, target_name)
-    with Worker() as worker:  # it loads scapy while this process looks for the places
+    worker = Worker()  # first of all: it loads scapy while this process finds out what to ask
+    try:
         from netbox.engine import Engine
+        from netbox.packet.probing.api import request_for
         from netbox.packet.tracing.follow import trace as follow
 
+        tracer, ipv6 = given.pop("tracer"), given.pop("ipv6")
+        request = request_for(target, given)
         with Engine(warm=False) as engine:
-            found = follow(engine, source_name, target_name, request, tracer=given["tracer"], worker=worker)
+            found = follow(engine, source, target, request, ipv6=ipv6, tracer=tracer, worker=worker)
+    finally:
+        worker.close()
     if output_format == "json":
         output.echo_json(found.to_json())
     else:
@@ -127,6 +112,7 @@ def lines(hops: Iterable[Hop], verbose: bool = False) -> list[str]:
     for clock, netns, device, text, hop in rows:
         if before is not None and hop.direction == REPLY != before.direction:
             found.append("")
+            before = None
         time = clock if before is None or hop.time != before.time else ""
         cells = (output.style(time.rjust(widths[0]), "dim"), netns.ljust(widths[1]), device.ljust(widths[2]), _coloured(hop, text))
         found.append("  ".join(cells).rstrip())
@@ -139,20 +125,22 @@ def _coloured(hop: Hop, text: str) -> str:
     return output.style(text, styles[hop.kind]) if hop.kind in styles else text
 
 
-def _watch(name: str, target: str | None, given: dict[str, Any], verbose: bool, output_format: str) -> None:
-    probing = [key for key in ("tcp", "udp", "sctp", "dns", "size", "ttl", "source") if given[key] is not None]
-    if target is not None or probing or given["kinds"]:
-        wrong = "DST" if target is not None else f"--{(probing or ['icmp'])[0]}"
+def _watch(
+    name: str, target: str | None, given: dict[str, Any], watching: dict[str, Any], verbose: bool, output_format: str
+) -> None:
+    probing = [key for key in ("icmp", "tcp", "udp", "sctp", "dns", "ipv6", "size", "ttl", "source_address") if given[key] not in (None, False)]
+    if target is not None or probing:
+        wrong = "DST" if target is not None else f"--{probing[0].removesuffix('_address')}"
         raise UsageError(f"--watch takes no {wrong}: it sends nothing", "choose packets with -f, such as -f 'tcp port 80'")
     from netbox.engine import Engine
     from netbox.packet.tracing.filters import acceptor
     from netbox.packet.tracing.watching import watch
 
-    accepts = acceptor(given["expression"]) if given["expression"] else None
-    left = given["count"]
+    accepts = acceptor(watching["expression"]) if watching["expression"] else None
+    left = watching["count"]
     with Engine(warm=False) as engine:
         notes: list[str] = []
-        found = watch(engine, name, accepts=accepts, tracer=given["tracer"], notes=notes, ready=lambda: _report(notes))
+        found = watch(engine, name, accepts=accepts, tracer=given["tracer"], notes=notes, ready=lambda: _ready(notes))
         try:
             for packet in found:
                 _show_packet(packet, verbose, output_format)
@@ -166,9 +154,10 @@ def _watch(name: str, target: str | None, given: dict[str, Any], verbose: bool, 
             found.close()
 
 
-def _report(notes: Sequence[str]) -> None:
+def _ready(notes: Sequence[str]) -> None:
     for note in notes:
-        output.report("netbox trace", note)
+        output.report("note", note)
+    print("watching; ctrl-c ends it", file=sys.stderr, flush=True)
 
 
 def _show_packet(packet: Followed, verbose: bool, output_format: str) -> None:

@@ -79,6 +79,11 @@ def make_request(written_port: int | None, written_protocol: str | None, options
     return ProbeRequest(protocol, int(str(value)), **rest)  # type: ignore[arg-type]
 
 
+def request_for(target: str, options: ProbeOptions) -> ProbeRequest:
+    """The request that ``probe`` would send to the target with these options. Raises UsageError."""
+    return make_request(*_port_of(target), options)
+
+
 def probe(
     engine: Engine,
     source: str,
@@ -110,6 +115,15 @@ def probe(
         return _run(engine, [(place, found, own)], worker)[0]
 
 
+def probe_between(engine: Engine, place: Place, target: Target, request: ProbeRequest, worker: Worker | None = None) -> ProbeReport:
+    """``probe`` between places that are known already.
+
+    Raises:
+        as ``probe``.
+    """
+    return _run(engine, [(place, target, request)], worker)[0]
+
+
 def probe_many(engine: Engine, requests: Iterable[Probe], *, ipv6: bool = False) -> list[ProbeReport]:
     """Many probes at once: one process for all of them, one for each processor when there are many. The reports are in their order.
 
@@ -127,8 +141,8 @@ def probe_many(engine: Engine, requests: Iterable[Probe], *, ipv6: bool = False)
             place = sources[item.source]
             key = (item.source, item.target, request.protocol, request.port)
             if key not in targets:
-                targets[key] = _target(engine, stack, place, item.target, request, ipv6)
-            items.append((place, targets[key], _fitted(request, targets[key])))
+                targets[key] = target_for(engine, stack, place, item.target, request, ipv6)
+            items.append((place, targets[key], fitted(request, targets[key])))
         return _run(engine, items, None)
 
 
@@ -139,7 +153,7 @@ def _port_of(target: str | None) -> tuple[int | None, str | None]:
 
 def _placed(engine: Engine, stack: ExitStack, source: str, target: str | None, request: ProbeRequest, ipv6: bool) -> tuple[Place, Target]:
     place = stack.enter_context(places.source(engine, source))
-    found = _target(engine, stack, place, target or _server(place), request, ipv6)
+    found = target_for(engine, stack, place, target or _server(place), request, ipv6)
     return place, found
 
 
@@ -148,7 +162,8 @@ def _server(place: Place) -> str:
     return f"[{address}]" if ":" in address else address
 
 
-def _target(engine: Engine, stack: ExitStack, place: Place, text: str, request: ProbeRequest, ipv6: bool) -> Target:
+def target_for(engine: Engine, stack: ExitStack, place: Place, text: str, request: ProbeRequest, ipv6: bool) -> Target:
+    """The target of a request; what was made for it goes with the stack. Raises as ``places.target``."""
     wants = ipv6 or request.protocol == values.ND or (request.source is not None and ":" in request.source)
     protocol = request.protocol if request.protocol in (values.TCP, values.UDP, values.SCTP) else None
     port = request.port if protocol else None
@@ -158,7 +173,7 @@ def _target(engine: Engine, stack: ExitStack, place: Place, text: str, request: 
     return found
 
 
-def _fitted(request: ProbeRequest, target: Target) -> ProbeRequest:
+def fitted(request: ProbeRequest, target: Target) -> ProbeRequest:
     """The request with the port that is really asked for: that of the host, where it is a published one."""
     if target.published is None or request.port == target.port:
         return request
@@ -166,8 +181,8 @@ def _fitted(request: ProbeRequest, target: Target) -> ProbeRequest:
 
 
 def _run(engine: Engine, items: Sequence[tuple[Place, Target, ProbeRequest]], worker: Worker | None) -> list[ProbeReport]:
-    fitted = [(place, target, _fitted(request, target)) for place, target, request in items]
-    reports = run_probes(fitted, worker)
+    ready = [(place, target, fitted(request, target)) for place, target, request in items]
+    reports = run_probes(ready, worker)
     known = finding.names(engine, *(place for place, _, _ in items), *(target.place for _, target, _ in items if target.place))
     return [_named(dataclasses.replace(report, notes=_notes(report)), known) for report in reports]
 

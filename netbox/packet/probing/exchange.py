@@ -72,11 +72,11 @@ class _Flight:
 
 
 class Exchange:
-    """Sends and waits. ``control`` is the channel to the process that asked: when that ends, so does this one."""
+    """Sends and waits. ``control`` is the channel to the process that asked: when that ends, so does this one. ``ip_id`` is the first packet's."""
 
-    def __init__(self, control: socket.socket | None = None) -> None:
+    def __init__(self, control: socket.socket | None = None, ip_id: int | None = None) -> None:
         self._control = control
-        self.first_id = random.randrange(1, 65535 - IDENTIFICATIONS)
+        self.first_id = ip_id - 1 if ip_id else random.randrange(1, 65535 - IDENTIFICATIONS)
         self._ids = 0
         self._serial = random.randrange(1 << 14)
 
@@ -146,7 +146,7 @@ class Exchange:
             request.protocol,
             request.source or way.source,
             order.address,
-            order.station.own_port(protocol, order.address, request.port or 0) if protocol else order.station.identifier,
+            _own_port(order, protocol),
             request.port or 0,
             serial or 1,
             self.first_id + self._ids,
@@ -232,6 +232,14 @@ class Exchange:
         arrived = order.watch.has_seen(6 if ":" in order.address else 4, flight.outline.id)
         listening = _listening(order.watch.netns, request.protocol, order.inner or (order.address, request.port))
         return Observed(arrived, listening, None if arrived else missing)
+
+
+def _own_port(order: Order, protocol: int | None) -> int:
+    """The source port, or the identifier of an ICMP echo."""
+    request = order.request
+    if protocol:
+        return order.station.own_port(protocol, order.address, request.port or 0, request.own_port)
+    return request.own_port or order.station.identifier
 
 
 def _belongs(reply: Reply, flight: _Flight) -> bool:

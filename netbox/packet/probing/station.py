@@ -85,8 +85,8 @@ class Station:
 
     # -- ports ---------------------------------------------------------------------------------------------------------------------------
 
-    def own_port(self, protocol: int, address: str, port: int) -> int:
-        """A source port for a packet to ``port`` of ``address``, another one each time for the same.
+    def own_port(self, protocol: int, address: str, port: int, wanted: int | None = None) -> int:
+        """A source port for a packet to ``port`` of ``address``, another one each time for the same; ``wanted`` if it is free.
 
         A socket is bound to it and never listens, so that no program of the namespace has it; the kernel answers a SYN-ACK for it with RST.
         """
@@ -95,18 +95,21 @@ class Station:
         self._used[protocol, address, port] = index + 1
         pool = self._reserved.setdefault((family, protocol), [])
         if index == len(pool):
-            pool.append(self._reserve(family, protocol))
+            pool.append(self._reserve(family, protocol, wanted))
             self._refilter(family, protocol)
         return pool[index][0]
 
-    def _reserve(self, family: int, protocol: int) -> tuple[int, socket.socket | None]:
+    def _reserve(self, family: int, protocol: int, wanted: int | None) -> tuple[int, socket.socket | None]:
         try:
             sock = self._socket(family, _KINDS[protocol], protocol)
         except OSError:  # a kernel without SCTP has nobody to take the port either
-            return random.randrange(_FIRST_PORT, _LAST_PORT), None
+            return wanted or random.randrange(_FIRST_PORT, _LAST_PORT), None
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        sock.bind(("", 0))
+        try:
+            sock.bind(("", wanted or 0))
+        except OSError:  # it is taken
+            sock.bind(("", 0))
         return sock.getsockname()[1], sock
 
     # -- sending and receiving -------------------------------------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ class ProbeRequest:
     ``size`` counts bytes of payload behind the transport header (ICMP: behind its eight bytes); ``None`` lets the protocol choose. ``ttl``
     is also the hop limit. ``source`` is the address to send from, any address: with a foreign one, answers go elsewhere. ``count`` packets
     are sent, ``interval`` seconds apart, each waited for ``timeout`` seconds. ``traceroute`` sends with rising ttl, ``pmtu`` looks for the
-    largest packet that passes.
+    largest packet that passes. Who follows a packet chooses its ``ip_id`` (IPv6: flow label) and ``own_port`` (ICMP: identifier).
     """
 
     protocol: str = ICMP
@@ -45,6 +45,8 @@ class ProbeRequest:
     interval: float = 0.2
     traceroute: bool = False
     pmtu: bool = False
+    ip_id: int | None = None
+    own_port: int | None = None
 
     @property
     def title(self) -> str:

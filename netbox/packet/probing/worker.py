@@ -88,7 +88,7 @@ def _answer(batch: list[dict[str, Any]], descriptors: list[int], channel: socket
     from netbox.packet.probing.station import Station
     from netbox.packet.probing.values import ProbeRequest
 
-    exchange = Exchange(channel)
+    exchange = Exchange(channel, batch[0]["request"]["ip_id"] if batch else None)
     stations: dict[int, Station] = {}
     watches: dict[int, Any] = {}
     orders: list[list[Order]] = []

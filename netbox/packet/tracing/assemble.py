@@ -14,8 +14,8 @@ from netbox.packet.tracing.values import REPLY, REQUEST, Flow, Hop, Owner, RuleH
 
 _SOCKET_FUNCTIONS = ("tcp_", "udp_", "udpv6_", "icmp_rcv", "icmpv6_rcv", "sctp_", "raw_", "ping_", "skb_consume_udp")
 _FIREWALL_REASON = "NETFILTER_DROP"
-_ELSEWHERE = ("OTHERHOST",)
-"""Copies that a bridge flooded: not this packet's end."""
+_ELSEWHERE = ("OTHERHOST",)  # copies that a bridge flooded: not this packet's end
+_COPIES = ("QUEUE_PURGE", "PACKET_SOCK_ERROR")  # copies that packet and raw sockets had
 _NAT_VERDICTS = ("dnat", "snat", "masquerade", "redirect")
 
 
@@ -23,7 +23,7 @@ class Surroundings(NamedTuple):
     """What the assembly has to know about the machine.
 
     ``labels`` are the names of network namespaces by inode, ``order`` the namespaces from the source to the destination. ``devices`` says
-    in words what a device is, by namespace and name (``network front``, ``to db``); ``bridges`` are those that are one. ``addresses`` are those of sandboxes, with their names.
+    in words what a device is, by namespace and name (``network front``, ``link of db``); ``bridges`` are those that are one. ``addresses`` are those of sandboxes, with their names.
     """
 
     labels: Mapping[int, str]
@@ -46,6 +46,7 @@ class _Direction:
     nat: RuleHit | None = None
     last: dict[int, RuleHit] = field(default_factory=dict)
     out: dict[int, str] = field(default_factory=dict)
+    ended: bool = False
 
 
 class _Assembly:
@@ -96,7 +97,7 @@ class _Assembly:
         if passage.hook == "forward":
             self._forward(direction, passage)
         elif passage.hook == "input":
-            self.add(direction, netns, values.ROUTE, "for this host itself" if self._is_host(netns) else "for this sandbox itself")
+            self.add(direction, netns, values.ROUTE, f"for {self.around.label(netns)} itself")
         elif passage.hook == "output":
             self._route(direction, netns, f"routed out by {self._described(netns, passage.out_device)}", passage.out_device)
         elif direction.out.get(netns, passage.out_device) != passage.out_device:
@@ -121,9 +122,6 @@ class _Assembly:
         direction.out[netns] = device
         self.add(direction, netns, values.ROUTE, text, device, flow=direction.flow)
 
-    def _is_host(self, netns: int) -> bool:
-        return self.around.labels.get(netns) in ("host", "lan")
-
     def _described(self, netns: int, device: str) -> str:
         words = self.around.devices.get((netns, device))
         return f"{device} ({words})" if words else device
@@ -141,12 +139,20 @@ class _Assembly:
             self.add(direction, event.netns, kind, text, event.device, flow=direction.flow)
         elif event.kind == DROP:
             self._drop(event, direction)
-        else:
-            self.add(direction, event.netns, values.SOCKET, "taken by a socket", function=event.function, flow=direction.flow)
+        elif not direction.ended:
+            text = "the answer has arrived" if self._is_home(direction, event.netns) else "taken by a socket"
+            direction.ended = True
+            self.add(direction, event.netns, values.SOCKET, text, function=event.function, flow=direction.flow)
+
+    def _is_home(self, direction: _Direction, netns: int) -> bool:
+        """Whether an answer is back where the question came from."""
+        return direction.role == REPLY and netns == (self.around.order[0] if self.around.order else 0)
 
     def _drop(self, event: PacketEvent, direction: _Direction) -> None:
-        at_the_end = event.netns == (self.around.order[0] if self.around.order else 0)
-        if direction.role == REPLY and at_the_end and event.reason != _FIREWALL_REASON:
+        if direction.ended:
+            return
+        direction.ended = True
+        if self._is_home(direction, event.netns) and event.reason != _FIREWALL_REASON:
             # The prober reads answers beside the kernel, which has no socket for them.
             self.add(direction, event.netns, values.SOCKET, "the answer has arrived", function=event.function, flow=direction.flow)
             return
@@ -202,17 +208,17 @@ def hops(events: Iterable[PacketEvent], passages: Sequence[Passage], role: Role,
 def _chosen(events: Iterable[PacketEvent], role: Role, around: Surroundings) -> list[tuple[PacketEvent, str, Header | None]]:
     """Our packets' events in the order of time, those without a device in the namespace where the packet was last."""
     found: list[tuple[PacketEvent, str, Header | None]] = []
-    where: dict[int, int] = {}
+    where: dict[object, int] = {}  # by packet, and by role for copies that were never seen on a device
     for event in sorted(events, key=lambda event: event.time):
         header = parse(event.packet)
         known = role(header)
         if known is None:
             continue
-        event = event._replace(netns=event.netns or where.get(event.skb, 0))
-        where[event.skb] = event.netns
+        event = event._replace(netns=event.netns or where.get(event.skb) or where.get(known, 0))
+        where[event.skb] = where[known] = event.netns
         if event.kind == CONSUME and not event.function.startswith(_SOCKET_FUNCTIONS):
             continue
-        if event.kind == DROP and event.reason in _ELSEWHERE and event.netns not in around.order:
+        if event.kind == DROP and (event.reason in _COPIES or (event.reason in _ELSEWHERE and event.netns not in around.order)):
             continue
         found.append((event, known, header))
     return _answered_first(found)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import TYPE_CHECKING
 
 from netbox.errors import NotFound
@@ -127,11 +127,12 @@ def drops(
     tracer: str | None = None,
     timeout: float | None = None,
     notes: list[str] | None = None,
-) -> Iterator[Drop]:
+    ready: Callable[[], object] | None = None,
+) -> Generator[Drop, None, None]:
     """Yields drops as they happen, for ``timeout`` seconds or until the iterator is closed. ``names`` are sandboxes (name, id, prefix of
     an id), ``network`` is a network: only what concerns these. Nothing costs anything before the first ``next``.
 
-    ``tracer`` asks for ``bpf`` or ``tracefs``; ``notes`` gets sentences about what does not work on this host.
+    ``tracer`` asks for ``bpf`` or ``tracefs``; ``notes`` gets sentences about what does not work on this host, ``ready`` is called as soon as nothing is missed any more.
 
     Raises:
         NotFound: no such sandbox or network.
@@ -142,12 +143,12 @@ def drops(
         engine.get(name)
     if network is not None and network not in {row.name for row in engine.networks.list()}:
         raise NotFound(f"no such network: {network}", "'netbox network ls' lists them all")
-    return _drops(engine, names, network, tracer, timeout, [] if notes is None else notes)
+    return _drops(engine, names, network, tracer, timeout, [] if notes is None else notes, ready)
 
 
 def _drops(
-    engine: Engine, names: Sequence[str], network: str | None, tracer: str | None, timeout: float | None, notes: list[str]
-) -> Iterator[Drop]:
+    engine: Engine, names: Sequence[str], network: str | None, tracer: str | None, timeout: float | None, notes: list[str], ready: Callable[[], object] | None
+) -> Generator[Drop, None, None]:
     offset = time.time() - time.monotonic()
     deadline = None if timeout is None else time.monotonic() + timeout
     with Spaces(engine) as spaces:
@@ -155,6 +156,8 @@ def _drops(
         with Session(engine.settings, spaces, scope.spaces(), _WORDS, None, tracer, DROPS) as session:
             session.require_events()
             notes += session.notes
+            if ready is not None:
+                ready()
             rules, looked = LastRules(), time.monotonic()
             while deadline is None or time.monotonic() < deadline:
                 session.collect(_REFRESH if deadline is None else min(_REFRESH, deadline - time.monotonic()))

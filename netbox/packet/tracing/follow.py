@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import random
+from contextlib import ExitStack
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from netbox.errors import UsageError
 from netbox.kernel.packet_programs import Wanted
 from netbox.packet import places
-from netbox.packet.probing import run
+from netbox.packet.probing import api
+from netbox.packet.probing.text import answer_text
 from netbox.packet.probing.values import ARP, DNS, ICMP, ND, UDP, ProbeReport, ProbeRequest
 from netbox.packet.tracing import values
 from netbox.packet.tracing.assemble import hops
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 _QUIET, _LIMIT = 0.03, 1.0  # seconds
 COUNTERS = ("ListenOverflows", "ListenDrops")
 _FIRST_PORT, _LAST_PORT = 32768, 60999
+_FIRST_ID, _LAST_ID = 1 << 10, 1 << 15
 
 
 class Observed(NamedTuple):
@@ -46,12 +49,13 @@ def trace(
     target: Target | str,
     request: ProbeRequest | None = None,
     *,
+    ipv6: bool = False,
     tracer: str | None = None,
     worker: Worker | None = None,
 ) -> Trace:
     """Sends one probe and follows it and its answer through every namespace of this host: ``trace(engine, "web", "db:5432", …)``.
 
-    ``source`` and ``target`` are as for ``probe``. ``request`` is sent once, whatever its count. ``tracer`` asks for ``bpf``, ``tracefs`` or
+    ``source``, ``target`` and ``ipv6`` are as for ``probe``. ``request`` is sent once, whatever its count. ``tracer`` asks for ``bpf``, ``tracefs`` or
     ``none``; by default the best that this host allows. ``worker`` is a process for the probe that was started ahead.
 
     Raises:
@@ -60,28 +64,20 @@ def trace(
         Unsupported: the tracer that was asked for cannot be had.
         NoPermission: not root.
     """
-    request = request or ProbeRequest(ICMP)
+    request = request or (api.request_for(target, {}) if isinstance(target, str) else ProbeRequest(ICMP))
     if request.protocol in (ARP, ND) or request.traceroute or request.pmtu:
         raise UsageError(f"a trace follows one IP packet, and {_named(request)} is none", "use 'netbox probe' for it")
-    start = places.source(engine, source) if isinstance(source, str) else source
-    try:
-        protocol = UDP if request.protocol == DNS else request.protocol
-        end = places.target(engine, start, target, protocol) if isinstance(target, str) else target
-        try:
-            return _trace(engine, start, end, request, tracer, worker)
-        finally:
-            if isinstance(target, str):
-                end.close()
-    finally:
-        if isinstance(source, str):
-            start.close()
+    with ExitStack() as stack:
+        start = stack.enter_context(places.source(engine, source)) if isinstance(source, str) else source
+        end = api.target_for(engine, stack, start, target, request, ipv6) if isinstance(target, str) else target
+        return _trace(engine, start, end, api.fitted(request, end), tracer, worker)
 
 
 def _trace(engine: Engine, source: Place, target: Target, request: ProbeRequest, tracer: str | None, worker: Worker | None) -> Trace:
     identity = Identity(
         6 if target.is_ipv6 else 4,
         UDP if request.protocol == DNS else request.protocol,
-        random.randrange(1, 1 << 16),
+        random.randrange(_FIRST_ID, _LAST_ID),
         random.randrange(_FIRST_PORT, _LAST_PORT),
     )
     request = dataclasses.replace(request, count=1, ip_id=identity.number, own_port=identity.port)
@@ -91,10 +87,10 @@ def _trace(engine: Engine, source: Place, target: Target, request: ProbeRequest,
         if target.place is not None:
             way.append(_space(spaces, target.place))
         seen = follow(
-            engine.settings, spaces, way, identity, lambda: reports.append(run.run_probe(source, target, request, worker)), tracer
+            engine.settings, spaces, way, identity, lambda: reports.append(api.probe_between(engine, source, target, request, worker)), tracer
         )
     report = reports[0]
-    answer = report.best.answer if report.best else "nothing"
+    answer = answer_text(report, report.best) if report.best else "nothing"
     found = seen.hops or _unsent(source, report)
     return Trace(
         source.title,

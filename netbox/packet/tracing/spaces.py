@@ -100,7 +100,7 @@ class Spaces:
     def _describe(self, sandbox: Sandbox, devices: dict[tuple[int, str], str]) -> None:
         for endpoint in sandbox.network_plan.get("endpoints") or []:
             host = self.host.inode
-            devices[host, endpoint["host_interface"]] = f"to {sandbox.name}"
+            devices[host, endpoint["host_interface"]] = f"link of {sandbox.name}"
             devices[host, endpoint["bridge"]] = f"network {endpoint['network']}"
 
     def close(self) -> None:

@@ -69,7 +69,7 @@ def sentence(trace: Trace) -> str:
     """How the trace ended, in one sentence."""
     if trace.outcome == DROPPED and trace.drop is not None:
         return _dropped(trace, trace.drop)
-    answer = f"what came back: {trace.answer}"
+    answer = f"answer: {trace.answer}"
     if trace.outcome == DELIVERED:
         taken = trace.socket
         where = f" by {taken.netns}" if taken else ""
@@ -90,7 +90,7 @@ def _dropped(trace: Trace, hop: Hop) -> str:
     if hop.rule is not None:
         return f"{what} {where} by {rule(hop.rule)}: {kernel}"
     words = f"{what} {where}: {why or hop.text}" + (f" ({kernel})" if kernel else "")
-    return words if trace.answer in ("", "nothing") else f"{words}; what came back: {trace.answer}"
+    return words if trace.answer in ("", "nothing") else f"{words}; answer: {trace.answer}"
 
 
 def what(hop: Hop) -> str:
@@ -108,7 +108,7 @@ def what(hop: Hop) -> str:
         return f"DROPPED{by}: " + " — ".join(filter(None, (kernel, why if not hop.rule else ""))) if kernel else hop.text
     if hop.kind == values.SOCKET:
         return hop.text + (f" ({hop.function})" if hop.function else "")
-    return hop.text
+    return hop.text.replace(f" by {hop.device}", "", 1) if hop.kind in (values.DEVICE, values.BRIDGE) else hop.text
 
 
 def is_detail(hop: Hop) -> bool:

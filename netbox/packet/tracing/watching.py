@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -127,11 +127,12 @@ def watch(
     tracer: str | None = None,
     timeout: float | None = None,
     notes: list[str] | None = None,
-) -> Iterator[Followed]:
+    ready: Callable[[], object] | None = None,
+) -> Generator[Followed, None, None]:
     """Yields the packets of a running sandbox as they pass, for ``timeout`` seconds or until the iterator is closed.
 
     ``accepts`` gets a packet as it was seen first, from its network header on, and chooses. ``tracer`` asks for ``bpf``; ``notes`` gets
-    sentences about what does not work on this host.
+    sentences about what does not work on this host, ``ready`` is called as soon as nothing is missed any more.
 
     Raises:
         NotFound: no such sandbox.
@@ -142,7 +143,7 @@ def watch(
     sandbox = engine.get(name)
     if sandbox.state not in ("running", "paused"):
         raise WrongState(f"cannot watch {sandbox.name}: it is {sandbox.state}", f"start it first (netbox start {sandbox.name})")
-    return _watch(engine, sandbox, accepts, tracer, timeout, [] if notes is None else notes)
+    return _watch(engine, sandbox, accepts, tracer, timeout, [] if notes is None else notes, ready)
 
 
 def _watch(
@@ -152,7 +153,8 @@ def _watch(
     tracer: str | None,
     timeout: float | None,
     notes: list[str],
-) -> Iterator[Followed]:
+    ready: Callable[[], object] | None,
+) -> Generator[Followed, None, None]:
     deadline = None if timeout is None else time.monotonic() + timeout
     with Spaces(engine) as spaces:
         own = spaces.of_sandbox.get(sandbox.id)
@@ -164,6 +166,8 @@ def _watch(
         with Session(engine.settings, spaces, order, _words(addresses, sandbox.ports), wanted, tracer) as session:
             session.require_events()
             notes += session.notes
+            if ready is not None:
+                ready()
             grouping = Grouping()
             records: list[RuleRecord] = []
             while sandbox.refresh().state in ("running", "paused"):
