@@ -12,7 +12,6 @@ import errno
 import fcntl
 import ipaddress
 import os
-import secrets
 import socket
 import struct
 import time
@@ -50,7 +49,7 @@ class Neighbour:
             Conflict: every block of the test ranges is taken.
             HostError: the kernel refuses.
         """
-        self.host_link = f"nblan{secrets.token_hex(4)}"
+        self.host_link = f"nblan{os.urandom(4).hex()}"
         self.fd = -1
         self._socket = rtnetlink.open_socket()
         self._home = RouteSocket(self._socket)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ipaddress
 import os
-import secrets
 import socket
 import stat
 import struct
@@ -119,7 +118,7 @@ def _ask(server: str, name: str, kind: int) -> bytes:
     wire = message.encode_name(name)
     if wire is None:
         raise OSError(f"{name!r} is no name")
-    id = secrets.randbelow(1 << 16)
+    id = int.from_bytes(os.urandom(2), "big")
     query = _HEADER.pack(id, message.RD, 1, 0, 0, 0) + wire + struct.pack("!HH", kind, message.CLASS_IN)
     with socket.socket(socket.AF_INET6 if ":" in server else socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
         sock.settimeout(_TIMEOUT)

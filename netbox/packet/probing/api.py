@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
 from netbox.errors import UsageError
 from netbox.packet import finding, places
-from netbox.packet.places import HOST, Place, Target
+from netbox.packet.places import HOST, SANDBOX, Place, Target
 from netbox.packet.probing import values
 from netbox.packet.probing.run import Worker, run_probes
 from netbox.packet.probing.values import ProbeAnswer, ProbeReport, ProbeRequest
@@ -139,7 +139,8 @@ def probe_many(engine: Engine, requests: Iterable[Probe], *, ipv6: bool = False)
             if item.source not in sources:
                 sources[item.source] = stack.enter_context(places.source(engine, item.source))
             place = sources[item.source]
-            key = (item.source, item.target, request.protocol, request.port)
+            # What a target means depends on the port only where that may be a published one.
+            key = (item.source, item.target, *((request.protocol, request.port) if place.kind != SANDBOX else ("", None)))
             if key not in targets:
                 targets[key] = target_for(engine, stack, place, item.target, request, ipv6)
             items.append((place, targets[key], fitted(request, targets[key])))

@@ -8,6 +8,7 @@ in them. It ends when the channel does: whoever asked was killed.
 from __future__ import annotations
 
 import dataclasses
+import gc
 import json
 import os
 import signal
@@ -19,6 +20,7 @@ from typing import Any
 
 CHANNEL_FD = 3
 _HEAD = struct.Struct("!II")  # bytes of JSON, number of descriptors
+_GC_THRESHOLD = 50_000  # imports make many objects and no garbage
 _AT_ONCE = 200  # descriptors in one message: the kernel passes 253 (SCM_MAX_FD)
 
 
@@ -30,6 +32,7 @@ def main() -> None:
     channel = socket.socket(fileno=CHANNEL_FD)
     answer: dict[str, Any]
     try:
+        gc.set_threshold(_GC_THRESHOLD)
         syscalls.unshare(namespaces.CLONE_NEWNET)
         try:
             from netbox.packet.probing import packets  # noqa: F401 - loads scapy
