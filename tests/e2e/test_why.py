@@ -11,7 +11,7 @@ import pytest
 from netbox.engine import Engine
 from netbox.packet.diagnosis.api import why
 from tests.e2e.why_lab import IMPATIENCE, WhyLab
-from tests.support.host import Neighbour
+from tests.support.host import Neighbour, PrivateHost
 from tests.support.waiting import wait_until
 
 
@@ -146,6 +146,50 @@ def test_foreign_rules(lab: WhyLab) -> None:
     subprocess.run(["nft", "flush ruleset"], check=True)
     lab.execute("web", "iptables-legacy", "-A", "INPUT", "-p", "tcp", "-j", "DROP")
     assert "inside web" in lab.fails("peer", "web:80", "foreign-rule").sentence
+
+
+def test_our_own_rules_in_nf_tables(private_host: PrivateHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NETBOX_FIREWALL", "nftables")
+    with Engine() as engine:
+        lab = WhyLab(engine)
+        try:
+            lab.network("front")
+            lab.network("inner", internal=True)
+            lab.box("web", ports=["8080:80"])
+            lab.box("hidden", "inner")
+            lab.box("plain", "bridge")
+            lab.serve("web", 80)
+            lab.serve("plain", 80)
+            assert "by the port that web publishes" in lab.reaches("plain", f"{lab.endpoint('plain')['gateway']}:8080").sentence
+            answer = lab.fails("web", "plain:80", "other-network")
+            assert "dropped by ip netbox ingress rule" in answer.sentence
+            assert answer.observation.owner == "network bridge"
+            assert "dropped by ip netbox fence rule" in lab.fails("web", "hidden", "internal-network").sentence
+        finally:
+            lab.close()
+
+
+def test_from_a_neighbour(lab: WhyLab) -> None:
+    lab.box("pub", ports=["8080:80"])
+    lab.serve("pub", 80)
+    lab.serve("web", 80)
+    assert "by the port that pub publishes" in lab.reaches("lan", "pub:80").sentence
+    answer = lab.fails("lan", "web:80", "not-published")
+    assert answer.mend == "start web with -p 80:80"
+    lab.fails("lan", "host:81", "not-listening")
+
+
+def test_an_answer_by_another_interface(lab: WhyLab) -> None:
+    lab.box("both", network="front")
+    lab.engine.get("both").connect("back")
+    lab.serve("both", 80)
+    lab.sysctl("both", "net/ipv4/conf/eth0/rp_filter", "1")
+    lab.ip("both", f"route add {lab.address('peer')} dev eth1")
+    answer = lab.fails("peer", "both:80", "reverse-path-filter")
+    assert "the reverse path filter of both drops it" in answer.sentence
+    lab.sysctl("both", "net/ipv4/conf/eth0/rp_filter", "0")
+    lab.ip("both", f"route replace unreachable {lab.address('peer')}")
+    lab.fails("peer", "both:80", "no-way-back")
 
 
 def test_macs_and_links(lab: WhyLab) -> None:

@@ -49,6 +49,7 @@ def _interface(item: dict[str, Any]) -> Interface:
         str(item["interface"]),
         str(item["host_interface"]),
         bool(item.get("internal")),
+        str(item.get("parent") or ""),
     )
 
 

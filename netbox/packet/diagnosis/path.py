@@ -72,7 +72,7 @@ def rulings(facts: Facts) -> Iterator[Ruling]:
     if way in (INSIDE, FROM_HOST) and facts.source is facts.host:
         yield _ruling(facts.host, "output", replace(after, in_interface=""))
     if way == BRIDGED:
-        if facts.host.sysctl(BRIDGE_NETFILTER) != "0":
+        if out and facts.host.sysctl(BRIDGE_NETFILTER) != "0":
             inside = replace(before, in_interface=out)
             for hook in ("prerouting", "forward"):
                 yield _ruling(facts.host, hook, replace(inside, out_interface=out if hook == "forward" else "", local=False))
@@ -178,13 +178,13 @@ def describe(facts: Facts) -> tuple[tuple[str, str], ...]:
         return (("path", f"inside {facts.source.label}, over {facts.source_route.interface}"),)
     names = [facts.source_name]
     if way == BRIDGED and inward is not None:
-        names.append(f"network {inward.network} (bridge {inward.bridge})")
+        names.append(f"network {inward.network} ({inward.medium})")
     elif inward is not None:
-        names += [f"network {inward.network} (bridge {inward.bridge})", "the host"]
+        names += [f"network {inward.network} ({inward.medium})", "the host"]
     elif facts.source is not facts.host:
         names.append("the host")
     if way in (FORWARDED, FROM_HOST):
-        names.append(f"network {end.network} (bridge {end.bridge})" if end else out_interface(facts))
+        names.append(f"network {end.network} ({end.medium})" if end else out_interface(facts))
     if way != TO_HOST:
         names.append(facts.target_box.name if facts.target_box and end else facts.destination[0])
     legs.append(("path", " → ".join(names)))

@@ -49,7 +49,8 @@ class Request:
 
 
 class Interface(NamedTuple):
-    """An interface of a sandbox, as its record says."""
+    """An interface of a sandbox, as its record says. On a LAN (driver macvlan) it has no ``bridge`` and no ``host_interface``, but a
+    ``parent``, a link of the host."""
 
     network: str
     bridge: str
@@ -60,6 +61,12 @@ class Interface(NamedTuple):
     interface: str
     host_interface: str
     internal: bool = False
+    parent: str = ""
+
+    @property
+    def medium(self) -> str:
+        """``bridge nb-0123abcd``, or ``LAN of eth0``."""
+        return f"bridge {self.bridge}" if self.bridge else f"LAN of {self.parent}"
 
 
 class Throttle(NamedTuple):

@@ -25,6 +25,27 @@ def source_link_down(facts: Facts) -> Finding | None:
     return next((found for item in ends if (found := _down(facts, box, item, facts.source))), None)
 
 
+def beside_its_parent(facts: Facts) -> Finding | None:
+    """The host and what is on a LAN by its link: the kernel keeps a link and the macvlan links on it apart."""
+    inward, end = source_interface(facts), target_interface(facts)
+    if inward is not None and inward.parent and facts.host.has(facts.address):
+        box, item = facts.source_box, inward
+    elif end is not None and end.parent and facts.host_route is not None and facts.host_route.interface == end.parent:
+        box, item = facts.target_box, end
+    else:
+        return None
+    if box is None:
+        return None
+    return Finding(
+        "beside-its-parent",
+        f"{box.name} is on network {item.network}, a LAN by {item.parent}, and the kernel keeps the host apart from what is on its own link",
+        f"at {item.parent}",
+        evidence=(("network", f"{item.network}: macvlan on {item.parent}"),),
+        command=f"netbox network connect bridge {box.name}",
+        expect=_LOST,
+    )
+
+
 def target_link_down(facts: Facts) -> Finding | None:
     """One end of the target's link, or its bridge."""
     end = target_interface(facts)
@@ -35,11 +56,15 @@ def target_link_down(facts: Facts) -> Finding | None:
 
 def _down(facts: Facts, box: Box, end: Interface, space: Namespace) -> Finding | None:
     inner = f"nsenter -t {box.pid} -n ip link set {end.interface} up"
-    places: tuple[tuple[str, str, LinkFact | None, str], ...] = (
-        (end.interface, f"{end.interface} of {box.name}", space.link(end.interface), inner),
-        (end.host_interface, f"{end.host_interface}, the host's end of {box.name}'s link,", facts.host.link(end.host_interface), ""),
-        (end.bridge, f"{end.bridge}, the bridge of network {end.network},", facts.host.link(end.bridge), ""),
-    )
+    places: list[tuple[str, str, LinkFact | None, str]] = [
+        (end.interface, f"{end.interface} of {box.name}", space.link(end.interface), inner)
+    ]
+    if end.bridge:
+        host_end = f"{end.host_interface}, the host's end of {box.name}'s link,"
+        places.append((end.host_interface, host_end, facts.host.link(end.host_interface), ""))
+        places.append((end.bridge, f"{end.bridge}, the bridge of network {end.network},", facts.host.link(end.bridge), ""))
+    else:
+        places.append((end.parent, f"{end.parent}, the link of the host that network {end.network} is on,", facts.host.link(end.parent), ""))
     for name, title, link, command in places:
         if link is not None and link.up:
             continue
