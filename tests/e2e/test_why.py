@@ -10,7 +10,7 @@ import pytest
 
 from netbox.engine import Engine
 from netbox.packet.diagnosis.api import why
-from tests.e2e.why_lab import IMPATIENCE, WhyLab
+from tests.e2e.why_lab import IMPATIENCE, WhyLab, told
 from tests.support.host import Neighbour, PrivateHost
 from tests.support.waiting import wait_until
 
@@ -80,7 +80,8 @@ def test_listening(lab: WhyLab) -> None:
     assert lab.reaches("peer", "web:53/udp").cause == "reachable"
     with lab.socket("web", socket.SOCK_DGRAM) as silent:
         silent.bind(("0.0.0.0", 54))
-        answer = lab.fails("peer", "web:55/udp", "not-listening")
+        answer = why(lab.engine, "peer", "web:54/udp", timeout=IMPATIENCE)
+        assert (answer.reachable, answer.observation.outcome) == (True, "delivered"), told(answer)
     with lab.socket("web") as listener, lab.socket("peer") as first, lab.socket("peer") as second:
         listener.bind(("0.0.0.0", 82))
         listener.listen(0)
@@ -91,17 +92,12 @@ def test_listening(lab: WhyLab) -> None:
         assert "does not accept" in answer.sentence
 
 
-def test_a_datagram_that_nobody_answers_has_arrived(lab: WhyLab) -> None:
-    with lab.socket("web", socket.SOCK_DGRAM) as silent:
-        silent.bind(("0.0.0.0", 54))
-        answer = why(lab.engine, "peer", "web:54/udp", timeout=IMPATIENCE)
-    assert (answer.reachable, answer.observation.outcome) == (True, "delivered"), answer.to_json()
-
-
 def test_routes(lab: WhyLab, outside: Neighbour) -> None:
     with outside.inside():
         lab.serve("", 7000)
     assert "by way of the host and eth0" in lab.reaches("web", f"{outside.address}:7000").sentence
+    assert "198.51.100.77" in lab.fails("web", "198.51.100.77:80", "no-neighbour").sentence
+    lab.fails("web", f"{outside.address}:7001", "not-listening")
     bridge = lab.endpoint("web")["bridge"]
     lab.fails("web", outside.address, "ttl-expired", ttl=1)
     lab.sysctl("web", "net/ipv4/ip_default_ttl", "1")
@@ -243,9 +239,11 @@ def test_names(lab: WhyLab, outside: Neighbour) -> None:
     assert answer.mend == "did you mean web?"
     answer = lab.fails("plain", "example.org:80", "dns-down")
     assert outside.address in answer.sentence
+    answer = lab.fails("peer", "example.org:80", "dns-down")
+    assert "the servers behind it do not answer" in dict(answer.evidence)["answer"]
 
 
-def test_source_ports(lab: WhyLab) -> None:
+def test_source_ports_and_a_stale_connection(lab: WhyLab) -> None:
     lab.serve("web", 80)
     lab.sysctl("peer", "net/ipv4/ip_local_port_range", "50000 50001")
     with lab.socket("web") as listener, lab.socket("peer") as first, lab.socket("peer") as second:
@@ -256,9 +254,6 @@ def test_source_ports(lab: WhyLab) -> None:
         answer = lab.fails("peer", "web:83", "source-ports-used-up")
         assert answer.observation.outcome == "no source port"
         lab.reaches("peer", "web:80")
-
-
-def test_a_stale_connection(lab: WhyLab) -> None:
     lab.box("dns", ports=["8053:53/udp"])
     lab.serve("dns", 53, "udp")
     gateway = lab.endpoint("peer")["gateway"]
@@ -275,16 +270,7 @@ def test_a_stale_connection(lab: WhyLab) -> None:
     lab.reaches("peer", f"{gateway}:8053/udp")
 
 
-def test_large_packets(lab: WhyLab) -> None:
-    lab.serve("web", 80)
-    lab.ip("web", "link set eth0 mtu 1400")
-    answer = lab.fails("peer", "web:80", "mtu", size=1500)
-    answer = why(lab.engine, "peer", "web:80", timeout=IMPATIENCE)
-    assert (answer.reachable, answer.cause) == (True, "mtu"), answer.to_json()
-    assert "with small packets only" in answer.sentence
-
-
-def test_impairments(lab: WhyLab) -> None:
+def test_links_that_are_worse(lab: WhyLab) -> None:
     lab.serve("web", 80)
     lab.boxes["web"].impair(rate="1mbit")
     answer = lab.reaches("peer", "web:80")
@@ -293,3 +279,8 @@ def test_impairments(lab: WhyLab) -> None:
     lab.fails("peer", "web:80", "impairment")
     lab.boxes["web"].lift_impairments()
     assert lab.reaches("peer", "web:80").cause == "reachable"
+    lab.ip("web", "link set eth0 mtu 1400")
+    answer = lab.fails("peer", "web:80", "mtu", size=1500)
+    answer = why(lab.engine, "peer", "web:80", timeout=IMPATIENCE)
+    assert (answer.reachable, answer.cause) == (True, "mtu"), told(answer)
+    assert "with small packets only" in answer.sentence

@@ -56,7 +56,7 @@ CASES: dict[str, tuple[str, Callable[[], Facts]]] = {
     "source paused": ("source-paused", lambda: facts(source_box=box("web", WEB, state="paused"))),
     "no name server answers": (
         "dns-down",
-        lambda: facts(address="", resolution=Resolution("x", "silent", (), ("192.0.2.53",), "no answer")),
+        lambda: facts(address="", resolution=Resolution("x", "silent", (), ("192.0.2.53",), "none")),
     ),
     "no name server": ("dns-down", lambda: facts(address="", resolution=Resolution("x", "no server"))),
     "no such name": ("name-unknown", lambda: facts(address="", resolution=Resolution("x", "unknown", (), ("192.0.2.53",), "NXDOMAIN"))),
@@ -123,7 +123,7 @@ def test_a_cause(cause: str, made: Callable[[], Facts]) -> None:
 
 
 def test_every_cause_is_foreseen_somewhere() -> None:
-    foreseen = {cause for cause, _ in CASES.values()} | {"mtu", "beside-its-parent"}
+    foreseen = {cause for cause, _ in CASES.values()} | {"mtu", "beside-its-parent", "no-neighbour", "beyond-this-host"}
     assert foreseen == set(causes.IDS)
 
 
@@ -152,13 +152,8 @@ def test_the_earliest_cause_on_the_path_counts() -> None:
 
 def test_a_lan_beside_its_parent() -> None:
     end = interface("db", DB)._replace(bridge="", host_interface="", parent="eth0")
-    lan = facts(
-        source=HOST,
-        source_box=None,
-        source_kind="host",
-        target_box=box("db", DB, interfaces=(end,)),
-        host_route=RouteFact(DB, "unicast", "eth0"),
-    )
+    route = RouteFact(DB, "unicast", "eth0")
+    lan = facts(source=HOST, source_box=None, source_kind="host", target_box=box("db", DB, interfaces=(end,)), host_route=route)
     found = predict(lan).blocked
     assert found is not None
     assert found.cause == "beside-its-parent"

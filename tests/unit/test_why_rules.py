@@ -31,7 +31,7 @@ COMMIT
 *nat
 :PREROUTING ACCEPT [0:0]
 :POSTROUTING ACCEPT [0:0]
--A PREROUTING -p tcp -m addrtype --dst-type LOCAL -m tcp --dport 8080 -m comment --comment "sandbox:0123" -j DNAT --to-destination 10.0.0.2:80
+-A PREROUTING -p tcp -m addrtype --dst-type LOCAL -m tcp --dport 8080 -m comment --comment sandbox:0123 -j DNAT --to 10.0.0.2:80
 -A POSTROUTING -s 10.0.0.0/24 -j MASQUERADE
 COMMIT
 """

@@ -50,6 +50,18 @@ def test_packets_are_believed() -> None:
     assert found.cause == "foreign-rule"
 
 
+def test_what_is_not_on_this_host_was_never_promised() -> None:
+    found = answered(outward(), "silent")
+    assert (found.cause, found.agreed) == ("beyond-this-host", True)
+    assert "the packet leaves the host by eth0" in found.sentence
+    found = answered(outward(), "silent", nobody="answers for 203.0.113.9 on eth0 of the host")
+    assert (found.cause, found.sentence) == (
+        "no-neighbour",
+        "web cannot reach 203.0.113.9:80: nobody answers for 203.0.113.9 on eth0 of the host",
+    )
+    assert answered(outward(), "refused").cause == "not-listening"
+
+
 def test_a_doubt_becomes_the_answer_when_nothing_comes_back() -> None:
     doubtful = outward(host=replace(HOST, chains=chains("-A FORWARD -m mark --mark 0x1 -j DROP")))
     found = answered(doubtful, "silent")
@@ -101,7 +113,7 @@ def test_where_a_translation_leads(text: str, result: tuple[str, int] | None) ->
 
 def test_resolv_conf() -> None:
     found = resolving.parse_config("# x\nnameserver 192.0.2.1\nsearch a.test b.test\noptions ndots:2 edns0\n")
-    assert found == (("192.0.2.1",), ("a.test", "b.test"), 2)
+    assert tuple(found) == (("192.0.2.1",), ("a.test", "b.test"), 2)
     assert resolving.candidates("db.x", found.search, found.ndots) == ["db.x.a.test", "db.x.b.test", "db.x"]
     assert resolving.candidates("db.x.y", found.search, found.ndots) == ["db.x.y", "db.x.y.a.test", "db.x.y.b.test"]
     assert resolving.candidates("db.", found.search, found.ndots) == ["db"]

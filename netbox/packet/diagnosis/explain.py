@@ -16,6 +16,7 @@ from netbox.packet.diagnosis.values import (
     REACHED,
     REFUSED,
     SILENT,
+    UNREACHABLE,
     Answer,
     Facts,
     Finding,
@@ -60,7 +61,9 @@ def explain(facts: Facts, prediction: Prediction, observation: Observation) -> A
         return _blocked(facts, prediction, observation, found)
     other = _alternative(prediction, observation) or _observed(facts, prediction, observation)
     surprise = ""
-    if found is not None:
+    if facts.target is None and found is None:
+        pass  # what is not on this host was never promised
+    elif found is not None:
         surprise = f"expected was that {found.because}; packets did something else: {observation.said}"
     elif other.cause not in [item.cause for item in prediction.notes]:
         surprise = f"expected was that packets get through; they did not: {observation.said}"
@@ -93,12 +96,23 @@ def _observed(facts: Facts, prediction: Prediction, observation: Observation) ->
     if observation.reason in _REASONS:
         cause = _REASONS[observation.reason]
         return Finding(cause, f"{IDS[cause]}: the kernel drops it{where} with reason {observation.reason}", where.strip())
+    if observation.nobody:
+        return Finding(
+            "no-neighbour", f"nobody {observation.nobody}", where.strip(), mend="look whether the address is right, and its owner there"
+        )
+    if facts.target is None and observation.outcome == REFUSED:
+        what = f"{facts.request.protocol.upper()} port {facts.port}"
+        return Finding("not-listening", f"nothing at {facts.address} listens on {what}: {observation.said}", "", mend="look there")
     if observation.outcome in _OUTCOMES:
         return Finding(_OUTCOMES[observation.outcome], observation.said, where.strip())
     if prediction.doubts and observation.outcome == SILENT:
         rules = ", ".join(prediction.doubts[:3])
         because = f"nothing came back, and a rule that could not be judged beforehand may drop it: {rules}"
         return Finding("foreign-rule", because, "", mend="look at that rule", place=prediction.doubts[0])
+    if facts.target is None and observation.outcome in (SILENT, UNREACHABLE) and path.out_interface(facts):
+        out = path.out_interface(facts)
+        because = f"the packet leaves the host by {out}, and {observation.said}: what happens beyond {out} cannot be seen from here"
+        return Finding("beyond-this-host", because, "", mend=f"look at the network behind {out}")
     if observation.reason:
         because = f"the kernel drops it{where} with reason {observation.reason} ({observation.function})"
     elif observation.dropped_at:
@@ -172,7 +186,7 @@ def _evidence(facts: Facts, prediction: Prediction, observation: Observation, fo
         reason = f", reason {observation.reason} in {observation.function}" if observation.reason else ""
         lines.append(("dropped", f"{observation.dropped_at}{reason}"))
     if observation.place and not (found and found.place and found.place.split()[-3:] == observation.place.split()[-3:]):
-        lines.append(("rule", observation.place + (f" (of {observation.owner})" if observation.owner else "")))
+        lines.append(("rule", observation.place + (f", of {observation.owner}" if observation.owner else "")))
     if found is None or not found.blocks:
         others = [note for note in prediction.notes if note is not found and not note.blocks and note.cause != "mtu"]
         lines += [line for note in others for line in note.evidence]

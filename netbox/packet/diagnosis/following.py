@@ -74,9 +74,8 @@ def observed(hops: Sequence[Hop], document: Mapping[str, Any], facts: Facts) -> 
     # A datagram that waits in a socket's queue is no event yet: that it is in and was not dropped has to do.
     inside = facts.target is not None and any(hop.netns == facts.target.label and hop.kind == values.ROUTE for hop in requests)
     taken = any(hop.kind == values.SOCKET for hop in requests) or (inside and dropped is None)
-    ways = tuple(dict.fromkeys(f"{hop.device} of {hop.netns}" for hop in hops if hop.device and hop.direction == values.REQUEST))
     if dropped is None:
-        return Observation(taken=taken, hops=ways, trace=document)
+        return Observation(taken=taken, trace=document)
     rule = dropped.rule
     return Observation(
         dropped_at=_where(dropped),
@@ -86,7 +85,6 @@ def observed(hops: Sequence[Hop], document: Mapping[str, Any], facts: Facts) -> 
         owner="" if rule is None or rule.owner.kind == "foreign" else str(rule.owner),
         foreign=rule is not None and rule.owner.kind == "foreign",
         taken=taken,
-        hops=ways,
         trace=document,
     )
 

@@ -242,7 +242,7 @@ class Gatherer:
 
     def _ask(self, fd: int, question: Callable[[InspectionSocket], T], default: T) -> T:
         try:
-            with InspectionSocket(_netlink(fd)) as netlink:
+            with InspectionSocket(netlink_socket(fd)) as netlink:
                 return question(netlink)
         except OSError as error:
             self._problems.append(f"the kernel did not tell everything: {error}")
@@ -315,7 +315,8 @@ class _Here:
     def __exit__(self, *_: object) -> None: ...
 
 
-def _netlink(fd: int) -> socket.socket | None:
+def netlink_socket(fd: int) -> socket.socket | None:
+    """A socket of the route family in a network namespace; ``None`` stands for the calling thread's own (-1)."""
     return namespaces.socket_in(fd, socket.AF_NETLINK, socket.SOCK_RAW, 0) if fd >= 0 else None
 
 

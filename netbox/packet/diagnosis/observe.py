@@ -12,8 +12,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from netbox.errors import NetboxError
+from netbox.kernel.inspection import InspectionSocket
 from netbox.packet.diagnosis.attempt import Attempt, attempt, echo
-from netbox.packet.diagnosis.gather import Opened
+from netbox.packet.diagnosis.gather import Opened, netlink_socket
 from netbox.packet.diagnosis.values import DELIVERED, NOT_ASKED, REACHED, SILENT, UDP, Facts, Observation, Prediction
 
 if TYPE_CHECKING:
@@ -46,9 +47,30 @@ def observe(engine: Engine, facts: Facts, prediction: Prediction, opened: Opened
     found = replace(found, outcome=plain_result.outcome, said=plain_result.said, rtt=plain_result.rtt)
     if "special" in results:
         found = replace(found, special="" if results["special"].outcome == NOT_ASKED else results["special"].outcome)
+    if not found.reached:
+        found = replace(found, nobody=_unresolved(facts, source))
     if "large" in results and results["small"].outcome in REACHED:
         found = replace(found, large=results["large"].outcome)
     return _of_udp(facts, found)
+
+
+def _unresolved(facts: Facts, source: int) -> str:
+    """The neighbour that the last packet was for, if nobody said that this is him: ``has 10.0.0.9 on eth0 of web``."""
+    hops = [(source, facts.source.label, facts.source_route), (-1, "the host", facts.host_route)]
+    for fd, label, route in hops:
+        if route is None or route.error or route.kind != "unicast":
+            continue
+        address = route.gateway or route.destination
+        try:
+            with InspectionSocket(netlink_socket(fd)) as netlink:
+                netlink.link_facts()
+                entries = netlink.neighbour_facts()
+        except OSError:
+            continue
+        entry = next((item for item in entries if (item.interface, item.address) == (route.interface, address)), None)
+        if entry is not None and entry.state in ("incomplete", "failed"):
+            return f"answers for {address} on {route.interface} of {label}"
+    return ""
 
 
 def _of_udp(facts: Facts, found: Observation) -> Observation:

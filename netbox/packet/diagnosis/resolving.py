@@ -50,12 +50,14 @@ def resolve(name: str, hosts: str, resolv_conf: str, netns_fd: int) -> Resolutio
     config = parse_config(resolv_conf)
     if not config.servers:
         return Resolution(name, NO_SERVER, (), (), "/etc/resolv.conf names no server")
-    result = Resolution(name, SILENT, (), config.servers)
+    own_result = Resolution(name, SILENT, (), config.servers)
     for candidate in candidates(name, config.search, config.ndots):
         result = _ask(name, candidate, config.servers, netns_fd)
         if result.outcome == FOUND or (result.outcome == SILENT and _ALIVE not in result.said):
-            break
-    return result
+            return result
+        if candidate == name.rstrip("."):
+            own_result = result  # what counts in the end: not what was made up with a search domain
+    return own_result
 
 
 def candidates(name: str, search: tuple[str, ...], ndots: int) -> list[str]:

@@ -95,7 +95,7 @@ def _rule(number: int, words: list[str], text: str) -> FirewallRule:
             verdict, target = _target(word, value)
         elif word == "--comment":
             owner = value if is_owner(value) else owner
-        elif word == "--to-destination":
+        elif word in ("--to-destination", "--to"):
             target = value
         elif word == "--tcp-flags":
             index += 1  # two words: which are looked at, which of them are set

@@ -275,7 +275,8 @@ class Prediction:
 class Observation:
     """What packets did. ``outcome`` is one of the constants above; ``said`` puts it into words. ``dropped_at`` is where a trace saw the
     packet die, ``reason`` the kernel's name for it, ``place`` and ``owner`` the rule, if one did it. ``large`` is the outcome for a packet
-    as large as the source's link, where that was tried. ``trace`` is the trace itself, as JSON values.
+    as large as the source's link, ``special`` that from the source port of a finding, where these were tried. ``taken``: it was handed to a
+    socket; ``nobody``: whom ARP or neighbour discovery asked for in vain. ``trace`` is the trace itself, as JSON values.
     """
 
     outcome: str = NOT_ASKED
@@ -290,7 +291,7 @@ class Observation:
     owner: str = ""
     foreign: bool = False
     taken: bool = False
-    hops: tuple[str, ...] = ()
+    nobody: str = ""
     trace: Mapping[str, Any] | None = None
     notes: tuple[str, ...] = ()
 

@@ -77,6 +77,8 @@ IDS = {
     "backlog-full": "the listening socket's queue is full",
     "listening-elsewhere": "something listens, on another address",
     "not-listening": "nothing listens on the port",
+    "no-neighbour": "nobody has the address",
+    "beyond-this-host": "it leaves this host and is not answered",
     "no-way-back": "the target has no route for the answer",
     "mtu": "large packets vanish",
     "impairment": "a rate or an impairment is in force",

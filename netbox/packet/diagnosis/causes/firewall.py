@@ -164,8 +164,10 @@ def _mend(facts: Facts, found: Ruling) -> tuple[str, str]:
     option = "" if table == "filter" else f"-t {table} "
     if decision.rule is not None:
         return f"{prefix}{variant} {option}-D {chain.name} {decision.rule.number}", ""
-    match = f"-d {found.packet.destination} -j ACCEPT"
-    return f"{prefix}{variant} {option}-I {chain.name} {match}", ""
+    ways = dict.fromkeys(f"-{key} {name}" for key, name in (("i", found.packet.in_interface), ("o", found.packet.in_interface)) if name)
+    if found.packet.in_interface == found.packet.out_interface or found.hook != "forward":
+        ways = dict.fromkeys([f"-i {found.packet.in_interface}" if found.packet.in_interface else f"-d {found.packet.destination}"])
+    return " && ".join(f"{prefix}{variant} {option}-I {chain.name} {way} -j ACCEPT" for way in ways), ""
 
 
 def _owner(text: str) -> str:

@@ -38,7 +38,7 @@ def beside_its_parent(facts: Facts) -> Finding | None:
         return None
     return Finding(
         "beside-its-parent",
-        f"{box.name} is on network {item.network}, a LAN by {item.parent}, and the kernel keeps the host apart from what is on its own link",
+        f"{box.name} is on network {item.network}, a LAN by {item.parent}, and the kernel keeps the host apart from those on its link",
         f"at {item.parent}",
         evidence=(("network", f"{item.network}: macvlan on {item.parent}"),),
         command=f"netbox network connect bridge {box.name}",
@@ -64,7 +64,9 @@ def _down(facts: Facts, box: Box, end: Interface, space: Namespace) -> Finding |
         places.append((end.host_interface, host_end, facts.host.link(end.host_interface), ""))
         places.append((end.bridge, f"{end.bridge}, the bridge of network {end.network},", facts.host.link(end.bridge), ""))
     else:
-        places.append((end.parent, f"{end.parent}, the link of the host that network {end.network} is on,", facts.host.link(end.parent), ""))
+        places.append(
+            (end.parent, f"{end.parent}, the link of the host that network {end.network} is on,", facts.host.link(end.parent), "")
+        )
     for name, title, link, command in places:
         if link is not None and link.up:
             continue
