@@ -36,6 +36,7 @@ reached, else 1.
 @click.option("--icmp", is_flag=True, help="An ICMP echo (default without a port).")
 @click.option("--ttl", type=click.IntRange(1, 255), metavar="N", help="TTL of the packets (default: that of SRC).")
 @click.option("--size", type=click.IntRange(68, 65535), metavar="BYTES", help="Also ask for packets of this size, unfragmented.")
+@click.option("-6", "--ipv6", is_flag=True, help="IPv6 where there is a choice.")
 @options.format_option
 @click.argument("source", metavar="SRC", shell_complete=options.complete_sandboxes(True))
 @click.argument("target", metavar="DST[:PORT]", shell_complete=options.complete_sandboxes(True))
@@ -48,6 +49,7 @@ def command(
     icmp: bool,
     ttl: int | None,
     size: int | None,
+    ipv6: bool,
     output_format: str,
 ) -> int:
     """Why does SRC reach DST, or not: in one sentence, with the evidence, and the command that mends it.
@@ -62,7 +64,7 @@ def command(
 
     protocol, port = asked[0] if asked else (None, None)
     with Engine(warm=False) as engine:
-        answer = why(engine, source, target, protocol=protocol, port=port or None, ttl=ttl, size=size)
+        answer = why(engine, source, target, protocol=protocol, port=port or None, ttl=ttl, size=size, ipv6=ipv6)
     if output_format == "json":
         output.echo_json(answer.to_json())
     else:

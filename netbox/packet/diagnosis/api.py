@@ -29,13 +29,14 @@ def why(
     port: int | None = None,
     ttl: int | None = None,
     size: int | None = None,
+    ipv6: bool = False,
     timeout: float = 0.8,
 ) -> Answer:
     """Why ``source`` does or does not reach ``target``: what should happen, what packets do, and what would mend it.
 
     ``source`` is a sandbox, ``host`` or ``lan``; ``target`` one of these or an address or name, with ``:PORT`` (and ``/udp``) where one is
     meant. Without a protocol a port means tcp, and no port an ICMP echo. ``ttl`` and ``size`` (bytes of the IP packet) are the kernel's own
-    if not given; ``timeout`` is how many seconds an answer is waited for.
+    if not given; ``ipv6`` prefers an IPv6 address where there are both; ``timeout`` is how many seconds an answer is waited for.
 
     Raises:
         UsageError: the target cannot be read, or has no port where one is needed.
@@ -53,7 +54,7 @@ def why(
         raise UsageError(f"{target} has no port, and {chosen} needs one", f"write it as {name}:80")
     if number is not None and not 0 < number < 65536:
         raise UsageError(f"port {number} is out of range", "ports are 1 to 65535")
-    request = Request(chosen, number or 0 if chosen != ICMP else 0, ttl, size, timeout=timeout)
+    request = Request(chosen, number or 0 if chosen != ICMP else 0, ttl, size, timeout=timeout, ipv6=ipv6 or ":" in name)
     return _answer(engine, source, name, request)
 
 

@@ -50,6 +50,8 @@ def _interface(item: dict[str, Any]) -> Interface:
         str(item["host_interface"]),
         bool(item.get("internal")),
         str(item.get("parent") or ""),
+        str(item.get("address6") or ""),
+        str(item.get("gateway6") or ""),
     )
 
 

@@ -190,6 +190,7 @@ def _evidence(facts: Facts, prediction: Prediction, observation: Observation, fo
     if found is None or not found.blocks:
         others = [note for note in prediction.notes if note is not found and not note.blocks and note.cause != "mtu"]
         lines += [line for note in others for line in note.evidence]
+    lines += [("counter", text) for text in observation.counters]
     lines += [("not known", text) for text in (*facts.problems, *observation.notes)]
     return tuple(dict.fromkeys(lines))
 

@@ -6,6 +6,7 @@ import errno
 import os
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from netbox.packet.diagnosis import packets
@@ -56,7 +57,8 @@ def follow(engine: Engine, facts: Facts, opened: Opened) -> Observation:
         "notes": list(seen.notes),
         "hops": [hop.to_json() for hop in seen.hops],
     }
-    return observed(seen.hops, document, facts)
+    counted = tuple(f"{name} grew by {count}" for name, count in seen.counters.items())
+    return replace(observed(seen.hops, document, facts), notes=tuple(seen.notes), counters=counted)
 
 
 def _crafted(facts: Facts) -> packets.Crafted:

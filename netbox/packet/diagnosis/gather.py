@@ -63,6 +63,7 @@ class Gatherer:
         self._engine = engine
         self._source_text, self._target_text, self._request = source, target, request
         self._lan = lan
+        self._family = "ip"
         self._problems: list[str] = []
         self._sandboxes: dict[str, Sandbox] = {}
         self.opened = Opened()
@@ -93,6 +94,8 @@ class Gatherer:
         if source_box is not None and self.opened.source < 0:
             return self._with_target_only(facts)
         facts = self._with_target(facts)
+        if ":" in facts.address:
+            facts = self._with_rules_of_ipv6(facts)
         if facts.address:
             facts = self._with_way(facts)
         return replace(facts, problems=tuple(self._problems))
@@ -127,7 +130,8 @@ class Gatherer:
         if name == HOST:
             return replace(facts, target_kind=HOST, address=self._host_address(facts), port=self._request.port)
         if name == LAN and self._lan is not None:
-            return replace(facts, target_kind=LAN, address=self._lan.address, port=self._request.port)
+            address = (self._lan.address6 if self._request.ipv6 else None) or self._lan.address
+            return replace(facts, target_kind=LAN, address=address, port=self._request.port)
         if resolving.is_address(name):
             return replace(facts, target_kind="address", address=name, port=self._request.port)
         box = self._named_box(facts, name)
@@ -137,7 +141,7 @@ class Gatherer:
             return replace(facts, address=address, port=port)
         hosts, config = (self._file(facts, path) for path in ("etc/hosts", "etc/resolv.conf"))
         found = resolving.resolve(name, hosts, config, self.opened.source)
-        addresses = [item for item in found.addresses if ":" not in item] or list(found.addresses)
+        addresses = [item for item in found.addresses if (":" in item) == self._request.ipv6] or list(found.addresses)
         return replace(facts, target_kind="address", resolution=found, address=addresses[0] if addresses else "", port=self._request.port)
 
     def _file(self, facts: Facts, path: str) -> str:
@@ -152,14 +156,24 @@ class Gatherer:
             return ""
 
     def _host_address(self, facts: Facts) -> str:
+        ipv6 = self._request.ipv6
         if facts.source is facts.host:
-            return "127.0.0.1"
-        if facts.source_kind == LAN:
-            return self._lan.host_address if self._lan else ""
+            return "::1" if ipv6 else "127.0.0.1"
+        if self._lan is not None:
+            return (self._lan.host_address6 if ipv6 else None) or self._lan.host_address
         interfaces = facts.source_box.interfaces if facts.source_box else ()
-        return interfaces[0].gateway if interfaces else ""
+        return (interfaces[0].gateway6 if ipv6 else interfaces[0].gateway) if interfaces else ""
 
     # -- which way ---------------------------------------------------------------------------------------------------------------------
+
+    def _with_rules_of_ipv6(self, facts: Facts) -> Facts:
+        """The rules that were read are those of IPv4."""
+        self._family = "ip6"
+        host = replace(facts.host, chains=self._chains())
+        if facts.source is facts.host:
+            return replace(facts, host=host, source=host)
+        with namespaces.inside_netns(self.opened.source):
+            return replace(facts, host=host, source=replace(facts.source, chains=self._chains()))
 
     def _with_way(self, facts: Facts) -> Facts:
         route = self._route(self.opened.source, facts.address)
@@ -176,7 +190,7 @@ class Gatherer:
             if inward and own:
                 facts = replace(facts, back_route=self._route(-1, own))
         box = facts.target_box
-        holder = next((item for item in facts.boxes if item.runs and any(i.address == facts.destination[0] for i in item.interfaces)), None)
+        holder = publishing.holder(facts, facts.destination[0])
         if holder is not None and (box is None or box.id != holder.id) and facts.target_kind != SANDBOX:
             facts = replace(facts, target_box=self._detailed(holder, facts.boxes))
         return self._with_arrival(facts)
@@ -196,14 +210,14 @@ class Gatherer:
         if target.identity in (facts.host.identity, facts.source.identity):
             target = facts.host if target.identity == facts.host.identity else facts.source
         facts = replace(facts, target=target, macs=self._macs(facts))
-        end = next((item for item in box.interfaces if item.address == facts.destination[0]), None)
+        end = publishing.target_interface(facts)
         if end is None or target is facts.source or not facts.source_address:
             return facts
         seen = publishing.source_seen(facts, end)
         return replace(
             facts,
             source_seen=seen,
-            arrival_route=self._route(self.opened.target, end.address, seen, end.interface),
+            arrival_route=self._route(self.opened.target, facts.destination[0], seen, end.interface),
             return_route=self._route(self.opened.target, seen),
         )
 
@@ -301,7 +315,7 @@ class Gatherer:
 
     def _chains(self) -> tuple[Chain, ...]:
         try:
-            return read_chains("ip6" if ":" in self._target_text else "ip")
+            return read_chains(self._family)
         except NetboxError as error:
             self._problems.append(str(error))
             return ()

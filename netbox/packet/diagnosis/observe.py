@@ -37,12 +37,11 @@ def observe(engine: Engine, facts: Facts, prediction: Prediction, opened: Opened
             tries["small"] = lambda: echo(source, facts.address, plain)
             tries["large"] = lambda: echo(source, facts.address, plain, size)
         running = {name: pool.submit(task) for name, task in tries.items()}
-        traced = pool.submit(_trace, engine, facts, opened)
+        found = _trace(engine, facts, opened)  # in this thread, which has the database open
         try:
             results = {name: future.result() for name, future in running.items()}
         except OSError as error:
             return Observation(notes=(f"no packet could be sent: {error.strerror or error}",))
-        found = traced.result()
     plain_result = results["plain"]
     found = replace(found, outcome=plain_result.outcome, said=plain_result.said, rtt=plain_result.rtt)
     if "special" in results:

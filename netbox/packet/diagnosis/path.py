@@ -115,7 +115,7 @@ def edges(facts: Facts) -> list[Edge]:
     back = facts.return_route
     if back is not None and not back.error and end is not None and facts.target is not None and back.kind == "unicast":
         hop = back.gateway or facts.source_seen
-        if inward is None or hop != end.address:
+        if inward is None or not end.has(hop):
             found.append(Edge(facts.target, back.interface, hop, _mac_of(facts, hop), _who(facts, hop)))
     return found
 
@@ -129,7 +129,7 @@ def _mac_of(facts: Facts, address: str) -> str:
     box = publishing.holder(facts, address)
     if box is None:
         return ""
-    interface = next(item.interface for item in box.interfaces if item.address == address)
+    interface = next(item.interface for item in box.interfaces if item.has(address))
     return next((item.mac for item in facts.macs if (item.sandbox, item.interface) == (box.name, interface)), "")
 
 
@@ -160,7 +160,7 @@ def throttles(facts: Facts) -> list[Throttle]:
     found = []
     for box, other in ((facts.source_box, facts.destination[0]), (facts.target_box, facts.source_address)):
         if box is not None and kind(facts) != INSIDE:
-            found += [item for item in box.throttles if not item.prefixes or f"{other}/32" in item.prefixes or _covers(item, other)]
+            found += [item for item in box.throttles if not item.prefixes or _covers(item, other)]
     return found
 
 

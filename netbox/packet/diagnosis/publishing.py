@@ -6,10 +6,11 @@ import re
 from dataclasses import replace
 
 from netbox.packet.diagnosis.rules import DNAT, Packet, decide
-from netbox.packet.diagnosis.values import HOST, LAN, SANDBOX, Box, Facts, Interface, Namespace
+from netbox.packet.diagnosis.values import HOST, LAN, SANDBOX, Box, Facts, Interface
 from netbox.spec import PortSpec
 
 ANY = ("0.0.0.0", "::")
+_OWN_TABLES = ("ip netbox", "ip6 netbox")
 _DESTINATION = re.compile(r"\[?([0-9a-fA-F.:]+?)\]?(?::(\d+)(?:-\d+)?(?:/(\d+))?)?")
 
 
@@ -17,7 +18,7 @@ def address_of(facts: Facts, box: Box, lan_address: str = "") -> tuple[str, int]
     """The address and port that a sandbox's name stands for, seen from the source. The address is empty when it has none."""
     port = facts.request.port
     if facts.source_box is not None and facts.source_box.id == box.id:
-        return "127.0.0.1", port
+        return ("::1" if facts.request.ipv6 else "127.0.0.1"), port
     if box.mode == HOST:
         return (lan_address or "127.0.0.1" if facts.source_kind != SANDBOX else _gateway(facts)), port
     if facts.source is facts.host or facts.source_kind == LAN:
@@ -31,7 +32,7 @@ def address_of(facts: Facts, box: Box, lan_address: str = "") -> tuple[str, int]
     own = {item.network for item in facts.source_box.interfaces} if facts.source_box else set()
     shared = [item for item in box.interfaces if item.network in own]
     interfaces = shared or list(box.interfaces)
-    return (interfaces[0].address if interfaces else ""), port
+    return (interfaces[0].address_for(facts.request.ipv6) if interfaces else ""), port
 
 
 def _within(first: int, item: PortSpec, port: int, facts: Facts) -> bool:
@@ -54,7 +55,7 @@ def target_interface(facts: Facts) -> Interface | None:
     """The interface of the target that the packet is for, as its record has it."""
     if facts.target_box is None:
         return None
-    return next((item for item in facts.target_box.interfaces if item.address == facts.destination[0]), None)
+    return next((item for item in facts.target_box.interfaces if item.has(facts.destination[0])), None)
 
 
 def next_hop(facts: Facts) -> str:
@@ -100,7 +101,7 @@ def with_translation(facts: Facts) -> Facts:
             identity = decision.owner.partition(":")[2]
             owner = next((item.name for item in facts.boxes if item.id.startswith(identity)), owner)
     # nf_tables holds ours in maps, which are not followed rule by rule.
-    translated = translated or (declared if any(chain.table == "ip netbox" for chain in facts.host.chains) else None)
+    translated = translated or (declared if any(chain.table in _OWN_TABLES for chain in facts.host.chains) else None)
     return replace(facts, translated=translated, declared=declared, published_by=owner)
 
 
@@ -123,7 +124,7 @@ def declared_translation(facts: Facts) -> tuple[str, tuple[str, int] | None]:
         published = publication(box, facts.request.protocol, facts.port, facts.address)
         way = way_out(box)
         if published is not None and way is not None and box.runs:
-            return box.name, (way.address, published.port + facts.port - published.host_port)
+            return box.name, (way.address_for(":" in facts.address), published.port + facts.port - published.host_port)
     return "", None
 
 
@@ -143,22 +144,17 @@ def way_out(box: Box) -> Interface | None:
 
 def source_seen(facts: Facts, end: Interface) -> str:
     """The source address that the target sees: the gateway's where the host masquerades."""
-    inward = source_interface(facts)
+    inward, end_address = source_interface(facts), facts.destination[0]
     if facts.source is facts.host:
-        return end.gateway if facts.source_address.startswith("127.") else facts.source_address
+        return end.gateway_for(end_address) if facts.source_address.startswith("127.") else facts.source_address
     if inward is not None and facts.host_interface and (inward.bridge != end.bridge or facts.translated is not None):
-        return end.gateway
+        return end.gateway_for(end_address)
     return facts.source_address
 
 
 def holder(facts: Facts, address: str) -> Box | None:
     """The running sandbox that has an address."""
-    return next((box for box in facts.boxes if box.runs and any(item.address == address for item in box.interfaces)), None)
-
-
-def listens(space: Namespace, port: int) -> bool:
-    """Whether something listens on the port, on whatever address."""
-    return any(item.port == port and not item.peer_port for item in space.sockets)
+    return next((box for box in facts.boxes if box.runs and any(item.has(address) for item in box.interfaces)), None)
 
 
 def endpoint(address: str, port: int) -> str:

@@ -32,7 +32,7 @@ found by the sender's kernel; an ICMP error; TTL exceeded; no port to send from;
 @dataclass(frozen=True)
 class Request:
     """What is asked: ``protocol`` is icmp, tcp, udp or sctp; ``ttl`` and ``size`` (bytes of the whole IP packet) are the kernel's own when
-    ``None``. ``timeout`` is in seconds, for each packet.
+    ``None``. ``timeout`` is in seconds, for each packet; ``ipv6`` prefers an IPv6 address where there are both.
     """
 
     protocol: str
@@ -41,6 +41,7 @@ class Request:
     size: int | None = None
     source_address: str = ""
     timeout: float = 1.0
+    ipv6: bool = False
 
     @property
     def title(self) -> str:
@@ -62,6 +63,20 @@ class Interface(NamedTuple):
     host_interface: str
     internal: bool = False
     parent: str = ""
+    address6: str = ""
+    gateway6: str = ""
+
+    def has(self, address: str) -> bool:
+        """Whether the address is its own."""
+        return bool(address) and address in (self.address, self.address6)
+
+    def address_for(self, ipv6: bool) -> str:
+        """Its address of that version; of the other where it has none."""
+        return (self.address6 or self.address) if ipv6 else (self.address or self.address6)
+
+    def gateway_for(self, address: str) -> str:
+        """The host's address on the network, of the same version as ``address``."""
+        return self.gateway6 if ":" in address else self.gateway
 
     @property
     def medium(self) -> str:
@@ -276,7 +291,8 @@ class Observation:
     """What packets did. ``outcome`` is one of the constants above; ``said`` puts it into words. ``dropped_at`` is where a trace saw the
     packet die, ``reason`` the kernel's name for it, ``place`` and ``owner`` the rule, if one did it. ``large`` is the outcome for a packet
     as large as the source's link, ``special`` that from the source port of a finding, where these were tried. ``taken``: it was handed to a
-    socket; ``nobody``: whom ARP or neighbour discovery asked for in vain. ``trace`` is the trace itself, as JSON values.
+    socket; ``nobody``: whom ARP or neighbour discovery asked for in vain; ``counters`` of the kernel at the target grew. ``trace`` is the
+    trace itself, as JSON values.
     """
 
     outcome: str = NOT_ASKED
@@ -292,6 +308,7 @@ class Observation:
     foreign: bool = False
     taken: bool = False
     nobody: str = ""
+    counters: tuple[str, ...] = ()
     trace: Mapping[str, Any] | None = None
     notes: tuple[str, ...] = ()
 

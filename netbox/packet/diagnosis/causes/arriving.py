@@ -40,7 +40,7 @@ def no_way_back(facts: Facts) -> Finding | None:
         return None
     name = facts.target_box.name
     how = f"has a {route.kind} route for" if refused else "has no route to"
-    command = f"nsenter -t {facts.target_box.pid} -n ip route add {facts.source_seen} via {end.gateway}"
+    command = f"nsenter -t {facts.target_box.pid} -n ip route add {facts.source_seen} via {end.gateway_for(facts.source_seen)}"
     return Finding(
         "no-way-back",
         f"{name} cannot answer: it {how} {facts.source_seen}",

@@ -26,7 +26,7 @@ def _strangers(facts: Facts) -> bool:
         return False
     if facts.translated is not None or facts.declared is not None or facts.source is facts.host or facts.target is facts.source:
         return False
-    return any(item.address == facts.address for item in other.interfaces) and not _shared(facts)
+    return any(item.has(facts.address) for item in other.interfaces) and not _shared(facts)
 
 
 def _rule(facts: Facts) -> tuple[str, str, str]:
@@ -159,7 +159,8 @@ def _mend(facts: Facts, found: Ruling) -> tuple[str, str]:
         return f"iptables -I DOCKER-USER -o {out} -j ACCEPT", ""
     if not legacy:
         return "", f"change that rule: nft list chain {chain.table} {chain.name}"
-    variant = "iptables-legacy" if chain.backend == "iptables" else "iptables-nft"
+    program = "ip6tables" if ":" in found.packet.destination else "iptables"
+    variant = f"{program}-legacy" if chain.backend == "iptables" else f"{program}-nft"
     table = chain.table.rpartition(" ")[2]
     option = "" if table == "filter" else f"-t {table} "
     if decision.rule is not None:

@@ -41,10 +41,7 @@ def backlog_full(facts: Facts) -> Finding | None:
         "backlog-full",
         f"{name} listens on port {port}, but does not accept: {item.waiting} connections wait, and its queue has room for {item.room}",
         f"the listening socket in {name}",
-        evidence=(
-            ("socket", f"{endpoint(item.address, port)} in {name}, {item.waiting} waiting, backlog {item.room}"),
-            ("kernel", "counts ListenOverflows and drops further SYNs without a word"),
-        ),
+        evidence=(("socket", f"{endpoint(item.address, port)} in {name}, {item.waiting} waiting, backlog {item.room}"),),
         mend=f"look why the program in {name} does not accept connections, or give it a larger backlog (listen(2))",
         expect=(SILENT,),
     )

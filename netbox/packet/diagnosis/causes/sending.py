@@ -30,8 +30,9 @@ def no_route(facts: Facts) -> Finding | None:
     answer = os.strerror(route.error) if route.error else route.kind
     box, end = facts.source_box, next(iter(facts.source_box.interfaces), None) if facts.source_box else None
     command = ""
-    if box is not None and end is not None and box.pid and route.error == errno.ENETUNREACH and not end.internal:
-        command = f"nsenter -t {box.pid} -n ip route add default via {end.gateway}"
+    gateway = end.gateway_for(facts.address) if end else ""
+    if box is not None and end is not None and box.pid and gateway and route.error == errno.ENETUNREACH and not end.internal:
+        command = f"nsenter -t {box.pid} -n ip route add default via {gateway}"
     return Finding(
         "no-route",
         because,
