@@ -1,4 +1,4 @@
-"""The kernel's table of connections: reads it, and deletes entries of published UDP ports, over a raw nfnetlink socket.
+"""The kernel's table of connections: deletes entries of published UDP and SCTP ports, over a raw nfnetlink socket.
 
 Sources: ``<linux/netfilter/nfnetlink.h>``, ``<linux/netfilter/nfnetlink_conntrack.h>``, net/netfilter/nf_conntrack_netlink.c.
 """
@@ -10,7 +10,6 @@ import os
 import socket
 import struct
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from netbox.errors import host_error
 from netbox.kernel.rtnetlink import NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, attribute, parse_attributes
@@ -20,85 +19,24 @@ _CT_GET = 1 << 8 | 1  # NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_GET
 _CT_DELETE = 1 << 8 | 2
 _NESTED = 0x8000
 CTA_TUPLE_ORIG, CTA_STATUS, CTA_ID, CTA_FILTER = 1, 3, 12, 25
-CTA_TUPLE_REPLY, CTA_TIMEOUT = 2, 7
 _IPS_DST_NAT = 1 << 5  # <linux/netfilter/nf_conntrack_common.h>
 CTA_TUPLE_IP, CTA_TUPLE_PROTO = 1, 2
 CTA_IP_V4_DST = 2
-CTA_IP_V4_SRC, CTA_IP_V6_SRC, CTA_IP_V6_DST = 1, 3, 4
 CTA_PROTO_NUM, CTA_PROTO_DST_PORT = 1, 3
-CTA_PROTO_SRC_PORT = 2
 CTA_FILTER_ORIG_FLAGS, CTA_FILTER_REPLY_FLAGS = 1, 2
 _BY_PROTOCOL, _BY_DESTINATION_PORT = 1 << 3, 1 << 5  # CTA_FILTER_F_CTA_PROTO_NUM and …_DST_PORT, net/netfilter/nf_internals.h
 
+PROTOCOLS = {"udp": socket.IPPROTO_UDP, "sctp": socket.IPPROTO_SCTP}
 _HEADER = struct.Struct("=IHHII")
 _FAMILY = struct.pack("=BBH", socket.AF_INET, 0, 0)
 _RECEIVE_BUFFER = 1 << 18
 
 
-class Tuple(NamedTuple):
-    """One direction of a connection."""
-
-    source: str
-    source_port: int
-    destination: str
-    port: int
-
-
-class Connection(NamedTuple):
-    """An entry of the table: what the first packet looked like, what an answer looks like, and the seconds that it lives on without a
-    packet. An answer that does not come from where the first packet went says that the destination was translated.
-    """
-
-    protocol: int
-    original: Tuple
-    reply: Tuple
-    timeout: int
-
-
-def connections(protocol: int, family: int = socket.AF_INET) -> list[Connection]:
-    """The entries of a protocol (``IPPROTO_UDP``, …) in the calling thread's network namespace. A kernel without connection tracking has
-    none.
-
-    Raises:
-        OSError: the kernel refuses.
-    """
-    found = []
-    try:
-        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER) as netlink:
-            for body in _dump(netlink, b"", family):
-                attributes = parse_attributes(body[len(_FAMILY) :])
-                number, original = _tuple(attributes.get(CTA_TUPLE_ORIG, b""))
-                if number == protocol:
-                    reply = _tuple(attributes.get(CTA_TUPLE_REPLY, b""))[1]
-                    timeout = int.from_bytes(attributes.get(CTA_TIMEOUT, b""), "big")
-                    found.append(Connection(number, original, reply, timeout))
-    except OSError as error:
-        if error.errno in (errno.EPROTONOSUPPORT, errno.EOPNOTSUPP, errno.EINVAL):
-            return []
-        raise
-    return found
-
-
-def _tuple(data: bytes) -> tuple[int, Tuple]:
-    values = parse_attributes(data)
-    ends, ports = parse_attributes(values.get(CTA_TUPLE_IP, b"")), parse_attributes(values.get(CTA_TUPLE_PROTO, b""))
-    source = ends.get(CTA_IP_V4_SRC) or ends.get(CTA_IP_V6_SRC, bytes(4))
-    destination = ends.get(CTA_IP_V4_DST) or ends.get(CTA_IP_V6_DST, bytes(4))
-    return int.from_bytes(ports.get(CTA_PROTO_NUM, b""), "big"), Tuple(
-        _address(source),
-        int.from_bytes(ports.get(CTA_PROTO_SRC_PORT, b""), "big"),
-        _address(destination),
-        int.from_bytes(ports.get(CTA_PROTO_DST_PORT, b""), "big"),
-    )
-
-
-def _address(value: bytes) -> str:
-    return socket.inet_ntop(socket.AF_INET if len(value) == 4 else socket.AF_INET6, value)
-
-
-def flush_udp(address: str, first_port: int, count: int, keep_translated: bool = False) -> int:
-    """Deletes the entries of datagrams that were sent to one of ``count`` ports of ``address`` (0.0.0.0: any), whatever they were
+def flush(protocol: str, address: str, first_port: int, count: int, keep_translated: bool = False) -> int:
+    """Deletes the entries of packets that were sent to one of ``count`` ports of ``address`` (0.0.0.0: any), whatever they were
     translated to; with ``keep_translated`` only those that were not.
+
+    ``protocol`` is one of ``PROTOCOLS``: a client of those goes on with the same ports, where one of TCP connects anew.
 
     Returns how many there were. A kernel without connection tracking has none.
 
@@ -107,27 +45,27 @@ def flush_udp(address: str, first_port: int, count: int, keep_translated: bool =
     """
     try:
         with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER) as netlink:
-            found = list(_entries(netlink, address, first_port, count, keep_translated))
+            found = list(_entries(netlink, PROTOCOLS[protocol], address, first_port, count, keep_translated))
             for entry in found:
                 _delete(netlink, entry)
     except OSError as error:
         if error.errno in (errno.EPROTONOSUPPORT, errno.EOPNOTSUPP, errno.EINVAL) and not os.path.exists("/proc/sys/net/netfilter"):
             return 0
-        raise host_error("flush", f"connections of port {first_port}/udp", error) from error
+        raise host_error("flush", f"connections of port {first_port}/{protocol}", error) from error
     return len(found)
 
 
-def _entries(netlink: socket.socket, address: str, first_port: int, count: int, keep_translated: bool) -> Iterator[bytes]:
+def _entries(netlink: socket.socket, number: int, address: str, first_port: int, count: int, keep_translated: bool) -> Iterator[bytes]:
     """The bodies of delete requests for the entries that match. The kernel sorts out most of the table (since 5.8; an older one gives all
     of it).
     """
     wanted = None if address == "0.0.0.0" else socket.inet_aton(address)
-    for body in _dump(netlink, _filter(first_port if count == 1 else None)):
+    for body in _dump(netlink, _filter(number, first_port if count == 1 else None)):
         attributes = parse_attributes(body[len(_FAMILY) :])
         original = attributes.get(CTA_TUPLE_ORIG, b"")
         tuple_ = parse_attributes(original)
         protocol = parse_attributes(tuple_.get(CTA_TUPLE_PROTO, b""))
-        if protocol.get(CTA_PROTO_NUM) != bytes([socket.IPPROTO_UDP]):
+        if protocol.get(CTA_PROTO_NUM) != bytes([number]):
             continue
         if keep_translated and int.from_bytes(attributes.get(CTA_STATUS, b""), "big") & _IPS_DST_NAT:
             continue
@@ -137,8 +75,8 @@ def _entries(netlink: socket.socket, address: str, first_port: int, count: int, 
             yield _FAMILY + attribute(CTA_TUPLE_ORIG | _NESTED, original) + attribute(CTA_ID, attributes.get(CTA_ID, bytes(4)))
 
 
-def _filter(port: int | None) -> bytes:
-    protocol = attribute(CTA_PROTO_NUM, bytes([socket.IPPROTO_UDP]))
+def _filter(number: int, port: int | None) -> bytes:
+    protocol = attribute(CTA_PROTO_NUM, bytes([number]))
     flags = _BY_PROTOCOL
     if port is not None:
         protocol += attribute(CTA_PROTO_DST_PORT, struct.pack("!H", port))
@@ -147,8 +85,8 @@ def _filter(port: int | None) -> bytes:
     return attribute(CTA_TUPLE_ORIG | _NESTED, attribute(CTA_TUPLE_PROTO | _NESTED, protocol)) + attribute(CTA_FILTER | _NESTED, chosen)
 
 
-def _dump(netlink: socket.socket, body: bytes, family: int = socket.AF_INET) -> Iterator[bytes]:
-    netlink.send(_message(_CT_GET, NLM_F_DUMP, struct.pack("=BBH", family, 0, 0) + body))
+def _dump(netlink: socket.socket, body: bytes) -> Iterator[bytes]:
+    netlink.send(_message(_CT_GET, NLM_F_DUMP, _FAMILY + body))
     while True:
         for kind, payload in _messages(netlink.recv(_RECEIVE_BUFFER)):
             if kind == NLMSG_DONE:

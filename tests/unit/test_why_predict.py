@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from netbox.kernel.conntrack import Connection, Tuple
+from netbox.kernel.connections import Connection, Tuple
 from netbox.kernel.inspection import RouteFact
 from netbox.kernel.socket_diag import SocketFact
 from netbox.packet.diagnosis import causes

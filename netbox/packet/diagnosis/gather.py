@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
 from netbox.errors import NetboxError, NotFound
-from netbox.kernel import conntrack, namespaces, socket_diag, sysctl
+from netbox.kernel import connections, namespaces, socket_diag, sysctl
 from netbox.kernel.inspection import InspectionSocket, LinkFact, RouteFact
 from netbox.packet.diagnosis import boxes as records
 from netbox.packet.diagnosis import publishing, resolving
@@ -269,12 +269,12 @@ class Gatherer:
 
         return self._ask(fd, question, RouteFact(destination))
 
-    def _connections(self) -> tuple[conntrack.Connection, ...]:
+    def _connections(self) -> tuple[connections.Connection, ...]:
         number = {"udp": socket.IPPROTO_UDP, "tcp": socket.IPPROTO_TCP, "sctp": 132}.get(self._request.protocol)
         if number is None:
             return ()
         try:
-            return tuple(conntrack.connections(number))
+            return tuple(connections.connections(number))
         except OSError as error:
             self._problems.append(f"the table of connections cannot be read: {error.strerror or error}")
             return ()

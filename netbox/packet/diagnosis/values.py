@@ -16,7 +16,7 @@ from netbox.packet.diagnosis.rules import Chain
 from netbox.spec import PortSpec
 
 if TYPE_CHECKING:
-    from netbox.kernel.conntrack import Connection
+    from netbox.kernel.connections import Connection
 
 SANDBOX, HOST, LAN, ADDRESS = "sandbox", "host", "lan", "address"
 ICMP, TCP, UDP, SCTP = "icmp", "tcp", "udp", "sctp"
