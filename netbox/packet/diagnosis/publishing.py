@@ -143,11 +143,11 @@ def way_out(box: Box) -> Interface | None:
 
 
 def source_seen(facts: Facts, end: Interface) -> str:
-    """The source address that the target sees: the gateway's where the host masquerades."""
+    """The source address that the target sees: the gateway's where the host masquerades, because the answer would not come back by it."""
     inward, end_address = source_interface(facts), facts.destination[0]
     if facts.source is facts.host:
         return end.gateway_for(end_address) if facts.source_address.startswith("127.") else facts.source_address
-    if inward is not None and facts.host_interface and (inward.bridge != end.bridge or facts.translated is not None):
+    if inward is not None and facts.translated is not None and inward.bridge == end.bridge:
         return end.gateway_for(end_address)
     return facts.source_address
 

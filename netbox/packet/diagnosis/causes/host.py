@@ -97,15 +97,13 @@ def published_elsewhere(facts: Facts) -> Finding | None:
         found = publishing.publication(box, facts.request.protocol, facts.port)
         if found is None or not box.runs:
             continue
-        only = endpoint(found.host_ip, facts.port)
+        only, inner = endpoint(found.host_ip, facts.port), found.port + facts.port - found.host_port
         return Finding(
             "published-elsewhere",
             f"{box.name} publishes port {facts.port} on {found.host_ip} only, and {facts.address} is another address of the host",
             "at the host",
-            evidence=(("published", f"{only} → {box.name}:{found.port + facts.port - found.host_port}/{found.protocol}"),),
-            mend=f"connect to {only}, or start {box.name} with -p {facts.port}:{found.port}"
-            if not found.host_ip.startswith("127.") or facts.source is facts.host
-            else f"start {box.name} with -p {facts.port}:{found.port}, which publishes on every address",
+            evidence=(("published", f"{only} → {box.name}:{inner}/{found.protocol}"),),
+            command=f"netbox publish {box.name} {endpoint(facts.address, facts.port)}:{inner}{_suffix(found.protocol)}",
             expect=(REFUSED, SILENT),
         )
     return None
@@ -121,17 +119,24 @@ def not_published(facts: Facts) -> Finding | None:
     box = facts.target_box if facts.target_kind == SANDBOX else None
     if box is not None and not box.interfaces:
         return None
-    protocol = "" if facts.request.protocol == "tcp" else f"/{facts.request.protocol}"
+    protocol, command = _suffix(facts.request.protocol), ""
     evidence = [("published", "nothing on " + endpoint(facts.address, facts.port) + f"/{facts.request.protocol}")]
     if box is None:
         because = f"no sandbox publishes port {facts.port}{protocol}, and nothing on the host listens there"
-        mend = f"start a sandbox with -p {facts.port}:PORT{protocol}"
+        mend = f"publish it: netbox publish NAME {facts.port}:PORT{protocol}"
     else:
         have = ", ".join(f"{item.host_port}→{item.port}" for item in box.ports)
         because = f"{box.name} does not publish port {facts.request.port}{protocol}" + (f" (it publishes {have})" if have else "")
-        mend = f"start {box.name} with -p {facts.request.port}:{facts.request.port}{protocol}"
+        mend, command = "", f"netbox publish {box.name} {facts.request.port}:{facts.request.port}{protocol}"
         evidence.append(("ports", have or f"{box.name} publishes none"))
-    return Finding("not-published", because, "at the host", evidence=tuple(evidence), mend=mend, expect=(REFUSED, SILENT, UNREACHABLE))
+    return Finding(
+        "not-published", because, "at the host", evidence=tuple(evidence), command=command, mend=mend, expect=(REFUSED, SILENT, UNREACHABLE)
+    )
+
+
+def _suffix(protocol: str) -> str:
+    """How ``-p`` writes the protocol."""
+    return "" if protocol == "tcp" else f"/{protocol}"
 
 
 def rules_missing(facts: Facts) -> Finding | None:
