@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+import netbox
 from netbox.kernel.connections import Connection, Tuple
 from netbox.kernel.inspection import RouteFact
 from netbox.kernel.socket_diag import SocketFact
@@ -125,6 +128,12 @@ def test_a_cause(cause: str, made: Callable[[], Facts]) -> None:
 def test_every_cause_is_foreseen_somewhere() -> None:
     foreseen = {cause for cause, _ in CASES.values()} | {"mtu", "beside-its-parent", "no-neighbour", "beyond-this-host"}
     assert foreseen == set(causes.IDS)
+
+
+def test_every_cause_is_documented() -> None:
+    text = (Path(netbox.__file__).parent / "docs" / "why.md").read_text()
+    table = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
+    assert set(re.findall(r"`([a-z-]+)`", " ".join(table))) == {*causes.IDS, "unknown"}
 
 
 def test_what_is_worth_knowing_does_not_block() -> None:
