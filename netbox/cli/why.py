@@ -37,7 +37,7 @@ reached, else 1.
 @click.option("--ttl", type=click.IntRange(1, 255), metavar="N", help="TTL of the packets (default: that of SRC).")
 @click.option("--size", type=click.IntRange(68, 65535), metavar="BYTES", help="Also ask for packets of this size, unfragmented.")
 @click.option("-6", "--ipv6", is_flag=True, help="IPv6 where there is a choice.")
-@options.format_option
+@options.json_option
 @click.argument("source", metavar="SRC", shell_complete=options.complete_sandboxes(True))
 @click.argument("target", metavar="DST[:PORT]", shell_complete=options.complete_sandboxes(True))
 def command(

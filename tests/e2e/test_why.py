@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -10,7 +11,8 @@ import pytest
 
 from netbox.engine import Engine
 from netbox.packet.diagnosis.api import why
-from tests.e2e.why_lab import IMPATIENCE, WhyLab, told
+from tests.e2e.why_lab import IMPATIENCE, PATIENCE, WhyLab, told
+from tests.support.cli import Cli
 from tests.support.host import Neighbour, PrivateHost
 from tests.support.waiting import wait_until
 
@@ -30,7 +32,7 @@ def lab(engine: Engine) -> Iterator[WhyLab]:
         made.close()
 
 
-def test_networks(lab: WhyLab) -> None:
+def test_networks(lab: WhyLab, cli: Cli) -> None:
     lab.serve("web", 80)
     lab.serve("db", 5432)
     answer = lab.reaches("peer", "web:80")
@@ -41,6 +43,15 @@ def test_networks(lab: WhyLab) -> None:
     assert "dropped by filter NETBOX-INGRESS rule" in answer.sentence
     assert answer.observation.owner == "network back"
     assert answer.command == "netbox network connect back web"
+    told_by_command = cli("why", "web", "db:5432", check=1).stdout
+    assert " ".join(told_by_command.split()).startswith(f"{answer.sentence}. Evidence networks web is on front")
+    assert told_by_command.endswith("To mend it:\n  netbox network connect back web\n")
+    document = json.loads(cli("why", "web", "db", "--tcp", "5432", "--format", "json", check=1).stdout)
+    assert (document["cause"], document["command"], document["prediction"]["cause"]) == ("other-network", answer.command, "other-network")
+    assert document["observation"]["trace"]["hops"][0]["netns"] == "web"
+    assert cli("why", "peer", "web:80").stdout.startswith("peer reaches web:80 over network front.\n")
+    assert "no such sandbox: nobody" in cli("why", "nobody", "web", check=125).stderr
+    assert "more than one protocol" in cli("why", "peer", "web", "--tcp", "1", "--udp", "1", check=125).stderr
     lab.engine.get("web").connect("back")
     assert lab.reaches("web", "db:5432").sentence == "web reaches db:5432 over network back"
     lab.network("inner", internal=True)
@@ -240,11 +251,11 @@ def test_states(lab: WhyLab) -> None:
 
 def test_names(lab: WhyLab, outside: Neighbour) -> None:
     lab.box("plain", "bridge")
-    answer = lab.fails("peer", "wbe:80", "name-unknown")
+    answer = lab.fails("peer", "wbe:80", "name-unknown", timeout=PATIENCE)
     assert answer.mend == "did you mean web?"
     answer = lab.fails("plain", "example.org:80", "dns-down")
     assert outside.address in answer.sentence
-    answer = lab.fails("peer", "example.org:80", "dns-down")
+    answer = lab.fails("peer", "example.org:80", "dns-down", timeout=PATIENCE)
     assert "the servers behind it do not answer" in dict(answer.evidence)["answer"]
 
 

@@ -86,12 +86,12 @@ def _wait(sock: socket.socket, begun: float, request: Request, connected: bool) 
     poll.register(sock, select.POLLOUT if stream else select.POLLIN)
     deadline = begun + request.timeout
     while not connected:
-        left = deadline - time.monotonic()
-        if left <= 0:
-            return Attempt(SILENT, f"nothing came back within {request.timeout:g} s")
-        events = poll.poll(left * 1000)
-        if not events:
+        late = time.monotonic() >= deadline  # asked before the last look, so that what has come by then counts
+        events = poll.poll(max(0.0, deadline - time.monotonic()) * 1000)
+        if not events and not late:
             continue
+        if not events:
+            return Attempt(SILENT, f"nothing came back within {request.timeout:g} s")
         rtt = time.monotonic() - begun
         icmp = _icmp_error(sock)
         error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
@@ -126,8 +126,10 @@ def echo(netns_fd: int, address: str, request: Request, size: int = 0) -> Attemp
             sock.send(message)
         except OSError as failure:
             return _failure(failure.errno or 0)
-        while (left := begun + request.timeout - time.monotonic()) > 0:
-            if not select.select([sock], [], [], left)[0]:
+        late = False
+        while not late:
+            late = time.monotonic() >= begun + request.timeout
+            if not select.select([sock], [], [], max(0.0, begun + request.timeout - time.monotonic()))[0]:
                 continue
             rtt = time.monotonic() - begun
             try:

@@ -140,7 +140,7 @@ class Gatherer:
             address, port = publishing.address_of(facts, box, self._lan.host_address if self._lan else "")
             return replace(facts, address=address, port=port)
         hosts, config = (self._file(facts, path) for path in ("etc/hosts", "etc/resolv.conf"))
-        found = resolving.resolve(name, hosts, config, self.opened.source)
+        found = resolving.resolve(name, hosts, config, self.opened.source, self._request.timeout)
         addresses = [item for item in found.addresses if (":" in item) == self._request.ipv6] or list(found.addresses)
         return replace(facts, target_kind="address", resolution=found, address=addresses[0] if addresses else "", port=self._request.port)
 

@@ -19,7 +19,6 @@ from netbox.kernel import namespaces
 from netbox.packet.diagnosis.values import Resolution
 
 FOUND, UNKNOWN, SILENT, REFUSED, NO_SERVER = "found", "unknown", "silent", "refused", "no server"
-PATIENCE = 0.8  # seconds for one name; a resolver library waits 5
 _A, _AAAA, _IN = 1, 28, 1
 _SERVFAIL, _NXDOMAIN = 2, 3
 _CODES = {1: "FORMERR", 2: "SERVFAIL", 3: "NXDOMAIN", 4: "NOTIMP", 5: "REFUSED"}
@@ -42,8 +41,11 @@ def is_address(text: str) -> bool:
     return True
 
 
-def resolve(name: str, hosts: str, resolv_conf: str, netns_fd: int) -> Resolution:
-    """Looks a name up as the source would, with the texts of its hosts(5) and resolv.conf(5), from its namespace (-1: this one)."""
+def resolve(name: str, hosts: str, resolv_conf: str, netns_fd: int, timeout: float) -> Resolution:
+    """Looks a name up as the source would, with the texts of its hosts(5) and resolv.conf(5), from its namespace (-1: this one).
+
+    ``timeout`` is in seconds, for each form of the name; a resolver library waits 5.
+    """
     own = _hosts(hosts).get(name.lower().rstrip("."))
     if own:
         return Resolution(name, FOUND, (own,), (), "/etc/hosts")
@@ -52,7 +54,7 @@ def resolve(name: str, hosts: str, resolv_conf: str, netns_fd: int) -> Resolutio
         return Resolution(name, NO_SERVER, (), (), "/etc/resolv.conf names no server")
     own_result = Resolution(name, SILENT, (), config.servers)
     for candidate in candidates(name, config.search, config.ndots):
-        result = _ask(name, candidate, config.servers, netns_fd)
+        result = _ask(name, candidate, config.servers, netns_fd, timeout)
         if result.outcome == FOUND or (result.outcome == SILENT and _ALIVE not in result.said):
             return result
         if candidate == name.rstrip("."):
@@ -122,14 +124,14 @@ def _skip(data: bytes, offset: int) -> int:
     return offset + 1
 
 
-def _ask(name: str, candidate: str, servers: tuple[str, ...], netns_fd: int) -> Resolution:
+def _ask(name: str, candidate: str, servers: tuple[str, ...], netns_fd: int, timeout: float) -> Resolution:
     """Both address records of one name, of every server."""
     identity = random.randrange(1 << 15)
     try:
         questions = {identity: query(candidate, identity, _A), identity + 1: query(candidate, identity + 1, _AAAA)}
     except (UnicodeError, ValueError):
         return Resolution(name, UNKNOWN, (), servers, f"{candidate} cannot be a name")
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + timeout
     waiting = {_socket(server, netns_fd): server for server in servers}
     opened = list(waiting)
     said, empty = "", set[int]()
@@ -162,7 +164,7 @@ def _ask(name: str, candidate: str, servers: tuple[str, ...], netns_fd: int) -> 
                     del waiting[sock]
                 elif code > 0:
                     return Resolution(name, REFUSED, (), servers, f"{server} says {_CODES.get(code, str(code))}")
-        return Resolution(name, SILENT, (), servers, said or f"no answer within {PATIENCE:g} s")
+        return Resolution(name, SILENT, (), servers, said or f"no answer within {timeout:g} s")
     finally:
         for sock in opened:
             sock.close()
