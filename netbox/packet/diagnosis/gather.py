@@ -161,8 +161,13 @@ class Gatherer:
             return "::1" if ipv6 else "127.0.0.1"
         if self._lan is not None:
             return (self._lan.host_address6 if ipv6 else None) or self._lan.host_address
-        interfaces = facts.source_box.interfaces if facts.source_box else ()
-        return (interfaces[0].gateway6 if ipv6 else interfaces[0].gateway) if interfaces else ""
+        end = next(iter(facts.source_box.interfaces), None) if facts.source_box else None
+        if end is None:
+            return ""
+        if end.parent:  # a LAN: its gateway is another machine
+            own = [item.address for item in facts.host.addresses if item.interface == end.parent and (":" in item.address) == ipv6]
+            return next(iter(own), "")
+        return end.gateway6 if ipv6 else end.gateway
 
     # -- which way ---------------------------------------------------------------------------------------------------------------------
 

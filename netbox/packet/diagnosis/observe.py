@@ -82,6 +82,8 @@ def _of_udp(facts: Facts, found: Observation) -> Observation:
 def _trace(engine: Engine, facts: Facts, opened: Opened) -> Observation:
     from netbox.packet.diagnosis import following
 
+    if not facts.source_address:
+        return Observation()  # no route, so no packet
     try:
         return following.follow(engine, facts, opened)
     except (NetboxError, OSError) as error:
