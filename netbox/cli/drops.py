@@ -82,5 +82,3 @@ def line(drop: Drop) -> str:
     clock = time.strftime("%H:%M:%S", time.localtime(whole)) + f".{int((drop.time - whole) * 1e6):06d}"
     columns = (output.style(clock, "dim"), where.ljust(_WIDTHS[0]), device.ljust(_WIDTHS[1]), f"{what}  {output.style(why, 'red')}")
     return "  ".join(columns)
-
-

@@ -55,8 +55,10 @@ SECTIONS: dict[str, dict[str, Entry]] = {
     "Packets": {
         "why": Entry("why", "command", "Say why one sandbox reaches another or not, and what mends it"),
         "probe": Entry("probe", "probe", "Send packets from one place to another and say what comes back"),
-        "trace": Entry("trace", "trace", "Follow a packet through devices, firewall rules and NAT to a socket or its drop"),
+        "trace": Entry("trace", "trace", "Follow a packet, rule by rule, to a socket or to its drop"),
         "drops": Entry("drops", "drops", "Print every packet that the kernel drops for sandboxes, and why"),
+        "capture": Entry("capture", "capture", "Record or print the packets of sandboxes"),
+        "extcap": Entry("extcap", "extcap", "Offer sandboxes as interfaces to Wireshark and tshark"),
     },
     "Networks, images, system": {
         "network": Entry("network", "command", "Manage networks, connect and disconnect sandboxes"),

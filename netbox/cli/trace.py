@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
@@ -71,11 +71,11 @@ def _probe(source: str, target: str, given: dict[str, Any], verbose: bool, outpu
     worker = Worker()  # first of all: it loads scapy while this process finds out what to ask
     try:
         from netbox.engine import Engine
-        from netbox.packet.probing.api import request_for
+        from netbox.packet.probing.api import ProbeOptions, request_for
         from netbox.packet.tracing.follow import trace as follow
 
         tracer, ipv6 = given.pop("tracer"), given.pop("ipv6")
-        request = request_for(target, given)
+        request = request_for(target, cast(ProbeOptions, given))
         with Engine(warm=False) as engine:
             found = follow(engine, source, target, request, ipv6=ipv6, tracer=tracer, worker=worker)
     finally:
@@ -105,16 +105,16 @@ def lines(hops: Iterable[Hop], verbose: bool = False) -> list[str]:
     from netbox.packet.tracing.values import REPLY
 
     shown = [hop for hop in hops if verbose or not is_detail(hop)]
-    rows = [(f"{hop.time / 1000:.0f} µs", hop.netns, hop.device, what(hop), hop) for hop in shown]
+    rows = [(f"{hop.time / 1000:.0f} µs", hop.netns, hop.device) for hop in shown]
     widths = [max((len(row[column]) for row in rows), default=0) for column in range(3)]
     found: list[str] = []
     before = None
-    for clock, netns, device, text, hop in rows:
+    for hop, (clock, netns, device) in zip(shown, rows, strict=True):
         if before is not None and hop.direction == REPLY != before.direction:
             found.append("")
             before = None
         time = clock if before is None or hop.time != before.time else ""
-        cells = (output.style(time.rjust(widths[0]), "dim"), netns.ljust(widths[1]), device.ljust(widths[2]), _coloured(hop, text))
+        cells = (output.style(time.rjust(widths[0]), "dim"), netns.ljust(widths[1]), device.ljust(widths[2]), _coloured(hop, what(hop)))
         found.append("  ".join(cells).rstrip())
         before = hop
     return found
@@ -125,10 +125,10 @@ def _coloured(hop: Hop, text: str) -> str:
     return output.style(text, styles[hop.kind]) if hop.kind in styles else text
 
 
-def _watch(
-    name: str, target: str | None, given: dict[str, Any], watching: dict[str, Any], verbose: bool, output_format: str
-) -> None:
-    probing = [key for key in ("icmp", "tcp", "udp", "sctp", "dns", "ipv6", "size", "ttl", "source_address") if given[key] not in (None, False)]
+def _watch(name: str, target: str | None, given: dict[str, Any], watching: dict[str, Any], verbose: bool, output_format: str) -> None:
+    probing = [
+        key for key in ("icmp", "tcp", "udp", "sctp", "dns", "ipv6", "size", "ttl", "source_address") if given[key] not in (None, False)
+    ]
     if target is not None or probing:
         wrong = "DST" if target is not None else f"--{probing[0].removesuffix('_address')}"
         raise UsageError(f"--watch takes no {wrong}: it sends nothing", "choose packets with -f, such as -f 'tcp port 80'")

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from netbox import __version__
-from netbox.engine import creation, ending, events, impairing, observing, recovery
+from netbox.engine import creation, ending, events, impairing, observing, recovery, watchers
 from netbox.engine.background import Background
 from netbox.engine.context import Context
 from netbox.engine.networks import Networks
@@ -233,6 +233,7 @@ class Engine:
     def _recover(self) -> None:
         ending.recover(self._context)
         impairing.expire_all(self._context)
+        watchers.collect(self.settings)
         if os.path.exists(f"{self.settings.run}/nameservice"):  # else the network layer need not be loaded
             self._context.network.ensure_names()
 

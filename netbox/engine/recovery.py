@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from netbox import names
-from netbox.engine import ending, impairing, leftovers
+from netbox.engine import ending, impairing, leftovers, watchers
 from netbox.engine.locks import SandboxLock
 from netbox.engine.undo import release_cgroup_parent, replay
 from netbox.runtime.status import RUNNING, read_status
@@ -30,6 +30,7 @@ def collect(context: Context) -> list[str]:
     _wait_for_starts(context)
     done = ending.recover(context)
     done += impairing.expire_all(context)
+    watchers.collect(context.settings)
     done += _orphaned_journals(context)
     done += leftovers.collect(context)
     context.network.ensure_names()

@@ -22,7 +22,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from netbox import names, policies
-from netbox.engine import collector, ending, events, impairing, runtime_plan, undo
+from netbox.engine import collector, ending, events, impairing, runtime_plan, undo, watchers
 from netbox.engine.creation import TINI, device_rules, limits
 from netbox.engine.locks import SandboxLock, acquire_or_conflict
 from netbox.engine.transaction import Transaction
@@ -210,8 +210,10 @@ def _start_in(
 
 def _handshake(context: Context, row: SandboxRow, plan: Plan, launcher: Launcher, transaction: Transaction) -> Attachment | None:
     namespaces = launcher.wait_namespaces()
-    context.network.attach(plan.network, namespaces.netns, transaction)
-    impairing.shape(context, row, plan.network, namespaces.netns)
+    with watchers.announce(context.settings, row, plan.network, namespaces) as announcement:
+        context.network.attach(plan.network, namespaces.netns, transaction)
+        impairing.shape(context, row, plan.network, namespaces.netns)
+        announcement.attached()
     launcher.network_ready()
     context.network.publish(plan.network, transaction)
     launcher.wait_ready()

@@ -133,6 +133,12 @@ def _reroute(context: Context, args: dict[str, Any]) -> None:
     connecting.reroute(context, args)
 
 
+def _remove_tracefs(_context: Context, args: dict[str, Any]) -> None:
+    from netbox.kernel import tracefs
+
+    tracefs.remove(args["name"])
+
+
 def _republish(context: Context, args: dict[str, Any]) -> None:
     from netbox.engine import publishing
 
@@ -146,5 +152,6 @@ _HANDLERS: dict[str, Handler] = {
     "id_range": _release_id_range,
     "sandbox": _delete_row,
     "reroute": _reroute,
+    "tracefs": _remove_tracefs,
     "republish": _republish,
 }

@@ -16,7 +16,7 @@ _WAIT = 5.0  # seconds
 
 
 def open_socket(groups: Sequence[int] = (), buffer: int = 0) -> socket.socket:
-    """A socket in the calling thread's network namespace, a member of multicast groups, with a receive buffer in bytes. Raises ``OSError``."""
+    """A socket in the calling thread's network namespace, in multicast groups, with a receive buffer in bytes. Raises ``OSError``."""
     sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER)
     try:
         sock.bind((0, 0))

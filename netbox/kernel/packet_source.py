@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Protocol
 
@@ -87,19 +87,24 @@ class BpfSource:
 
 
 def open_source(
-    tracer: str | None, tracepoints: Sequence[str] = WAY, wanted: Wanted | None = None, cache: str | None = None
+    tracer: str | None,
+    tracepoints: Sequence[str] = WAY,
+    wanted: Wanted | None = None,
+    cache: str | None = None,
+    before: Callable[[str], object] | None = None,
 ) -> tuple[PacketSource | None, list[str]]:
     """The best stream that this host allows, with a note for each that it does not; ``None`` without any. ``tracer`` asks for one.
+    ``before`` is called with the name of the tracefs instance before it is made; without it tracefs is not used.
 
     Raises:
         Unsupported: the one that was asked for cannot be had.
     """
     if tracer == NONE:
         return None, []
-    notes = []
+    notes: list[str] = []
     for name in (BPF, TRACEFS) if tracer is None else (tracer,):
         try:
-            return _open(name, tracepoints, wanted, cache), notes
+            return _open(name, tracepoints, wanted, cache, before), notes
         except Unsupported as error:
             if tracer is not None:
                 raise
@@ -107,9 +112,13 @@ def open_source(
     return None, notes
 
 
-def _open(name: str, tracepoints: Sequence[str], wanted: Wanted | None, cache: str | None) -> PacketSource:
+def _open(
+    name: str, tracepoints: Sequence[str], wanted: Wanted | None, cache: str | None, before: Callable[[str], object] | None
+) -> PacketSource:
     if name == BPF:
         return BpfSource(tracepoints, wanted, cache)
+    if before is None:
+        raise Unsupported("tracefs is not used for this")
     from netbox.kernel.tracefs import TracefsSource
 
-    return TracefsSource(tracepoints)
+    return TracefsSource(before)

@@ -267,6 +267,10 @@ class RouteSocket:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the socket."""
         self._socket.close()
 
     def request(self, *requests: Request) -> None:

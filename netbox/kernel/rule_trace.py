@@ -5,8 +5,8 @@ that are asked for with ``meta nftrace set 1``. The mark lies in the packet, so 
 raw had matched: no rule of theirs is needed. Chains of that table at both ends of each hook say what the packet looks like there, and by
 which devices it comes and goes.
 
-nf_tables reports over nfnetlink (NFT_MSG_TRACE), the legacy tables through the namespace's log (``nf_log``; NFLOG group 0). Where the log goes
-is a sysctl of the namespace that the caller sets, see ``LOG_SYSCTL``. Sources: nft(8), iptables-extensions(8) TRACE,
+nf_tables reports over nfnetlink (NFT_MSG_TRACE), the legacy tables through the namespace's log (``nf_log``; NFLOG group 0). Where the log
+goes is a sysctl of the namespace that the caller sets, see ``LOG_SYSCTL``. Sources: nft(8), iptables-extensions(8) TRACE,
 <linux/netfilter/nf_tables.h>, <linux/netfilter/nfnetlink_log.h>
 """
 
@@ -16,6 +16,7 @@ import errno
 import os
 import socket
 import struct
+import time
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -33,23 +34,36 @@ _FIRST_PRIORITY, _LAST_PRIORITY = -450, 1000  # before defragmentation, and behi
 _GROUP_NFTRACE = 9  # NFNLGRP_NFTRACE
 _TRACE_MESSAGE = 10 << 8 | 17  # NFNL_SUBSYS_NFTABLES, NFT_MSG_TRACE
 _LOG_MESSAGE, _LOG_CONFIG = 4 << 8 | 0, 4 << 8 | 1  # NFNL_SUBSYS_ULOG: NFULNL_MSG_PACKET, NFULNL_MSG_CONFIG
-_TABLE, _CHAIN, _HANDLE, _TYPE, _VERDICT, _ID, _NETWORK, _TRANSPORT, _IIF, _OIF, _POLICY = 1, 2, 3, 4, 5, 6, 8, 9, 10, 12, 16  # NFTA_TRACE_*
+_TABLE, _CHAIN, _HANDLE, _TYPE, _VERDICT, _ID, _NETWORK, _TRANSPORT, _IIF, _OIF, _POLICY = (
+    1,
+    2,
+    3,
+    4,
+    5,
+    6,
+    8,
+    9,
+    10,
+    12,
+    16,
+)  # NFTA_TRACE_*
 _TYPES = {1: "policy", 2: "return", 3: "rule"}
 _VERDICTS = {0: "drop", 1: "accept", 2: "stolen", 3: "queue", -1: "continue", -2: "break", -3: "jump", -4: "goto", -5: "return"}
 _FAMILIES = {1: "inet", 2: "ip", 3: "arp", 5: "netdev", 7: "bridge", 10: "ip6"}
 _PACKET_HEADER, _LOG_IIF, _LOG_OIF, _PAYLOAD, _PREFIX = 1, 4, 5, 9, 10  # NFULA_*
 _COPY_LENGTH = 128  # bytes
 _BUFFER = 4 << 20
+_PATIENCE = 0.3  # seconds
 _JUMP_TARGET = 2  # NFTA_VERDICT_CHAIN
 
 
 class RuleRecord(NamedTuple):
     """A rule (or a chain's end) that a packet met.
 
-    ``netns`` is the inode number of the network namespace. ``kind`` is ``rule``, ``policy`` or ``return``. ``number`` is a rule's position for
-    ``iptables`` and its handle for ``nftables``. ``verdict`` is known for nftables only. ``hook`` is empty where the record does not say it.
-    ``packet`` begins with the network header; records of nf_tables have it only once per chain on a hook. ``identity`` is the same for the
-    records of one packet in nf_tables.
+    ``netns`` is the inode number of the network namespace. ``kind`` is ``rule``, ``policy`` or ``return``. ``number`` is a rule's position
+    for ``iptables`` and its handle for ``nftables``. ``verdict`` is known for nftables only. ``hook`` is empty where the record does not
+    say it. ``packet`` begins with the network header; records of nf_tables have it only once per chain on a hook. ``identity`` is the same
+    for the records of one packet in nf_tables.
     """
 
     netns: int
@@ -101,14 +115,14 @@ class RuleTracer:
     def _open_log(self) -> socket.socket | None:
         log = open_socket(buffer=_BUFFER)
         try:
-            _configure(log, attribute(1, struct.pack("=B", 1)))  # NFULA_CFG_CMD: NFULNL_CFG_CMD_BIND
+            _bind(log)
             _configure(log, attribute(2, struct.pack(">IB", _COPY_LENGTH, 2) + b"\0"))  # NFULA_CFG_MODE: NFULNL_COPY_PACKET
         except OSError as error:
             log.close()
-            if error.errno not in (errno.EBUSY, errno.EOPNOTSUPP, errno.EINVAL):
+            if error.errno not in (errno.EPERM, errno.EBUSY, errno.EOPNOTSUPP, errno.EINVAL):
                 raise
-            busy = "another program reads NFLOG group 0 (ulogd, or another trace)"
-            reason = busy if error.errno == errno.EBUSY else "the kernel lacks nfnetlink_log"
+            busy = "another program reads NFLOG group 0 (another trace, ulogd)"
+            reason = busy if error.errno in (errno.EPERM, errno.EBUSY) else "the kernel lacks nfnetlink_log"
             self.notes.append(f"rules of legacy iptables are not seen: {reason}")
             return None
         log.setblocking(False)
@@ -190,7 +204,7 @@ class RuleTracer:
         return self._devices[index]
 
     def listing(self) -> str:
-        """The namespace's nf_tables rules as nft(8) lists them, with handles and without elements of sets. Raises as ``NftablesContext.run``."""
+        """The namespace's nf_tables rules as nft(8) lists them, with handles, without elements of sets. Raises ``FirewallError``."""
         with inside_netns(self._fd):
             return self._context.run("list ruleset", handles=True)
 
@@ -238,6 +252,19 @@ def has_legacy_tables(family: int) -> bool:
             return bool(file.read().strip())
     except OSError:
         return False
+
+
+def _bind(log: socket.socket) -> None:
+    """Binds to group 0, which has one reader: another trace is soon over. Raises ``OSError``; EPERM: somebody else reads it."""
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            _configure(log, attribute(1, struct.pack("=B", 1)))  # NFULA_CFG_CMD: NFULNL_CFG_CMD_BIND
+            return
+        except PermissionError:
+            if time.monotonic() > deadline or os.geteuid() != 0:
+                raise
+        time.sleep(0.01)
 
 
 def _configure(log: socket.socket, attribute_: bytes) -> None:

@@ -18,6 +18,8 @@ _MODULES = {
     "target": "netbox.packet.places",
     "Place": "netbox.packet.places",
     "Target": "netbox.packet.places",
+    "capture": "netbox.packet.capturing.api",
+    "Recording": "netbox.packet.capturing.api",
     "trace": "netbox.packet.tracing.follow",
     "watch": "netbox.packet.tracing.watching",
     "drops": "netbox.packet.tracing.dropping",

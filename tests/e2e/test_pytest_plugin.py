@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.captures import tshark
 from tests.support.cli import Cli
 from tests.support.documents import Example, examples
 from tests.support.waiting import wait_until
@@ -30,6 +31,20 @@ def test_nothing_is_there(netbox_engine):
     assert netbox_engine.list(all=True) == []
 """
 
+UNREACHABLE = """
+import pytest
+
+@pytest.fixture
+def boxes(netbox_sandbox):
+    return [netbox_sandbox("busybox", "sleep", "60", name=name) for name in ("client", "server")]
+
+def test_it_is_not_there(boxes, assert_reachable):
+    assert_reachable(*boxes, tcp=80, timeout=0)
+
+def test_it_is_there(boxes, assert_blocked):
+    assert_blocked(*boxes, timeout=20)
+"""
+
 SLEEPING = """
 import pathlib, time
 
@@ -41,6 +56,16 @@ def test_it_is_killed(netbox_sandbox):
 PASSING = """
 def test_it_runs(netbox_sandbox):
     assert netbox_sandbox("busybox", "true").wait(timeout=30) == 0
+"""
+
+
+CAPTURING = """
+def test_it_passes(capture, netbox_sandbox):
+    netbox_sandbox("busybox", "true", name="of-a-passing-test").wait(timeout=30)
+
+def test_it_fails(capture, netbox_sandbox):
+    box = netbox_sandbox("busybox", "sleep", "60", name="caught")
+    assert box.exec("ping", "-c", "1", "-w", "5", box.network_plan["endpoints"][0]["gateway"]).exit_code != 0
 """
 
 
@@ -94,6 +119,26 @@ def test_a_failing_test_shows_the_output_and_leaves_nothing(inner: InnerPytest, 
     assert cli("ps", "-aq").stdout == ""
 
 
+def test_the_capture_of_a_failed_test_is_kept(inner: InnerPytest, tmp_path: Path) -> None:
+    code, output = inner(CAPTURING, f"--basetemp={tmp_path}/base")
+    assert code == 1, output
+    assert "1 failed, 1 passed" in output
+    (kept,) = re.findall(r"^(/.+/capture\.pcapng) \(", output, re.MULTILINE)
+    assert [str(path) for path in tmp_path.rglob("*.pcapng")] == [kept]
+    rows = tshark(kept, "frame.interface_name", "ip.dst_host", filter="icmp.type == 8")
+    assert rows
+    assert {row[0] for row in rows} == {"caught/eth0", "caught/host-end"}
+
+
+def test_a_failed_assertion_says_why(inner: InnerPytest) -> None:
+    code, output = inner(UNREACHABLE)
+    assert code == 1, output
+    assert "2 failed" in output, output
+    assert "AssertionError: client cannot reach server:80: nothing in server listens on TCP port 80" in output
+    assert "start the program in server that should listen on port 80" in output
+    assert "AssertionError: client reaches server" in output
+
+
 def test_a_killed_run_is_cleaned_up_by_the_next(inner: InnerPytest, cli: Cli) -> None:
     cli("create", "--name", "of-the-user", "busybox", "true")
     with inner.popen(SLEEPING) as process:
@@ -121,5 +166,5 @@ def test_without_root(ini: str, code: int, words: str, inner: InnerPytest) -> No
 def test_the_fixtures_are_listed_with_their_documentation(inner: InnerPytest) -> None:
     code, output = inner(PASSING, "--fixtures")
     assert code == 0
-    for name in ("netbox_engine", "netbox_network", "netbox_sandbox"):
+    for name in ("netbox_engine", "netbox_network", "netbox_sandbox", "capture"):
         assert re.search(rf"^{name}\b.*\n    \S", output, re.MULTILINE), output

@@ -72,7 +72,9 @@ class _Flight:
 
 
 class Exchange:
-    """Sends and waits. ``control`` is the channel to the process that asked: when that ends, so does this one. ``ip_id`` is the first packet's."""
+    """Sends and waits. ``control`` is the channel to the process that asked: when that ends, so does this one. ``ip_id`` is the first
+    packet's.
+    """
 
     def __init__(self, control: socket.socket | None = None, ip_id: int | None = None) -> None:
         self._control = control

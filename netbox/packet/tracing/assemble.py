@@ -23,7 +23,8 @@ class Surroundings(NamedTuple):
     """What the assembly has to know about the machine.
 
     ``labels`` are the names of network namespaces by inode, ``order`` the namespaces from the source to the destination. ``devices`` says
-    in words what a device is, by namespace and name (``network front``, ``link of db``); ``bridges`` are those that are one. ``addresses`` are those of sandboxes, with their names.
+    in words what a device is, by namespace and name (``network front``, ``link of db``); ``bridges`` are those that are one. ``addresses``
+    are those of sandboxes, with their names; ``peers`` are the namespaces that the host's devices lead to.
     """
 
     labels: Mapping[int, str]
@@ -31,6 +32,7 @@ class Surroundings(NamedTuple):
     devices: Mapping[tuple[int, str], str]
     bridges: frozenset[tuple[int, str]]
     addresses: Mapping[str, str]
+    peers: Mapping[str, int]
 
     def label(self, netns: int) -> str:
         """A namespace's name."""
@@ -74,7 +76,9 @@ class _Assembly:
             self.add(direction, netns, values.SENT, f"{verb} {described(now)}", flow=now)
         if before is None or _addresses(before) == _addresses(now) or header.is_error or before.protocol != now.protocol:
             return
-        sides = [name for name, changed in (("source", before[1:4:2] != now[1:4:2]), ("destination", before[2:5:2] != now[2:5:2])) if changed]
+        sides = [
+            name for name, changed in (("source", before[1:4:2] != now[1:4:2]), ("destination", before[2:5:2] != now[2:5:2])) if changed
+        ]
         rule, direction.nat = self._owned(direction.nat, now), None
         back = " back (known connection)" if rule is None else ""
         self.add(direction, netns, values.NAT, f"{' and '.join(sides)} translated{back}", before=before, flow=now, rule=rule)
@@ -125,6 +129,12 @@ class _Assembly:
     def _described(self, netns: int, device: str) -> str:
         words = self.around.devices.get((netns, device))
         return f"{device} ({words})" if words else device
+
+    def conclude(self) -> None:
+        """Without the kernel's drops, a rule that dropped the packet is the last thing that it met."""
+        last = self.hops[-1] if self.hops else None
+        if last is not None and last.rule is not None and last.kind == values.RULE and last.rule.verdict in ("drop", "reject"):
+            self.hops.append(replace(last, kind=values.DROP, text=f"dropped: {last.rule.verdict}"))
 
     # -- devices, sockets, drops ---------------------------------------------------------------------------------------------------
 
@@ -180,7 +190,9 @@ def _addresses(flow: Flow) -> tuple[object, ...]:
 
 
 def hops(events: Iterable[PacketEvent], passages: Sequence[Passage], role: Role, surroundings: Surroundings) -> tuple[Hop, ...]:
-    """The hops of a probe and of its answer. ``events`` may hold other packets too; ``role`` knows which are ours."""
+    """The hops of a probe and of its answer. ``events`` may hold other packets too; ``role`` knows which are ours. Events without
+    headers are the request's, see ``located``.
+    """
     chosen = _chosen(events, role, surroundings)
     assembly = _Assembly(surroundings, chosen[0][0].time if chosen else 0)
     pending: dict[tuple[int, str], list[Passage]] = {}
@@ -202,6 +214,7 @@ def hops(events: Iterable[PacketEvent], passages: Sequence[Passage], role: Role,
         for netns in surroundings.order if its_role == REQUEST else reversed(surroundings.order):
             for passage in pending.pop((netns, its_role), []):
                 assembly.passage(passage)
+    assembly.conclude()
     return tuple(assembly.hops)
 
 
@@ -211,7 +224,7 @@ def _chosen(events: Iterable[PacketEvent], role: Role, around: Surroundings) -> 
     where: dict[object, int] = {}  # by packet, and by role for copies that were never seen on a device
     for event in sorted(events, key=lambda event: event.time):
         header = parse(event.packet)
-        known = role(header)
+        known = role(header) if event.packet else REQUEST  # chosen already, see ``located``
         if known is None:
             continue
         event = event._replace(netns=event.netns or where.get(event.skb) or where.get(known, 0))

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING
 
 from netbox.errors import NotFound
 from netbox.kernel.packet_event import DROP, PacketEvent
-from netbox.kernel.packet_source import DROPS
+from netbox.kernel.packet_source import DROPS, TRACEFS
 from netbox.kernel.rule_trace import RuleRecord
 from netbox.packet.tracing.headers import Header, parse
 from netbox.packet.tracing.hooks import OWN_PREFIX
+from netbox.packet.tracing.located import Locator
 from netbox.packet.tracing.session import Session
 from netbox.packet.tracing.spaces import Space, Spaces
 from netbox.packet.tracing.values import Drop, RuleHit
@@ -32,6 +33,7 @@ _WORDS = (f"tcp flags & (syn|ack|rst|fin) == syn {_LIMIT}", f"meta l4proto != tc
 _REFRESH = 1.0  # seconds between looks for new sandboxes
 _REMEMBERED = 4096
 _FIREWALL = "NETFILTER_DROP"
+_TRACEFS = "tracefs tells neither addresses nor rules, and of a packet that a sandbox drops itself only what came to it through the host"
 
 Key = tuple[object, ...]
 
@@ -132,13 +134,15 @@ def drops(
     """Yields drops as they happen, for ``timeout`` seconds or until the iterator is closed. ``names`` are sandboxes (name, id, prefix of
     an id), ``network`` is a network: only what concerns these. Nothing costs anything before the first ``next``.
 
-    ``tracer`` asks for ``bpf`` or ``tracefs``; ``notes`` gets sentences about what does not work on this host, ``ready`` is called as soon as nothing is missed any more.
+    ``tracer`` asks for ``bpf`` or ``tracefs``; ``notes`` gets sentences about what does not work on this host, ``ready`` is called as
+    soon as nothing is missed any more.
 
     Raises:
         NotFound: no such sandbox or network.
         Unsupported: this host lets nobody see drops, or not by that tracer.
         NoPermission: not root.
     """
+    engine._context.require_root("see what the kernel drops")
     for name in names:
         engine.get(name)
     if network is not None and network not in {row.name for row in engine.networks.list()}:
@@ -147,7 +151,13 @@ def drops(
 
 
 def _drops(
-    engine: Engine, names: Sequence[str], network: str | None, tracer: str | None, timeout: float | None, notes: list[str], ready: Callable[[], object] | None
+    engine: Engine,
+    names: Sequence[str],
+    network: str | None,
+    tracer: str | None,
+    timeout: float | None,
+    notes: list[str],
+    ready: Callable[[], object] | None,
 ) -> Generator[Drop, None, None]:
     offset = time.time() - time.monotonic()
     deadline = None if timeout is None else time.monotonic() + timeout
@@ -155,15 +165,18 @@ def _drops(
         scope = Scope(spaces, names, network)
         with Session(engine.settings, spaces, scope.spaces(), _WORDS, None, tracer, DROPS) as session:
             session.require_events()
-            notes += session.notes
+            notes += [*session.notes, *([_TRACEFS] if session.tracer == TRACEFS else [])]
             if ready is not None:
                 ready()
             rules, looked = LastRules(), time.monotonic()
+            locator = Locator(spaces.surroundings([]), spaces.host.inode)
             while deadline is None or time.monotonic() < deadline:
                 session.collect(_REFRESH if deadline is None else min(_REFRESH, deadline - time.monotonic()))
                 events, records = session.drain()
                 rules.take(records)
                 for event in sorted(events, key=lambda event: event.time):
+                    if session.tracer == TRACEFS:
+                        event = event._replace(netns=locator.netns(event))
                     found = _drop(event, scope, spaces, session, rules, offset)
                     if found is not None:
                         yield found
@@ -171,6 +184,7 @@ def _drops(
                     spaces.refresh(engine)
                     scope, looked = Scope(spaces, names, network), time.monotonic()
                     session.add(scope.spaces())
+                    locator = Locator(spaces.surroundings([]), spaces.host.inode)
 
 
 def _drop(event: PacketEvent, scope: Scope, spaces: Spaces, session: Session, rules: LastRules, offset: float) -> Drop | None:

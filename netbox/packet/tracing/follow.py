@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import random
-from contextlib import ExitStack
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, NamedTuple
 
 from netbox.errors import UsageError
 from netbox.kernel.packet_programs import Wanted
+from netbox.kernel.packet_source import TRACEFS
 from netbox.packet import places
 from netbox.packet.probing import api
 from netbox.packet.probing.text import answer_text
@@ -18,6 +19,7 @@ from netbox.packet.tracing import values
 from netbox.packet.tracing.assemble import hops
 from netbox.packet.tracing.hooks import passages
 from netbox.packet.tracing.identity import Identity
+from netbox.packet.tracing.located import followed
 from netbox.packet.tracing.session import Session, netns_counters
 from netbox.packet.tracing.spaces import Space, Spaces
 from netbox.packet.tracing.values import DELIVERED, DROPPED, LOST, REPLY, REQUEST, Hop, Trace
@@ -55,8 +57,8 @@ def trace(
 ) -> Trace:
     """Sends one probe and follows it and its answer through every namespace of this host: ``trace(engine, "web", "db:5432", …)``.
 
-    ``source``, ``target`` and ``ipv6`` are as for ``probe``. ``request`` is sent once, whatever its count. ``tracer`` asks for ``bpf``, ``tracefs`` or
-    ``none``; by default the best that this host allows. ``worker`` is a process for the probe that was started ahead.
+    ``source``, ``target`` and ``ipv6`` are as for ``probe``. ``request`` is sent once, whatever its count. ``tracer`` asks for ``bpf``,
+    ``tracefs`` or ``none``; by default the best that this host allows. ``worker`` is a process for the probe that was started ahead.
 
     Raises:
         UsageError: the request makes no sense, or is none of IP.
@@ -87,7 +89,12 @@ def _trace(engine: Engine, source: Place, target: Target, request: ProbeRequest,
         if target.place is not None:
             way.append(_space(spaces, target.place))
         seen = follow(
-            engine.settings, spaces, way, identity, lambda: reports.append(api.probe_between(engine, source, target, request, worker)), tracer
+            engine.settings,
+            spaces,
+            way,
+            identity,
+            lambda: reports.append(api.probe_between(engine, source, target, request, worker)),
+            tracer,
         )
     report = reports[0]
     answer = answer_text(report, report.best) if report.best else "nothing"
@@ -122,7 +129,7 @@ def _unsent(source: Place, report: ProbeReport) -> tuple[Hop, ...]:
 def follow(
     settings: Settings, spaces: Spaces, way: Sequence[Space], identity: Identity, send: Callable[[], object], tracer: str | None = None
 ) -> Observed:
-    """Calls ``send``, which sends one packet of that identity, and follows it. ``way`` are the namespaces from the source to the destination.
+    """Calls ``send``, which sends one packet of that identity, and follows it. ``way`` are the namespaces from source to destination.
 
     Raises as ``Session``, and what ``send`` raises.
     """
@@ -134,7 +141,9 @@ def follow(
         rules = session.rules_of(session.records)
     after = netns_counters(end.fd, COUNTERS)
     grown = {name: count - before.get(name, 0) for name, count in after.items() if count > before.get(name, 0)}
-    found = hops(session.events, passages(session.records, rules, identity.role), identity.role, spaces.surroundings(way))
+    met, around = passages(session.records, rules, identity.role), spaces.surroundings(way)
+    events = followed(session.events, met, around, spaces.host.inode) if session.tracer == TRACEFS else session.events
+    found = hops(events, met, identity.role, around)
     return Observed(found, session.tracer, grown, tuple(session.notes))
 
 

@@ -79,7 +79,7 @@ def parse(packet: bytes) -> Header | None:
         if packet[:1] and packet[0] >> 4 == 6:
             return _ipv6(packet)
         return _arp(packet)
-    except (struct.error, IndexError, OSError):
+    except (struct.error, IndexError, OSError, ValueError):
         return None
 
 

@@ -1,7 +1,7 @@
 """The firewall's records of a packet, put in order: which hooks it passed in a namespace, and what it met on each. Pure.
 
-nf_tables and the legacy tables report separately and without a time. Our own chains at both ends of each hook say where one begins and ends;
-inside, chains run in the order of their priorities.
+nf_tables and the legacy tables report separately and without a time. Our own chains at both ends of each hook say where one begins and
+ends; inside, chains run in the order of their priorities.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The rules that stand in a network namespace, as text with their owners. Pure: reads what ``iptables-save`` and ``nft list ruleset`` print."""
+"""The rules that stand in a network namespace, with text and owners: reads what ``iptables-save`` and ``nft list ruleset`` print. Pure."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Rule(NamedTuple):
 
 
 class Chain(NamedTuple):
-    """A chain; ``priority`` is ``None`` and ``policy`` empty for one that hangs on no hook. Rules are found by handle or, legacy, position."""
+    """A chain; ``priority`` is ``None`` and ``policy`` empty for one that hangs on no hook. Rules by handle or, legacy, by position."""
 
     priority: int | None
     policy: str

@@ -13,9 +13,9 @@ from netbox.errors import FirewallError, Unsupported, host_error
 from netbox.kernel.namespaces import inside_netns
 from netbox.kernel.packet_event import PacketEvent
 from netbox.kernel.packet_programs import Wanted
-from netbox.kernel.packet_source import NONE, WAY, PacketSource, open_source
+from netbox.kernel.packet_source import NONE, TRACEFS, WAY, PacketSource, open_source
 from netbox.kernel.rule_trace import RuleRecord, RuleTracer, has_legacy_tables
-from netbox.packet.tracing.log_routing import LogRouting
+from netbox.packet.tracing.footprint import FAMILIES, Footprint
 from netbox.packet.tracing.rules import Rules
 from netbox.packet.tracing.spaces import Space, Spaces, legacy_listing
 from netbox.packet.tracing.values import RuleHit
@@ -31,8 +31,9 @@ _LIST_AGAIN = 1.0  # seconds
 class Session:
     """Open it before packets are sent, ``collect`` while and after they are, read ``events`` and ``records`` then.
 
-    ``words`` are nft matches of the packets whose rules are to be known (none: rules are not traced), ``wanted`` the same for packet events.
-    ``tracer`` asks for ``bpf``, ``tracefs`` or ``none``, by default the best there is; the attribute is what it came to. ``notes`` says what does not work here.
+    ``words`` are nft matches of the packets whose rules are to be known (none: rules are not traced), ``wanted`` the same for packet
+    events. ``tracer`` asks for ``bpf``, ``tracefs`` or ``none``, by default the best there is; the attribute is what it came to. ``notes``
+    says what does not work here.
 
     Raises:
         Unsupported: the tracer that was asked for cannot be had.
@@ -52,7 +53,7 @@ class Session:
         self._spaces = spaces
         self._tracers: dict[int, RuleTracer] = {}
         self._rules: dict[int, Rules] = {}
-        self._routing = LogRouting(settings, spaces.host.inode)
+        self._footprint = Footprint(settings, spaces.host.inode)
         self._source: PacketSource | None = None
         self.events: list[PacketEvent] = []
         self.records: list[RuleRecord] = []
@@ -62,20 +63,25 @@ class Session:
         self._words: tuple[str, ...] = ()
         self.tracer = NONE
         try:
-            self._source, notes = open_source(tracer, tracepoints, wanted, f"{settings.root}/{CACHE}")
+            self._source, notes = open_source(
+                tracer, tracepoints, wanted, f"{settings.root}/{CACHE}", lambda name: self._footprint.record("tracefs", name=name)
+            )
             self.tracer = self._source.name if self._source else NONE
             self.notes += notes
-            self._words = tuple(words)
+            # What tells no headers cannot be matched with rules.
+            self._words = tuple(words) if self.tracer != TRACEFS or tracepoints is WAY else ()
             self.add(traced)
         except BaseException:
             self.close()
             raise
 
-    def require_events(self) -> None:
-        """Raises ``Unsupported`` when nothing tells about packets here."""
-        if self._source is None:
-            why = "; ".join(self.notes) or "no tracer was asked for"
-            raise Unsupported(f"drops cannot be seen on this host: {why}", "'netbox trace --tracer none' still names the rules that a probe meets")
+    def require_events(self, tracer: str | None = None) -> None:
+        """Raises ``Unsupported`` when nothing tells about packets here, or not this tracer."""
+        if self._source is None or tracer not in (None, self.tracer):
+            why = "; ".join(self.notes) or f"{self.tracer} tells too little about packets"
+            raise Unsupported(
+                f"live packets cannot be seen: {why}", "'netbox trace SRC DST' names the rules that a probe meets all the same"
+            )
 
     def add(self, traced: Sequence[Space]) -> None:
         """Listens to the firewall of further namespaces, and no longer to that of those that are not among ``traced``."""
@@ -87,7 +93,7 @@ class Session:
 
     def _trace_rules(self, space: Space) -> None:
         try:
-            tracer = RuleTracer(space.fd, self._words, self._routing.add(space.fd))
+            tracer = RuleTracer(space.fd, self._words, self._footprint.route_log(space.fd))
         except (Unsupported, FirewallError) as error:
             note = f"firewall rules are not named: {error.message}"
             if note not in self.notes:
@@ -158,8 +164,8 @@ class Session:
         except FirewallError as error:
             self.notes.append(f"the rules of {space.label} cannot be listed: {error.message}")
             nftables = ""
-        legacy = [legacy_listing(space.fd, family) if has_legacy_tables_in(space.fd, family) else "" for family in (4, 6)]
-        return Rules(nftables, *legacy, naming=self._spaces.sandbox_name)
+        legacy = {family: legacy_listing(space.fd, family) if has_legacy_tables_in(space.fd, family) else "" for family in FAMILIES}
+        return Rules(nftables, legacy[4], legacy[6], self._spaces.sandbox_name)
 
     def close(self) -> None:
         """Stops listening and puts everything back."""
@@ -169,7 +175,7 @@ class Session:
         for tracer in self._tracers.values():
             tracer.close()
         self._tracers.clear()
-        self._routing.close()
+        self._footprint.close()
 
     def __enter__(self) -> Session:
         return self

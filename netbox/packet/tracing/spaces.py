@@ -95,6 +95,12 @@ class Spaces:
             devices,
             frozenset(bridges),
             {str(address): sandbox.name for sandbox in self.sandboxes for address in sandbox.networks.values() if address},
+            {
+                endpoint["host_interface"]: self.of_sandbox[sandbox.id].inode
+                for sandbox in self.sandboxes
+                if sandbox.id in self.of_sandbox
+                for endpoint in sandbox.network_plan.get("endpoints") or []
+            },
         )
 
     def _describe(self, sandbox: Sandbox, devices: dict[tuple[int, str], str]) -> None:

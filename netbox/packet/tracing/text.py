@@ -61,8 +61,9 @@ def reason(name: str, function: str = "") -> str:
 
 
 def rule(hit: RuleHit) -> str:
-    """``filter NETBOX-INGRESS rule 8 (network back)``."""
-    return f"{hit.place} ({hit.owner})"
+    """``filter NETBOX-INGRESS rule 8 (network back)``; another program's with its text."""
+    told = f": {hit.text}" if hit.owner.kind == "foreign" and hit.position and hit.text else ""
+    return f"{hit.place} ({hit.owner}{told})"
 
 
 def sentence(trace: Trace) -> str:
@@ -72,8 +73,7 @@ def sentence(trace: Trace) -> str:
     answer = f"answer: {trace.answer}"
     if trace.outcome == DELIVERED:
         taken = trace.socket
-        where = f" by {taken.netns}" if taken else ""
-        return f"delivered: it was taken{where}; {answer}"
+        return f"delivered: it was taken by {taken.netns}; {answer}" if taken else f"delivered: it was answered; {answer}"
     overflow = trace.counters.get("ListenOverflows")
     if overflow:
         return f"lost: the listen backlog of {trace.destination} is full (ListenOverflows +{overflow}); {answer}"
@@ -88,7 +88,7 @@ def _dropped(trace: Trace, hop: Hop) -> str:
     why = reason(hop.reason, hop.function)
     kernel = f"{hop.reason} in {hop.function}" if hop.function else hop.reason
     if hop.rule is not None:
-        return f"{what} {where} by {rule(hop.rule)}: {kernel}"
+        return f"{what} {where} by {rule(hop.rule)}" + (f": {kernel}" if kernel else "")
     words = f"{what} {where}: {why or hop.text}" + (f" ({kernel})" if kernel else "")
     return words if trace.answer in ("", "nothing") else f"{words}; answer: {trace.answer}"
 
@@ -105,7 +105,8 @@ def what(hop: Hop) -> str:
         by = f" by {rule(hop.rule)}" if hop.rule else ""
         kernel = f"{hop.reason} in {hop.function}" if hop.function else hop.reason
         why = reason(hop.reason, hop.function)
-        return f"DROPPED{by}: " + " — ".join(filter(None, (kernel, why if not hop.rule else ""))) if kernel else hop.text
+        told = " — ".join(filter(None, (kernel, why if not hop.rule else "")))
+        return f"DROPPED{by}" + (f": {told}" if told else "" if hop.rule else f": {hop.text}")
     if hop.kind == values.SOCKET:
         return hop.text + (f" ({hop.function})" if hop.function else "")
     return hop.text.replace(f" by {hop.device}", "", 1) if hop.kind in (values.DEVICE, values.BRIDGE) else hop.text
@@ -113,16 +114,16 @@ def what(hop: Hop) -> str:
 
 def is_detail(hop: Hop) -> bool:
     """Whether the line may be left out of a short trace: chains that ended without a word, jumps, policies that accept."""
-    return hop.kind == values.RULE and hop.rule is not None and hop.rule.verdict in ("jump", "return", "continue") or _accepting_policy(hop)
-
-
-def _accepting_policy(hop: Hop) -> bool:
-    return hop.kind == values.RULE and hop.rule is not None and not hop.rule.position and hop.rule.verdict == "accept"
+    if hop.kind != values.RULE or hop.rule is None:
+        return False
+    return hop.rule.verdict in ("jump", "return", "continue") or (not hop.rule.position and hop.rule.verdict == "accept")
 
 
 def drop_line(drop: Drop) -> tuple[str, ...]:
     """Where, device, what, why: the columns of a drop's line."""
-    flow = f"{drop.flow.protocol} {drop.flow}" + (f" {drop.flow.detail}" if drop.flow.detail else "") if drop.flow else f"{drop.length} bytes"
+    flow = (
+        f"{drop.flow.protocol} {drop.flow}" + (f" {drop.flow.detail}" if drop.flow.detail else "") if drop.flow else f"{drop.length} bytes"
+    )
     kernel = f"{drop.reason} in {drop.function}" if drop.function else drop.reason
     why = rule(drop.rule) if drop.rule else reason(drop.reason, drop.function)
     return drop.netns, drop.device or "-", flow, kernel + (f": {why}" if why else "")

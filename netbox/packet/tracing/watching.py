@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from netbox.errors import WrongState
 from netbox.kernel.packet_event import CONSUME, DROP, PacketEvent
 from netbox.kernel.packet_programs import Match, Wanted
+from netbox.kernel.packet_source import BPF
 from netbox.kernel.rule_trace import RuleRecord
 from netbox.packet.tracing import values
 from netbox.packet.tracing.assemble import hops
@@ -140,6 +141,7 @@ def watch(
         Unsupported: this host does not tell about packets.
         NoPermission: not root.
     """
+    engine._context.require_root("watch packets")
     sandbox = engine.get(name)
     if sandbox.state not in ("running", "paused"):
         raise WrongState(f"cannot watch {sandbox.name}: it is {sandbox.state}", f"start it first (netbox start {sandbox.name})")
@@ -164,7 +166,7 @@ def _watch(
         order = [own, spaces.host] if own is not spaces.host else [own]
         wanted = Wanted([own.inode], _matches(addresses, sandbox.ports))
         with Session(engine.settings, spaces, order, _words(addresses, sandbox.ports), wanted, tracer) as session:
-            session.require_events()
+            session.require_events(BPF)
             notes += session.notes
             if ready is not None:
                 ready()
@@ -266,4 +268,3 @@ def _words(addresses: Sequence[str], ports: Sequence[PortSpec]) -> tuple[str, ..
         kind = "tcp flags & syn == syn " if port.protocol == "tcp" else ""
         found.append(f"fib daddr type local meta l4proto {port.protocol} th dport {numbers} {kind}{_LIMIT}")
     return tuple(found)
-

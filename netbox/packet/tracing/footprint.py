@@ -1,8 +1,9 @@
-"""Where the legacy tables' trace records go: to netlink while somebody traces, and back to where they went before.
+"""What a trace changes on the host beyond its own descriptors, and how that is undone.
 
-The setting (``net.netfilter.nf_log.2``, per network namespace) is shared by all who trace, so it is journaled once, and whoever traces holds
-a shared lock: the last one to leave puts it back, and after a kill the next ``netbox gc`` (or trace) does. In a sandbox's namespace it is put
-back too, but not journaled: it goes with the namespace.
+The legacy tables' trace records go where ``net.netfilter.nf_log.2`` says, a setting of the network namespace that all who trace share. So
+it is journaled once, and whoever traces holds a shared lock: the last one to leave puts it back, and after a kill the next ``netbox gc`` or
+trace does. In a sandbox's namespace it is put back too, but not journaled: it goes with the namespace. An instance of tracefs is journaled
+in the same way.
 """
 
 from __future__ import annotations
@@ -24,11 +25,8 @@ from netbox.settings import Settings
 FAMILIES = (4, 6)
 
 
-class LogRouting:
-    """Routes the logs of namespaces to netlink inside the block; ``host`` is the inode number of the host's namespace.
-
-    ``add`` is called for each namespace, and says whether it has legacy tables at all.
-    """
+class Footprint:
+    """``host`` is the inode number of the host's namespace. Leaving the block undoes what nobody else needs."""
 
     def __init__(self, settings: Settings, host: int) -> None:
         self._settings = settings
@@ -37,8 +35,18 @@ class LogRouting:
         self._lock: int | None = None
         self._sandboxes: list[tuple[int, str, str]] = []
 
-    def add(self, netns_fd: int, families: Iterable[int] = FAMILIES) -> bool:
-        """Routes the log of a namespace that has legacy tables. Raises ``HostError``."""
+    def record(self, kind: str, **args: object) -> None:
+        """Journals what is about to be made."""
+        leftovers.journal(self._share()).record(kind, **args)
+
+    def _share(self) -> Context:
+        if self._context is None:
+            self._lock = leftovers.share(self._settings)
+            self._context = Context(self._settings)
+        return self._context
+
+    def route_log(self, netns_fd: int, families: Iterable[int] = FAMILIES) -> bool:
+        """Routes the log of a namespace that has legacy tables to netlink; whether it has any. Raises ``HostError``."""
         with inside_netns(netns_fd):
             wanted = [family for family in families if has_legacy_tables(family)]
             for family in wanted:
@@ -47,14 +55,11 @@ class LogRouting:
 
     def _route(self, netns_fd: int, name: str) -> None:
         if os.fstat(netns_fd).st_ino == self._host:
-            if self._context is None or self._lock is None:
-                self._lock = leftovers.share(self._settings)
-                self._context = Context(self._settings)
-            journal = leftovers.journal(self._context)
+            self._share()  # before the look: the last one to leave puts it back under the same lock
             old = sysctl.read(name)
             if old == LOG_TO_NETLINK:
                 return
-            journal.record("sysctl", name=name, old=old, boot_id=boot_id())
+            self.record("sysctl", name=name, old=old, boot_id=boot_id())
         else:
             old = sysctl.read(name)
             if old == LOG_TO_NETLINK:
@@ -82,7 +87,7 @@ class LogRouting:
             self._context.close()
             self._context = None
 
-    def __enter__(self) -> LogRouting:
+    def __enter__(self) -> Footprint:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

@@ -1,0 +1,145 @@
+"""A tap: one ring, on a whole network namespace or on one device of the host, and the interfaces that its packets belong to."""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from netbox.errors import host_error
+from netbox.kernel import packet_ring
+from netbox.kernel.namespaces import inside_netns
+from netbox.kernel.packet_ring import PacketRing
+from netbox.kernel.rtnetlink import LOOPBACK_INDEX, Link, RouteSocket
+from netbox.packet.capturing.pcapng import LINKTYPE_ETHERNET, LINKTYPE_RAW, Statistics
+from netbox.packet.capturing.values import Interface
+
+_RECEIVE_DROPS = 6  # in struct rtnl_link_stats64
+_GONE = (errno.ENODEV, errno.ENXIO, errno.ENETDOWN)
+_LINK_TYPES = {
+    packet_ring.ARPHRD_ETHER: LINKTYPE_ETHERNET,
+    packet_ring.ARPHRD_LOOPBACK: LINKTYPE_ETHERNET,
+    packet_ring.ARPHRD_NONE: LINKTYPE_RAW,
+}
+
+Named = tuple[str, str]
+"""Name and description of an interface in the capture."""
+Label = Callable[[str], Named | None]
+"""What an interface of the kernel's name is called; ``None`` for one that is not recorded."""
+Add = Callable[[Named, int], Interface]
+"""Adds an interface with its link type to the capture."""
+
+
+class Tap:
+    """``users`` are the sandboxes that it is for, by number: it ends with the last. ``device`` is empty for a whole namespace."""
+
+    def __init__(self, ring: PacketRing, route: RouteSocket, label: Label, device: str = "") -> None:
+        self.ring = ring
+        self.users: set[int] = set()
+        self._route = route
+        self._label = label
+        self._device = device
+        self._began = time.time_ns()
+        self._interfaces: dict[int, Interface | None] = {}
+        self._refused: dict[int, int] = {}
+
+    @classmethod
+    def on_namespace(cls, netns: int, program: bytes, size: int, label: Label) -> Tap:
+        """Hears every interface of a namespace, those that come later too.
+
+        Raises:
+            HostError: the kernel refuses.
+        """
+        try:
+            with inside_netns(netns):
+                ring, route = PacketRing(0, program, size), RouteSocket()
+        except OSError as error:
+            raise host_error("record packets in", "the network namespace", error) from error
+        return cls(ring, route, label)
+
+    @classmethod
+    def on_device(cls, name: str, program: bytes, size: int, named: Named) -> Tap | None:
+        """Hears one device of the calling thread's namespace; ``None`` when there is no such device.
+
+        Raises:
+            HostError: the kernel refuses.
+        """
+        route = RouteSocket()
+        try:
+            link = route.link(name)
+            ring = PacketRing(link.index, program, size) if link is not None else None
+        except OSError as error:
+            route.close()
+            if error.errno in _GONE:
+                return None
+            raise host_error("record packets on", name, error) from error
+        if ring is None:
+            route.close()
+            return None
+        return cls(ring, route, lambda _: named, name)
+
+    def interface(self, ifindex: int, hardware: int, add: Add) -> Interface | None:
+        """The interface of a packet; ``None``: it is not recorded."""
+        if ifindex not in self._interfaces:
+            link = next((link for link in self._links() if link.index == ifindex), None)
+            if link is None:
+                return None  # it is gone already; an index is not used again soon
+            self._learn(link, hardware, add)
+        return self._interfaces[ifindex]
+
+    def announce(self, add: Add) -> None:
+        """Adds the interfaces that are there already, so that the file has them before their first packet."""
+        for link in self._links():
+            if link.index not in self._interfaces and (link.is_up or self._device):
+                self._learn(link, link.type, add)
+
+    def interfaces(self) -> list[Interface]:
+        """Those that are recorded."""
+        return [interface for interface in self._interfaces.values() if interface is not None]
+
+    def statistics(self, packets: Mapping[int, int]) -> list[tuple[Interface, Statistics]]:
+        """The counters of each interface; ``packets`` is how many each has had, by its number.
+
+        What the ring lost is said with the first: it is not known whose it was.
+        """
+        now = time.time_ns()
+        _, lost = self.ring.counters()
+        refused = {link.index: link.traffic[_RECEIVE_DROPS] for link in self._links()}
+        result = []
+        for ifindex, interface in self._interfaces.items():
+            if interface is not None:
+                more = max(0, refused.get(ifindex, 0) - self._refused[ifindex])
+                result.append((interface, Statistics(self._began, now, packets.get(interface.number, 0) + lost, lost, more)))
+                lost = 0
+        return result
+
+    def is_gone(self) -> bool:
+        """Whether its device is no more."""
+        return bool(self._device) and not self._links()
+
+    def close(self) -> None:
+        """Lets go of the namespace."""
+        self.ring.close()
+        self._route.close()
+
+    def _learn(self, link: Link, hardware: int, add: Add) -> None:
+        link_type = _LINK_TYPES.get(hardware)
+        named = self._label(link.name) if link_type is not None else None
+        self._interfaces[link.index] = None
+        if named is not None and link_type is not None:
+            self._interfaces[link.index] = add(named, link_type)
+            self._refused[link.index] = link.traffic[_RECEIVE_DROPS]
+
+    def _links(self) -> Sequence[Link]:
+        try:
+            if not self._device:
+                return self._route.links()
+            link = self._route.link(self._device)
+        except OSError:
+            return []
+        return [link] if link is not None else []
+
+
+def is_loopback(ifindex: int) -> bool:
+    """Whether it is lo: what passes it is seen on its way out and again on its way in."""
+    return ifindex == LOOPBACK_INDEX

@@ -1,0 +1,111 @@
+"""The packet ring against the kernel: what passes an interface, VLAN tags, the filter, what is lost."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+from netbox.kernel import packet_ring
+from netbox.kernel.packet_filter import socket_program
+from netbox.kernel.packet_ring import Packet, PacketRing
+from tests.support.waiting import wait_until
+
+pytestmark = pytest.mark.usefixtures("private_host")
+
+
+@pytest.fixture
+def pair(private_host: object) -> Iterator[tuple[int, int]]:
+    """A veth pair; the indexes of its ends a0 and a1."""
+    for line in (
+        "link add a0 type veth peer name a1",
+        *(f"link set {name} addrgenmode none up" for name in ("a0", "a1")),
+    ):
+        subprocess.run(["ip", *line.split()], check=True, timeout=20)
+    yield socket.if_nametoindex("a0"), socket.if_nametoindex("a1")
+    subprocess.run(["ip", "link", "del", "a0"], check=True, timeout=20)
+
+
+@contextlib.contextmanager
+def ring(ifindex: int, expression: str = "", size: int = 1 << 20, length: int = 65535) -> Iterator[PacketRing]:
+    opened = PacketRing(ifindex, socket_program(expression, length, loopback=False), size)
+    try:
+        yield opened
+    finally:
+        opened.close()
+
+
+def send(device: str, *payloads: bytes, kind: int = 0x88B5) -> None:
+    """Frames of the ethertype for local experiments."""
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sock:
+        sock.bind((device, 0))
+        for payload in payloads:
+            sock.send(b"\xff" * 6 + b"\2\0\0\0\0\1" + kind.to_bytes(2, "big") + payload.ljust(46, b"\0"))
+
+
+def collect(opened: PacketRing, count: int) -> list[Packet]:
+    found: list[Packet] = []
+
+    def enough() -> bool:
+        found.extend(opened.read())
+        return len(found) >= count
+
+    wait_until(enough, f"{count} packets", timeout=30)
+    return found
+
+
+def test_both_directions(pair: tuple[int, int]) -> None:
+    with ring(pair[0]) as opened:
+        send("a0", b"out")
+        send("a1", b"in")
+        out, back = collect(opened, 2)
+    assert (out[1], out[2], out[3], out[4]) == (pair[0], packet_ring.OUTGOING, 60, packet_ring.ARPHRD_ETHER)
+    assert back[2] == packet_ring.BROADCAST
+    assert (out[5][14:17], back[5][14:16]) == (b"out", b"in")
+    assert 0 < out[0] <= back[0]
+
+
+def test_every_interface_of_the_namespace_and_not_lo(pair: tuple[int, int]) -> None:
+    with ring(0) as opened:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.sendto(b"over lo", ("127.0.0.1", 9))
+        send("a0", b"x")
+        assert {packet[1] for packet in collect(opened, 2)} == set(pair)
+
+
+def test_a_vlan_tag_is_put_back(pair: tuple[int, int]) -> None:
+    with ring(pair[1]) as opened:
+        send("a0", b"\0\7\x88\xb5tagged", kind=0x8100)  # the kernel strips it on the way in
+        (packet,) = collect(opened, 1)
+    assert packet[5][12:18] == b"\x81\x00\x00\x07\x88\xb5"
+    assert packet[3] == len(packet[5]) == 60
+
+
+def test_a_filter_and_a_snapshot_length(pair: tuple[int, int]) -> None:
+    with ring(pair[1], "ether proto 0x88b6", length=20) as opened:
+        send("a0", b"no")
+        send("a0", b"yes", kind=0x88B6)
+        (packet,) = collect(opened, 1)
+        assert (packet[3], len(packet[5]), packet[5][14:17]) == (60, 20, b"yes")
+        assert opened.counters() == (1, 0)
+
+
+def test_what_is_lost_is_counted(pair: tuple[int, int]) -> None:
+    with ring(pair[1], size=2 * packet_ring.BLOCK_SIZE) as opened:
+        send("a0", *[bytes(1400)] * 1000)
+        received, lost = opened.counters()
+        assert received == 1000
+        assert lost > 0
+        assert len(collect(opened, received - lost)) == received - lost
+        assert opened.counters() == (1000, lost)
+
+
+def test_a_device_that_goes_away(pair: tuple[int, int]) -> None:
+    with ring(pair[1]) as opened:
+        assert not opened.take_error()
+        subprocess.run(["ip", "link", "set", "a1", "down"], check=True, timeout=20)
+        assert opened.take_error()
+        assert not opened.take_error()
