@@ -166,5 +166,5 @@ def test_without_root(ini: str, code: int, words: str, inner: InnerPytest) -> No
 def test_the_fixtures_are_listed_with_their_documentation(inner: InnerPytest) -> None:
     code, output = inner(PASSING, "--fixtures")
     assert code == 0
-    for name in ("netbox_engine", "netbox_network", "netbox_sandbox", "capture"):
+    for name in ("netbox_engine", "netbox_network", "netbox_sandbox", "capture", "assert_reachable", "assert_blocked"):
         assert re.search(rf"^{name}\b.*\n    \S", output, re.MULTILINE), output
