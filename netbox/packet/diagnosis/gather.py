@@ -81,6 +81,8 @@ class Gatherer:
         kind = SANDBOX if source_box else (LAN if self._source_text == LAN else HOST)
         if source_box is not None and source_box.runs:
             self.opened.source = self._open(source_box)
+            if self.opened.source < 0:
+                source_box = replace(source_box, state="exited")  # since it was listed
         host = self._snapshot(HOST, -1)
         source = host
         if self.opened.source >= 0 and source_box is not None:
@@ -105,8 +107,12 @@ class Gatherer:
     def _source_box(self, boxes: tuple[Box, ...]) -> Box | None:
         if self._source_text in (HOST, LAN):
             return None
-        identity = self._engine.get(self._source_text).id
-        return self._detailed(next(item for item in boxes if item.id == identity), boxes)
+        return self._known(self._engine.get(self._source_text), boxes)
+
+    def _known(self, sandbox: Sandbox, boxes: tuple[Box, ...]) -> Box:
+        """A sandbox that was named; it may be younger than the list."""
+        self._sandboxes[sandbox.id] = sandbox
+        return self._detailed(records.box(sandbox), boxes)
 
     def _detailed(self, box: Box, boxes: tuple[Box, ...]) -> Box:
         """With what throttles its links, and the interfaces of the sandbox whose network it shares."""
@@ -119,11 +125,9 @@ class Gatherer:
 
     def _named_box(self, facts: Facts, name: str) -> Box | None:
         try:
-            identity = self._engine.get(name).id
+            return self._known(self._engine.get(name), facts.boxes)
         except NotFound:
             return None
-        found = next((item for item in facts.boxes if item.id == identity), None)
-        return self._detailed(found, facts.boxes) if found else None
 
     def _with_target(self, facts: Facts) -> Facts:
         name = self._target_text

@@ -21,8 +21,6 @@ from netbox.packet.diagnosis.values import (
     Finding,
 )
 
-_THROUGH_HOST = (path.FORWARDED, path.TO_HOST)
-
 
 def stale_connection(facts: Facts) -> Finding | None:
     """An entry of the connection table that sends packets of this source and destination somewhere else than they should go now."""
