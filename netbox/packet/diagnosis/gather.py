@@ -141,7 +141,7 @@ class Gatherer:
         box = self._named_box(facts, name)
         if box is not None:
             facts = replace(facts, target_kind=SANDBOX, target_box=box)
-            address, port = publishing.address_of(facts, box, self._lan.host_address if self._lan else "")
+            address, port = publishing.address_of(facts, box, self._address_on_lan())
             return replace(facts, address=address, port=port)
         hosts, config = (self._file(facts, path) for path in ("etc/hosts", "etc/resolv.conf"))
         found = resolving.resolve(name, hosts, config, self.opened.source, self._request.timeout)
@@ -163,8 +163,8 @@ class Gatherer:
         ipv6 = self._request.ipv6
         if facts.source is facts.host:
             return "::1" if ipv6 else "127.0.0.1"
-        if self._lan is not None:
-            return (self._lan.host_address6 if ipv6 else None) or self._lan.host_address
+        if facts.source_kind == LAN:
+            return self._address_on_lan()
         end = next(iter(facts.source_box.interfaces), None) if facts.source_box else None
         if end is None:
             return ""
@@ -172,6 +172,12 @@ class Gatherer:
             own = [item.address for item in facts.host.addresses if item.interface == end.parent and (":" in item.address) == ipv6]
             return next(iter(own), "")
         return end.gateway6 if ipv6 else end.gateway
+
+    def _address_on_lan(self) -> str:
+        """The host's address for the simulated neighbour; empty without one."""
+        if self._lan is None:
+            return ""
+        return (self._lan.host_address6 if self._request.ipv6 else None) or self._lan.host_address
 
     # -- which way ---------------------------------------------------------------------------------------------------------------------
 

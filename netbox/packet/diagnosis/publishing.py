@@ -16,7 +16,7 @@ _DESTINATION = re.compile(r"\[?([0-9a-fA-F.:]+?)\]?(?::(\d+)(?:-\d+)?(?:/(\d+))?
 
 def address_of(facts: Facts, box: Box, lan_address: str = "") -> tuple[str, int]:
     """The address and port that a sandbox's name stands for, seen from the source. The address is empty when it has none."""
-    port = facts.request.port
+    port, ipv6 = facts.request.port, facts.request.ipv6 and any(item.address6 for item in box.interfaces)
     if facts.source_box is not None and facts.source_box.id == box.id:
         return ("::1" if facts.request.ipv6 else "127.0.0.1"), port
     if box.mode == HOST:
@@ -27,7 +27,7 @@ def address_of(facts: Facts, box: Box, lan_address: str = "") -> tuple[str, int]
             published = next((item for item in box.ports if _within(item.port, item, port, facts)), None)
             port = port - published.port + published.host_port if published else port
         if published is not None:
-            here = lan_address if facts.source_kind == LAN else "127.0.0.1"
+            here = lan_address if facts.source_kind == LAN else "::1" if ipv6 else "127.0.0.1"
             return (here if published.host_ip in ANY else published.host_ip), port
     own = {item.network for item in facts.source_box.interfaces} if facts.source_box else set()
     shared = [item for item in box.interfaces if item.network in own]
