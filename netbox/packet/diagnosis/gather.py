@@ -18,7 +18,7 @@ from netbox.kernel.inspection import InspectionSocket, LinkFact, RouteFact
 from netbox.packet.diagnosis import boxes as records
 from netbox.packet.diagnosis import publishing, resolving
 from netbox.packet.diagnosis.firewalls import read_chains
-from netbox.packet.diagnosis.path import BRIDGE_NETFILTER
+from netbox.packet.diagnosis.publishing import BRIDGE_NETFILTER, BRIDGE_NETFILTER6
 from netbox.packet.diagnosis.rules import Chain
 from netbox.packet.diagnosis.values import HOST, ICMP, LAN, SANDBOX, Box, Facts, Mac, Namespace, Request
 from netbox.packet.resolving import read_inside
@@ -37,6 +37,7 @@ _SYSCTLS = (
     "net.ipv4.conf.all.rp_filter",
     "net.ipv6.conf.all.forwarding",
     BRIDGE_NETFILTER,
+    BRIDGE_NETFILTER6,
 )
 _NEIGHBOURS_MAX = 64  # sandboxes on one network whose MACs are compared
 

@@ -10,12 +10,11 @@ from typing import NamedTuple
 
 from netbox.kernel.inspection import RouteFact
 from netbox.packet.diagnosis import publishing
-from netbox.packet.diagnosis.publishing import endpoint, source_interface, target_interface
+from netbox.packet.diagnosis.publishing import BRIDGE_NETFILTER, BRIDGE_NETFILTER6, endpoint, source_interface, target_interface
 from netbox.packet.diagnosis.rules import ACCEPT, Decision, Packet, decide
 from netbox.packet.diagnosis.values import Facts, Namespace, Throttle
 
 INSIDE, BRIDGED, TO_HOST, FORWARDED, FROM_HOST, NOWHERE = "inside", "bridged", "to the host", "forwarded", "from the host", "nowhere"
-BRIDGE_NETFILTER = "net.bridge.bridge-nf-call-iptables"
 
 
 class Edge(NamedTuple):
@@ -72,7 +71,7 @@ def rulings(facts: Facts) -> Iterator[Ruling]:
     if way in (INSIDE, FROM_HOST) and facts.source is facts.host:
         yield _ruling(facts.host, "output", replace(after, in_interface=""))
     if way == BRIDGED:
-        if out and facts.host.sysctl(BRIDGE_NETFILTER) != "0":
+        if out and facts.host.sysctl(BRIDGE_NETFILTER6 if ":" in facts.address else BRIDGE_NETFILTER) != "0":
             inside = replace(before, in_interface=out)
             for hook in ("prerouting", "forward"):
                 yield _ruling(facts.host, hook, replace(inside, out_interface=out if hook == "forward" else "", local=False))

@@ -10,6 +10,7 @@ from netbox.packet.diagnosis.values import HOST, LAN, SANDBOX, Box, Facts, Inter
 from netbox.spec import PortSpec
 
 ANY = ("0.0.0.0", "::")
+BRIDGE_NETFILTER, BRIDGE_NETFILTER6 = "net.bridge.bridge-nf-call-iptables", "net.bridge.bridge-nf-call-ip6tables"
 _OWN_TABLES = ("ip netbox", "ip6 netbox")
 _DESTINATION = re.compile(r"\[?([0-9a-fA-F.:]+?)\]?(?::(\d+)(?:-\d+)?(?:/(\d+))?)?")
 
@@ -27,7 +28,9 @@ def address_of(facts: Facts, box: Box, lan_address: str = "") -> tuple[str, int]
             published = next((item for item in box.ports if _within(item.port, item, port, facts)), None)
             port = port - published.port + published.host_port if published else port
         if published is not None:
-            here = lan_address if facts.source_kind == LAN else "::1" if ipv6 else "127.0.0.1"
+            way = way_out(box)
+            own = way.gateway6 if ipv6 and way else "127.0.0.1"  # answers to ::1 are lost where bridged packets pass ip6tables
+            here = lan_address if facts.source_kind == LAN else own
             return (here if published.host_ip in ANY else published.host_ip), port
     own = {item.network for item in facts.source_box.interfaces} if facts.source_box else set()
     shared = [item for item in box.interfaces if item.network in own]
@@ -118,7 +121,7 @@ def destination(text: str, address: str, port: int) -> tuple[str, int] | None:
 
 def declared_translation(facts: Facts) -> tuple[str, tuple[str, int] | None]:
     """The sandbox that publishes what the packet is for, and where that leads."""
-    if not facts.host.has(facts.address):
+    if not facts.host.has(facts.address) or (facts.address == "::1" and facts.host.sysctl(BRIDGE_NETFILTER6, "0") == "1"):
         return "", None
     for box in facts.boxes:
         published = publication(box, facts.request.protocol, facts.port, facts.address)
