@@ -147,6 +147,14 @@ def test_foreign_rules(lab: WhyLab) -> None:
     subprocess.run(["iptables-nft", "-P", "FORWARD", "DROP"], check=True)
     answer = lab.fails("peer", "web:80", "foreign-rule")
     assert "ip filter FORWARD policy (nf_tables)" in answer.sentence
+    assert answer.command == f"iptables-nft -I FORWARD -i {lab.endpoint('web')['bridge']} -j ACCEPT"
+    subprocess.run(answer.command.split(), check=True)
+    lab.reaches("peer", "web:80")
+    subprocess.run(["iptables-nft", "-F", "FORWARD"], check=True)
+    subprocess.run(["iptables-nft", "-N", "DOCKER-USER"], check=True)
+    subprocess.run(["iptables-nft", "-A", "FORWARD", "-j", "DOCKER-USER"], check=True)
+    answer = lab.fails("peer", "web:80", "foreign-rule")
+    assert answer.command == f"iptables -I DOCKER-USER -i {lab.endpoint('web')['bridge']} -j ACCEPT"
     subprocess.run(["iptables-nft", "-P", "FORWARD", "ACCEPT"], check=True)
     rules = "table inet mine { chain forward { type filter hook forward priority 5; tcp dport { 80, 81 } reject; } ; }"
     subprocess.run(["nft", rules], check=True)
@@ -288,6 +296,10 @@ def test_source_ports_and_a_stale_connection(lab: WhyLab) -> None:
 
 def test_links_that_are_worse(lab: WhyLab) -> None:
     lab.serve("web", 80)
+    lab.execute("peer", "tc", "qdisc", "add", "dev", "eth0", "root", "tbf", "rate", "1mbit", "burst", "32k", "latency", "50ms")
+    answer = lab.reaches("peer", "web:80")
+    assert "somebody has put the queueing discipline tbf on eth0 of peer" in answer.sentence
+    lab.execute("peer", "tc", "qdisc", "del", "dev", "eth0", "root")
     lab.boxes["web"].impair(rate="1mbit")
     answer = lab.reaches("peer", "web:80")
     assert (answer.cause, answer.command) == ("impairment", "netbox impair web --off")

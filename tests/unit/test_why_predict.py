@@ -12,7 +12,7 @@ import pytest
 
 import netbox
 from netbox.kernel.connections import Connection, Tuple
-from netbox.kernel.inspection import RouteFact
+from netbox.kernel.inspection import QueueFact, RouteFact
 from netbox.kernel.socket_diag import SocketFact
 from netbox.packet.diagnosis import causes
 from netbox.packet.diagnosis.predict import predict
@@ -138,6 +138,8 @@ def test_every_cause_is_documented() -> None:
 
 def test_what_is_worth_knowing_does_not_block() -> None:
     assert [item.cause for item in predict(_slow(5.0)).notes] == ["impairment"]
+    prediction = predict(facts(source=replace(inside("web", WEB, 2), queues=(QueueFact("eth0", "tbf"),))))
+    assert [(item.cause, item.command) for item in prediction.notes] == [("impairment", "nsenter -t 100 -n tc qdisc del dev eth0 root")]
     narrow = replace(inside("db", DB, 3, (listener(80),)), links=(link("eth0", 2, mtu=1400, mac=MACS["db"]),))
     prediction = predict(facts(target=narrow))
     assert prediction.reachable

@@ -29,8 +29,8 @@ def address_of(facts: Facts, box: Box, lan_address: str = "") -> tuple[str, int]
             port = port - published.port + published.host_port if published else port
         if published is not None:
             way = way_out(box)
-            own = way.gateway6 if ipv6 and way else "127.0.0.1"  # answers to ::1 are lost where bridged packets pass ip6tables
-            here = lan_address if facts.source_kind == LAN else own
+            local = way.gateway6 if ipv6 and way else "127.0.0.1"  # answers to ::1 are lost where bridged packets pass ip6tables
+            here = lan_address if facts.source_kind == LAN else local
             return (here if published.host_ip in ANY else published.host_ip), port
     own = {item.network for item in facts.source_box.interfaces} if facts.source_box else set()
     shared = [item for item in box.interfaces if item.network in own]

@@ -74,6 +74,8 @@ def _tables(text: str) -> Iterator[tuple[str, list[str]]]:
 
 
 def _words(line: str) -> list[str]:
+    if '"' not in line:
+        return line.split()  # a hundred times faster
     try:
         return shlex.split(line)
     except ValueError:  # a quote in a string that iptables-save did not escape

@@ -149,26 +149,32 @@ def _foreign(facts: Facts, found: Ruling) -> Finding:
 
 
 def _mend(facts: Facts, found: Ruling) -> tuple[str, str]:
+    """The command that lets the packet pass, or what would in words."""
     decision, chain = found.decision, found.decision.chain
     assert chain is not None
-    legacy = chain.backend == "iptables" or any(item.name in ("DOCKER-USER", "FORWARD") for item in (chain,))
     box = next((item for item in facts.boxes if item.name == found.space.label and item.pid), None)
     prefix = f"nsenter -t {box.pid} -n " if box is not None and found.space is not facts.host else ""
-    if found.hook == "forward" and any(item.name == "DOCKER-USER" for item in found.space.chains):
-        out = found.packet.out_interface or found.packet.in_interface
-        return f"iptables -I DOCKER-USER -o {out} -j ACCEPT", ""
-    if not legacy:
-        return "", f"change that rule: nft list chain {chain.table} {chain.name}"
     program = "ip6tables" if ":" in found.packet.destination else "iptables"
-    variant = f"{program}-legacy" if chain.backend == "iptables" else f"{program}-nft"
+    if found.hook == "forward" and any(item.name == "DOCKER-USER" for item in found.space.chains):
+        return _accepting(f"{program} -I DOCKER-USER", found), ""  # where dockerd asks before its own rules
+    by_iptables = chain.backend == "iptables" or (chain.name.isupper() and chain.table.split()[0] != "inet")
+    if not by_iptables:
+        return "", f"change that rule: nft list chain {chain.table} {chain.name}"
+    variant = f"{prefix}{program}-{'legacy' if chain.backend == 'iptables' else 'nft'}"
     table = chain.table.rpartition(" ")[2]
     option = "" if table == "filter" else f"-t {table} "
     if decision.rule is not None:
-        return f"{prefix}{variant} {option}-D {chain.name} {decision.rule.number}", ""
-    ways = dict.fromkeys(f"-{key} {name}" for key, name in (("i", found.packet.in_interface), ("o", found.packet.in_interface)) if name)
-    if found.packet.in_interface == found.packet.out_interface or found.hook != "forward":
-        ways = dict.fromkeys([f"-i {found.packet.in_interface}" if found.packet.in_interface else f"-d {found.packet.destination}"])
-    return " && ".join(f"{prefix}{variant} {option}-I {chain.name} {way} -j ACCEPT" for way in ways), ""
+        return f"{variant} {option}-D {chain.name} {decision.rule.number}", ""
+    return _accepting(f"{variant} {option}-I {chain.name}", found), ""
+
+
+def _accepting(command: str, found: Ruling) -> str:
+    """Rules that accept what comes in there, and on the way through the host its answers."""
+    inward, out = found.packet.in_interface, found.packet.out_interface
+    if found.hook != "forward" or not inward:
+        return f"{command} -d {found.packet.destination} -j ACCEPT"
+    ways = [f"-i {inward}"] if inward == out else [f"-i {inward}", f"-o {inward}"]
+    return " && ".join(f"{command} {way} -j ACCEPT" for way in ways)
 
 
 def _owner(text: str) -> str:
