@@ -50,6 +50,13 @@ def test_packets_are_believed() -> None:
     assert found.cause == "foreign-rule"
 
 
+def test_a_rule_has_the_number_that_the_packet_met() -> None:
+    foreign = outward(host=replace(HOST, chains=chains("-A FORWARD -p tcp -m tcp --dport 80 -j DROP")))
+    found = answered(foreign, "silent", place="filter FORWARD rule 3", foreign=True)
+    assert found.sentence.endswith("drops it on the host: filter FORWARD rule 3 (legacy iptables)")
+    assert (found.command, found.agreed) == ("iptables-legacy -D FORWARD 3", True)
+
+
 def test_what_is_not_on_this_host_was_never_promised() -> None:
     found = answered(outward(), "silent")
     assert (found.cause, found.agreed) == ("beyond-this-host", True)

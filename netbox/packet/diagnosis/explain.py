@@ -5,6 +5,8 @@ Packets are believed: what was expected and did not happen is told, and is not t
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from netbox.packet.diagnosis import path
 from netbox.packet.diagnosis.causes import IDS
 from netbox.packet.diagnosis.publishing import source_interface, target_interface
@@ -74,14 +76,32 @@ def _contradicts(found: Finding, observation: Observation) -> bool:
     """Whether a trace saw the packet die at a rule, and not at the one that was expected (or where none was)."""
     if not observation.place or found.cause in ("source-paused", "target-paused"):
         return False
-    return not found.place if observation.foreign else bool(found.place and found.place.split()[-3:] != observation.place.split()[-3:])
+    if observation.foreign:
+        return not found.place
+    return bool(found.place) and _chain(found.place) != _chain(observation.place)
+
+
+def _chain(place: str) -> str:
+    """The chain of a rule's place. Its number may have changed since the rules were read."""
+    words = place.split()
+    return words[-3] if len(words) > 2 and words[-2] == "rule" else words[-2] if len(words) > 1 else place
+
+
+def _renumbered(found: Finding, observation: Observation) -> Finding:
+    """With the rule's number as the packet met it: other rules may have come and gone since they were read."""
+    before, now = found.place, observation.place
+    if not before or not now or before == now or _chain(before) != _chain(now):
+        return found
+    old, new = (f"-D {_chain(text)} {text.split()[-1]}" for text in (before, now))
+    evidence = tuple((what, value.replace(before, now)) for what, value in found.evidence)
+    return replace(found, because=found.because.replace(before, now), evidence=evidence, command=found.command.replace(old, new), place=now)
 
 
 def _alternative(prediction: Prediction, observation: Observation) -> Finding | None:
     """Another cause that was found and fits what packets did."""
     candidates = [item for item in prediction.notes if not item.source_port and observation.outcome in item.expect]
     if observation.place:
-        return next((item for item in candidates if item.place and item.place.split()[-3:] == observation.place.split()[-3:]), None)
+        return next((item for item in candidates if item.place and _chain(item.place) == _chain(observation.place)), None)
     return next(iter(candidates), None)
 
 
@@ -123,6 +143,7 @@ def _observed(facts: Facts, prediction: Prediction, observation: Observation) ->
 
 
 def _blocked(facts: Facts, prediction: Prediction, observation: Observation, found: Finding, surprise: str = "") -> Answer:
+    found = _renumbered(found, observation)
     verb = "does not reach" if found.cause == "stale-connection" else "cannot reach"
     start = facts.source_name
     if found.source_port:
@@ -185,7 +206,7 @@ def _evidence(facts: Facts, prediction: Prediction, observation: Observation, fo
     if observation.dropped_at:
         reason = f", reason {observation.reason} in {observation.function}" if observation.reason else ""
         lines.append(("dropped", f"{observation.dropped_at}{reason}"))
-    if observation.place and not (found and found.place and found.place.split()[-3:] == observation.place.split()[-3:]):
+    if observation.place and not (found and found.place and _chain(found.place) == _chain(observation.place)):
         lines.append(("rule", observation.place + (f", of {observation.owner}" if observation.owner else "")))
     if found is None or not found.blocks:
         others = [note for note in prediction.notes if note is not found and not note.blocks and note.cause != "mtu"]

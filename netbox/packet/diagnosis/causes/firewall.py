@@ -7,6 +7,7 @@ from netbox.packet.diagnosis.path import Ruling
 from netbox.packet.diagnosis.rules import REJECT
 from netbox.packet.diagnosis.values import REFUSED, SILENT, UNREACHABLE, Box, Facts, Finding
 
+_IPTABLES_TABLES = tuple(f"{family} {table}" for family in ("ip", "ip6") for table in ("filter", "nat", "mangle", "raw", "security"))
 _DROPPED = (SILENT, UNREACHABLE, "no route", REFUSED)
 
 
@@ -157,8 +158,7 @@ def _mend(facts: Facts, found: Ruling) -> tuple[str, str]:
     program = "ip6tables" if ":" in found.packet.destination else "iptables"
     if found.hook == "forward" and any(item.name == "DOCKER-USER" for item in found.space.chains):
         return _accepting(f"{program} -I DOCKER-USER", found), ""  # where dockerd asks before its own rules
-    by_iptables = chain.backend == "iptables" or (chain.name.isupper() and chain.table.split()[0] != "inet")
-    if not by_iptables:
+    if chain.backend != "iptables" and chain.table not in _IPTABLES_TABLES:
         return "", f"change that rule: nft list chain {chain.table} {chain.name}"
     variant = f"{prefix}{program}-{'legacy' if chain.backend == 'iptables' else 'nft'}"
     table = chain.table.rpartition(" ")[2]
