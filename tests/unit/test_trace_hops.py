@@ -124,6 +124,7 @@ def test_taken_and_answered() -> None:
         event(40, CONSUME, 0, "", AFTER, "", "tcp_rcv_state_process"),
         event(50, DELIVER, CLIENT, "eth0", ANSWER, skb=2),
         event(55, DROP, CLIENT, "eth0", AFTER, "QUEUE_PURGE", "skb_queue_purge_reason", skb=3),
+        event(56, DROP, CLIENT, "eth0", ANSWER, "SOCKET_FILTER", "raw_rcv", skb=6),
         event(60, DROP, CLIENT, "eth0", ANSWER, "NO_SOCKET", "tcp_v4_rcv", skb=2),
         event(70, CONSUME, CLIENT, "eth0", ANSWER, "", "raw_recvmsg", skb=4),
         event(80, TRANSMIT, CLIENT, "eth0", ipv4(6, tcp(40000, 80, 4), number=3), skb=5),  # the kernel's own RST

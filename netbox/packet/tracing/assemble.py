@@ -15,7 +15,8 @@ from netbox.packet.tracing.values import REPLY, REQUEST, Flow, Hop, Owner, RuleH
 _SOCKET_FUNCTIONS = ("tcp_", "udp_", "udpv6_", "icmp_rcv", "icmpv6_rcv", "sctp_", "raw_", "ping_", "skb_consume_udp")
 _FIREWALL_REASON = "NETFILTER_DROP"
 _ELSEWHERE = ("OTHERHOST",)  # copies that a bridge flooded: not this packet's end
-_COPIES = ("QUEUE_PURGE", "PACKET_SOCK_ERROR")  # copies that packet and raw sockets had
+_COPY_REASONS = ("QUEUE_PURGE", "PACKET_SOCK_ERROR")
+_COPY_FUNCTIONS = ("raw_rcv", "rawv6_rcv", "raw_rcv_skb", "packet_rcv", "tpacket_rcv")
 _NAT_VERDICTS = ("dnat", "snat", "masquerade", "redirect")
 
 
@@ -104,7 +105,7 @@ class _Assembly:
             self.add(direction, netns, values.ROUTE, f"for {self.around.label(netns)} itself")
         elif passage.hook == "output":
             self._route(direction, netns, f"routed out by {self._described(netns, passage.out_device)}", passage.out_device)
-        elif direction.out.get(netns, passage.out_device) != passage.out_device:
+        elif passage.hook == "postrouting" and direction.out.get(netns, passage.out_device) != passage.out_device:
             # A new destination address is a new way.
             self._route(direction, netns, f"routed anew, out by {self._described(netns, passage.out_device)}", passage.out_device)
         for hit in passage.hits:
@@ -185,6 +186,11 @@ def described(flow: Flow) -> str:
     return " ".join(filter(None, (flow.protocol.upper().replace("ICMPV6", "ICMPv6"), flow.detail, str(flow))))
 
 
+def is_copy(event: PacketEvent) -> bool:
+    """Whether a drop is that of a copy which a packet socket or a raw socket had: the packet itself goes on."""
+    return event.reason in _COPY_REASONS or event.function in _COPY_FUNCTIONS
+
+
 def _addresses(flow: Flow) -> tuple[object, ...]:
     return flow[1:5]
 
@@ -231,7 +237,7 @@ def _chosen(events: Iterable[PacketEvent], role: Role, around: Surroundings) -> 
         where[event.skb] = where[known] = event.netns
         if event.kind == CONSUME and not event.function.startswith(_SOCKET_FUNCTIONS):
             continue
-        if event.kind == DROP and (event.reason in _COPIES or (event.reason in _ELSEWHERE and event.netns not in around.order)):
+        if event.kind == DROP and (is_copy(event) or (event.reason in _ELSEWHERE and event.netns not in around.order)):
             continue
         found.append((event, known, header))
     return _answered_first(found)

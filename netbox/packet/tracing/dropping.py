@@ -17,6 +17,7 @@ from netbox.errors import NotFound
 from netbox.kernel.packet_event import DROP, PacketEvent
 from netbox.kernel.packet_source import DROPS, TRACEFS
 from netbox.kernel.rule_trace import RuleRecord
+from netbox.packet.tracing.assemble import is_copy
 from netbox.packet.tracing.headers import Header, parse
 from netbox.packet.tracing.hooks import OWN_PREFIX
 from netbox.packet.tracing.located import Locator
@@ -188,7 +189,7 @@ def _drops(
 
 
 def _drop(event: PacketEvent, scope: Scope, spaces: Spaces, session: Session, rules: LastRules, offset: float) -> Drop | None:
-    if event.kind != DROP:
+    if event.kind != DROP or is_copy(event):
         return None
     header = parse(event.packet)
     sandbox = scope.sandbox(event, header)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, NamedTuple
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from netbox.settings import Settings
 
 _QUIET, _LIMIT = 0.03, 1.0  # seconds
+PATIENCE = 0.3  # seconds
 COUNTERS = ("ListenOverflows", "ListenDrops")
 _FIRST_PORT, _LAST_PORT = 32768, 60999
 _FIRST_ID, _LAST_ID = 1 << 10, 1 << 15
@@ -54,11 +56,13 @@ def trace(
     ipv6: bool = False,
     tracer: str | None = None,
     worker: Worker | None = None,
+    patience: float = PATIENCE,
 ) -> Trace:
     """Sends one probe and follows it and its answer through every namespace of this host: ``trace(engine, "web", "db:5432", …)``.
 
     ``source``, ``target`` and ``ipv6`` are as for ``probe``. ``request`` is sent once, whatever its count. ``tracer`` asks for ``bpf``,
-    ``tracefs`` or ``none``; by default the best that this host allows. ``worker`` is a process for the probe that was started ahead.
+    ``tracefs`` or ``none``; by default the best that this host allows. ``worker`` is a process for the probe that was started ahead. A
+    packet of which neither a drop nor an answer was heard is waited for ``patience`` seconds longer than the probe waits.
 
     Raises:
         UsageError: the request makes no sense, or is none of IP.
@@ -72,10 +76,16 @@ def trace(
     with ExitStack() as stack:
         start = stack.enter_context(places.source(engine, source)) if isinstance(source, str) else source
         end = api.target_for(engine, stack, start, target, request, ipv6) if isinstance(target, str) else target
-        return _trace(engine, start, end, api.fitted(request, end), tracer, worker)
+        return _trace(engine, start, end, api.fitted(request, end), _Means(tracer, worker, patience))
 
 
-def _trace(engine: Engine, source: Place, target: Target, request: ProbeRequest, tracer: str | None, worker: Worker | None) -> Trace:
+class _Means(NamedTuple):
+    tracer: str | None
+    worker: Worker | None
+    patience: float
+
+
+def _trace(engine: Engine, source: Place, target: Target, request: ProbeRequest, means: _Means) -> Trace:
     identity = Identity(
         6 if target.is_ipv6 else 4,
         UDP if request.protocol == DNS else request.protocol,
@@ -93,8 +103,9 @@ def _trace(engine: Engine, source: Place, target: Target, request: ProbeRequest,
             spaces,
             way,
             identity,
-            lambda: reports.append(api.probe_between(engine, source, target, request, worker)),
-            tracer,
+            lambda: reports.append(api.probe_between(engine, source, target, request, means.worker)),
+            means.tracer,
+            means.patience,
         )
     report = reports[0]
     answer = answer_text(report, report.best) if report.best else "nothing"
@@ -127,23 +138,34 @@ def _unsent(source: Place, report: ProbeReport) -> tuple[Hop, ...]:
 
 
 def follow(
-    settings: Settings, spaces: Spaces, way: Sequence[Space], identity: Identity, send: Callable[[], object], tracer: str | None = None
+    settings: Settings,
+    spaces: Spaces,
+    way: Sequence[Space],
+    identity: Identity,
+    send: Callable[[], object],
+    tracer: str | None = None,
+    patience: float = PATIENCE,
 ) -> Observed:
-    """Calls ``send``, which sends one packet of that identity, and follows it. ``way`` are the namespaces from source to destination.
+    """Calls ``send``, which sends one packet of that identity, and follows it. ``way`` are the namespaces from source to destination;
+    ``patience`` is as for ``trace``.
 
     Raises as ``Session``, and what ``send`` raises.
     """
-    end = way[-1]
+    end, around = way[-1], spaces.surroundings(way)
     before = netns_counters(end.fd, COUNTERS)
     with Session(settings, spaces, way, identity.words(), Wanted(matches=identity.matches()), tracer) as session:
         send()
-        session.settle(_QUIET, _LIMIT)
-        rules = session.rules_of(session.records)
+        deadline = time.monotonic() + patience
+        while True:
+            session.settle(_QUIET, _LIMIT)
+            met = passages(session.records, session.rules_of(session.records), identity.role)
+            events = followed(session.events, met, around, spaces.host.inode) if session.tracer == TRACEFS else session.events
+            found = hops(events, met, identity.role, around)
+            # A packet that was sent has left a trace by now, but on a busy host the rest of its way may take a while.
+            if not found or outcome(found, False) != LOST or time.monotonic() > deadline:
+                break
     after = netns_counters(end.fd, COUNTERS)
     grown = {name: count - before.get(name, 0) for name, count in after.items() if count > before.get(name, 0)}
-    met, around = passages(session.records, rules, identity.role), spaces.surroundings(way)
-    events = followed(session.events, met, around, spaces.host.inode) if session.tracer == TRACEFS else session.events
-    found = hops(events, met, identity.role, around)
     return Observed(found, session.tracer, grown, tuple(session.notes))
 
 

@@ -67,9 +67,11 @@ class Footprint:
             self._sandboxes.append((os.dup(netns_fd), name, old))
         sysctl.write(name, LOG_TO_NETLINK)
 
-    def close(self) -> None:
-        """Puts back what nobody else needs."""
-        for fd, name, old in self._sandboxes:
+    def forget(self, netns: int) -> None:
+        """Puts back what was changed in a sandbox's namespace, and lets go of it."""
+        for entry in [entry for entry in self._sandboxes if os.fstat(entry[0]).st_ino == netns]:
+            self._sandboxes.remove(entry)
+            fd, name, old = entry
             try:
                 with inside_netns(fd):
                     sysctl.write(name, old)
@@ -77,7 +79,11 @@ class Footprint:
                 pass  # the namespace is on its way out
             finally:
                 os.close(fd)
-        self._sandboxes.clear()
+
+    def close(self) -> None:
+        """Puts back what nobody else needs."""
+        for netns in {os.fstat(fd).st_ino for fd, _, _ in self._sandboxes}:
+            self.forget(netns)
         if self._lock is not None:
             fcntl.flock(self._lock, fcntl.LOCK_UN)
             os.close(self._lock)

@@ -87,6 +87,7 @@ class Session:
         """Listens to the firewall of further namespaces, and no longer to that of those that are not among ``traced``."""
         for inode in self._tracers.keys() - {space.inode for space in traced}:
             self._tracers.pop(inode).close()
+            self._footprint.forget(inode)
         for space in traced if self._words else ():
             if space.inode not in self._tracers:
                 self._trace_rules(space)

@@ -194,7 +194,10 @@ def _followed(
     order: Sequence[Space],
     accepts: Callable[[bytes], bool] | None,
 ) -> Iterator[Followed]:
-    groups = [group for group in grouping.settled(before) if accepts is None or accepts(group.events[0].packet)]
+    # The same addresses may be in use in namespaces that are none of ours.
+    known = {space.inode for space in spaces.all()}
+    settled = [group for group in grouping.settled(before) if any(event.netns in known for event in group.events)]
+    groups = [group for group in settled if accepts is None or accepts(group.events[0].packet)]
     if not groups:
         return
     names = _Names(groups)
