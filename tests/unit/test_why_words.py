@@ -50,6 +50,12 @@ def test_packets_are_believed() -> None:
     assert found.cause == "foreign-rule"
 
 
+def test_what_could_not_be_tried_is_not_reachable() -> None:
+    found = answered(facts(), "not asked")
+    assert (found.cause, found.reachable) == ("unknown", False)
+    assert found.sentence == "web cannot reach db:80: no packet could be sent to see whether it can"
+
+
 def test_a_rule_has_the_number_that_the_packet_met() -> None:
     foreign = outward(host=replace(HOST, chains=chains("-A FORWARD -p tcp -m tcp --dport 80 -j DROP")))
     found = answered(foreign, "silent", place="filter FORWARD rule 3", foreign=True)

@@ -48,7 +48,7 @@ def explain(facts: Facts, prediction: Prediction, observation: Observation) -> A
     """The answer."""
     found = prediction.blocked
     if observation.outcome == NOT_ASKED:
-        return _blocked(facts, prediction, observation, found) if found else _reachable(facts, prediction, observation)
+        return _blocked(facts, prediction, observation, found or _untried(facts))
     if found is not None and found.source_port:
         if observation.special and observation.special not in REACHED:
             return _blocked(facts, prediction, observation, found)
@@ -70,6 +70,12 @@ def explain(facts: Facts, prediction: Prediction, observation: Observation) -> A
     elif other.cause not in [item.cause for item in prediction.notes]:
         surprise = f"expected was that packets get through; they did not: {observation.said}"
     return _blocked(facts, prediction, observation, other, surprise)
+
+
+def _untried(facts: Facts) -> Finding:
+    """Nothing is expected to be in the way, and nothing could be sent to see."""
+    why = f"{facts.target_title} has no address" if not facts.address else "no packet could be sent to see whether it can"
+    return Finding(UNKNOWN, why, "", mend=f"look at {facts.target_name}: netbox inspect {facts.target_name}" if not facts.address else "")
 
 
 def _contradicts(found: Finding, observation: Observation) -> bool:

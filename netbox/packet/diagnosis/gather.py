@@ -39,6 +39,7 @@ _SYSCTLS = (
     BRIDGE_NETFILTER,
     BRIDGE_NETFILTER6,
 )
+_ELSEWHERE, _ELSEWHERE6 = "203.0.113.1", "2001:db8::1"  # addresses that only a default route leads to
 _NEIGHBOURS_MAX = 64  # sandboxes on one network whose MACs are compared
 
 
@@ -143,11 +144,21 @@ class Gatherer:
         if box is not None:
             facts = replace(facts, target_kind=SANDBOX, target_box=box)
             address, port = publishing.address_of(facts, box, self._address_on_lan())
-            return replace(facts, address=address, port=port)
+            return replace(facts, address=address or self._foreign_address(box), port=port)
         hosts, config = (self._file(facts, path) for path in ("etc/hosts", "etc/resolv.conf"))
         found = resolving.resolve(name, hosts, config, self.opened.source, self._request.timeout)
         addresses = [item for item in found.addresses if (":" in item) == self._request.ipv6] or list(found.addresses)
         return replace(facts, target_kind="address", resolution=found, address=addresses[0] if addresses else "", port=self._request.port)
+
+    def _foreign_address(self, box: Box) -> str:
+        """The first address of a namespace that somebody else made (mode ns)."""
+        fd = self._open(box) if box.runs and box.mode == "ns" else -1
+        if fd < 0:
+            return ""
+        try:
+            return self._ask(fd, _first_address, "")
+        finally:
+            os.close(fd)
 
     def _file(self, facts: Facts, path: str) -> str:
         """A file as the source sees it; empty where there is none."""
@@ -167,8 +178,9 @@ class Gatherer:
         if facts.source_kind == LAN:
             return self._address_on_lan()
         end = next(iter(facts.source_box.interfaces), None) if facts.source_box else None
-        if end is None:
-            return ""
+        if end is None:  # a namespace that somebody else made: the host may be its way out
+            gateway = self._route(self.opened.source, _ELSEWHERE6 if ipv6 else _ELSEWHERE).gateway
+            return gateway if facts.host.has(gateway) else ""
         if end.parent:  # a LAN: its gateway is another machine
             own = [item.address for item in facts.host.addresses if item.interface == end.parent and (":" in item.address) == ipv6]
             return next(iter(own), "")
@@ -335,6 +347,12 @@ class Gatherer:
         except NetboxError as error:
             self._problems.append(str(error))
             return ()
+
+
+def _first_address(netlink: InspectionSocket) -> str:
+    netlink.link_facts()  # for the names
+    found = [item.address for item in netlink.address_facts() if item.interface != "lo" and not item.address.startswith("fe80:")]
+    return next((address for address in found if ":" not in address), next(iter(found), ""))
 
 
 class _Here:

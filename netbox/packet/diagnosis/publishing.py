@@ -70,11 +70,10 @@ def host_interface(facts: Facts) -> str:
     """Where the host gets what the source sends: the bridge, or the link to the lan; empty when the host does not get it."""
     if facts.source is facts.host or facts.source_route is None or facts.source_route.kind == "local":
         return ""
-    hop = next_hop(facts)
-    if facts.source_kind == LAN:
+    hop, end = next_hop(facts), source_interface(facts)
+    if end is None:  # the lan, or a namespace that somebody else made
         return next((item.interface for item in facts.host.addresses if item.address == hop), "")
-    end = source_interface(facts)
-    return end.bridge if end is not None and facts.host.has(hop) and not hop.startswith("127.") else ""
+    return end.bridge if facts.host.has(hop) and not hop.startswith("127.") else ""
 
 
 def first_packet(facts: Facts, out_interface: str = "", *, translated: bool = False) -> Packet:

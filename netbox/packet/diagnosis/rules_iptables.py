@@ -30,6 +30,7 @@ _PASSING = {"LOG", "NFLOG", "TRACE", "MARK", "CONNMARK", "CT", "TOS", "DSCP", "T
 _TRANSLATING = {"SNAT", "MASQUERADE", "NETMAP"}
 _ADDRESSES = {"-s": "source", "-d": "destination", "--src-range": "source", "--dst-range": "destination"}
 _INTERFACES = {"-i": "in", "-o": "out"}
+_COMMENT = re.compile(r'-m comment --comment (?:"(?:[^"\\]|\\.)*"|\S+) ?')
 _FLAGS = ("--syn", "--random", "--persistent", "--notrack", "--physdev-is-bridged", "--physdev-is-in", "--physdev-is-out", "-f")
 
 
@@ -105,7 +106,7 @@ def _rule(number: int, words: list[str], text: str) -> FirewallRule:
         elif word not in ("-m", "--reject-with", "--to-ports", "--to-source", "--log-prefix", "--log-level", "--nflog-group", "--mode"):
             found.append(_match(word, value, negated))
         negated = False
-    return FirewallRule(number, tuple(found), verdict, target, owner, text)
+    return FirewallRule(number, tuple(found), verdict, target, owner, _COMMENT.sub("", text))
 
 
 def _target(option: str, name: str) -> tuple[str, str]:
