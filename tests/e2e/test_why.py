@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from netbox.engine import Engine
-from netbox.packet.diagnosis.api import why
+from netbox.packet import why
 from tests.e2e.why_lab import IMPATIENCE, PATIENCE, WhyLab, told
 from tests.support.cli import Cli
 from tests.support.host import Neighbour, PrivateHost
@@ -308,6 +308,9 @@ def test_links_that_are_worse(lab: WhyLab) -> None:
     assert lab.reaches("peer", "web:80").cause == "reachable"
     lab.ip("web", "link set eth0 mtu 1400")
     answer = lab.fails("peer", "web:80", "mtu", size=1500)
+    assert "vanish at eth0 of web" in answer.sentence
+    assert lab.reaches("peer", "web:80", size=1400).cause == "reachable"
+    assert "eth0 of peer takes packets of 1500 bytes at most" in lab.fails("peer", "web", "mtu", size=1600).sentence
     answer = why(lab.engine, "peer", "web:80", timeout=IMPATIENCE)
     assert (answer.reachable, answer.cause) == (True, "mtu"), told(answer)
     assert "with small packets only" in answer.sentence

@@ -35,6 +35,7 @@ from netbox.packet.diagnosis.values import (
 _IP_TTL, _IP_MTU_DISCOVER, _IP_RECVERR, _IP_PMTUDISC_PROBE = 2, 10, 11, 3
 _IPV6_UNICAST_HOPS, _IPV6_RECVERR, _IPV6_MTU_DISCOVER = 16, 25, 23
 _MSG_ERRQUEUE = 0x2000
+_PING = 84  # bytes: the packet of ping(8)
 _TIME_EXCEEDED, _TIME_EXCEEDED6 = 11, 3
 _ECHO = {socket.AF_INET: (8, 0), socket.AF_INET6: (128, 129)}
 _UNREACHABLE = {0: "network unreachable", 1: "host unreachable", 2: "protocol unreachable", 3: "port unreachable", 4: "packet too big",
@@ -111,13 +112,13 @@ def echo(netns_fd: int, address: str, request: Request, size: int = 0) -> Attemp
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     number = socket.IPPROTO_ICMPV6 if family == socket.AF_INET6 else socket.IPPROTO_ICMP
     identity, headers = random.randrange(1 << 16), 28 if family == socket.AF_INET else 48
-    payload = bytes(max(0, (size or request.size or 84) - headers))
+    payload = bytes(max(0, (size or _PING) - headers))
     asked, answered = _ECHO[family]
     message = struct.pack("!BBHHH", asked, 0, 0, identity, 1) + payload
     message = message[:2] + struct.pack("!H", checksum(message)) + message[4:]
     with _socket(netns_fd, family, socket.SOCK_RAW, number) as sock:
         sock.setblocking(False)
-        _prepare(sock, family, request.ttl, whole=bool(size or request.size))
+        _prepare(sock, family, request.ttl, whole=bool(size))
         begun = time.monotonic()
         try:
             if request.source_address:

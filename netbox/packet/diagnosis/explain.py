@@ -55,6 +55,11 @@ def explain(facts: Facts, prediction: Prediction, observation: Observation) -> A
         found = None if observation.special else found
     if found is not None and found.size and observation.large and observation.large not in REACHED:
         return _blocked(facts, prediction, observation, found)
+    if facts.request.size and observation.large and observation.large not in REACHED:
+        because = f"small packets get through, and for one of {facts.request.size} bytes {observation.large_said}"
+        return _blocked(
+            facts, prediction, observation, Finding("mtu", because, "", mend="send smaller packets, or look at the MTUs on the way")
+        )
     if observation.reached:
         if found is not None and observation.outcome in found.expect:
             return _blocked(facts, prediction, observation, found)
@@ -206,7 +211,7 @@ def _evidence(facts: Facts, prediction: Prediction, observation: Observation, fo
         timed = f" after {observation.rtt * 1000:.2f} ms" if observation.rtt is not None else ""
         lines.append((facts.request.title, f"{observation.said}{timed}"))
     if observation.large:
-        lines.append(("large packet", "answered" if observation.large in REACHED else f"{observation.large}: no answer"))
+        lines.append(("large packet", observation.large_said))
     if observation.special and found is not None and found.source_port:
         lines.append((f"from port {found.source_port}", "nothing came back" if observation.special == SILENT else observation.special))
     if observation.dropped_at:

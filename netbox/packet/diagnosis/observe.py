@@ -1,6 +1,6 @@
 """What packets really do: an ordinary attempt, and one packet whose way the kernel reports.
 
-The attempt says what a program would meet. Where it fails, one more packet with the same addresses is followed through devices, rules and
+The attempt says what a program would meet. At the same time one more packet with the same addresses is followed through devices, rules and
 namespaces, so that the place where it dies is known. Both are sent from the source's network namespace.
 """
 
@@ -26,16 +26,16 @@ def observe(engine: Engine, facts: Facts, prediction: Prediction, opened: Opened
     if not facts.address or (facts.source_box is not None and opened.source < 0):
         return Observation()
     special = prediction.blocked.source_port if prediction.blocked else 0
-    size = next((item.size for item in (prediction.blocked, *prediction.notes) if item and item.size), 0)
+    size = facts.request.size or next((item.size for item in (prediction.blocked, *prediction.notes) if item and item.size), 0)
+    small = replace(facts.request, size=None)
     source = opened.source if facts.source is not facts.host else -1
     with ThreadPoolExecutor(4) as pool:
-        tries: dict[str, Callable[[], Attempt]] = {"plain": lambda: attempt(source, facts.address, facts.port, facts.request)}
+        tries: dict[str, Callable[[], Attempt]] = {"plain": lambda: attempt(source, facts.address, facts.port, small)}
         if special:
-            tries["special"] = lambda: attempt(source, facts.address, facts.port, facts.request, special)
+            tries["special"] = lambda: attempt(source, facts.address, facts.port, small, special)
         if size:
-            plain = replace(facts.request, size=None)
-            tries["small"] = lambda: echo(source, facts.address, plain)
-            tries["large"] = lambda: echo(source, facts.address, plain, size)
+            tries["small"] = lambda: echo(source, facts.address, small)
+            tries["large"] = lambda: echo(source, facts.address, small, size)
         running = {name: pool.submit(task) for name, task in tries.items()}
         found = _trace(engine, facts, opened)  # in this thread, which has the database open
         try:
@@ -49,12 +49,12 @@ def observe(engine: Engine, facts: Facts, prediction: Prediction, opened: Opened
     if not found.reached:
         found = replace(found, nobody=_unresolved(facts, source))
     if "large" in results and results["small"].outcome in REACHED:
-        found = replace(found, large=results["large"].outcome)
+        found = replace(found, large=results["large"].outcome, large_said=results["large"].said)
     return _of_udp(facts, found)
 
 
 def _unresolved(facts: Facts, source: int) -> str:
-    """The neighbour that the last packet was for, if nobody said that this is him: ``has 10.0.0.9 on eth0 of web``."""
+    """The neighbour that was asked for in vain: ``answers for 10.0.0.9 on eth0 of web``; empty when there is none."""
     hops = [(source, facts.source.label, facts.source_route), (-1, "the host", facts.host_route)]
     for fd, label, route in hops:
         if route is None or route.error or route.kind != "unicast":

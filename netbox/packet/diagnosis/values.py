@@ -299,6 +299,7 @@ class Observation:
     said: str = ""
     rtt: float | None = None
     large: str = ""
+    large_said: str = ""
     special: str = ""
     dropped_at: str = ""
     reason: str = ""

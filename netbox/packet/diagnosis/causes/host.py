@@ -234,6 +234,16 @@ def too_large(facts: Facts) -> Finding | None:
         links.append((facts.target.label, facts.target.link(end.interface)))
     known = [(where, link) for where, link in links if link is not None]
     size = facts.request.size or start.mtu
+    if size > start.mtu:
+        return Finding(
+            "mtu",
+            f"{start.name} of {facts.source.label} takes packets of {start.mtu} bytes at most",
+            f"at {start.name} of {facts.source.label}",
+            evidence=(("MTU", f"{start.name} of {facts.source.label}: {start.mtu}"),),
+            mend="send smaller packets",
+            expect=(UNREACHABLE,),
+            size=size,
+        )
     narrow = next(((where, link) for where, link in known if link.mtu < size), None)
     if narrow is None:
         return None
