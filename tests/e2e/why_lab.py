@@ -18,7 +18,7 @@ from netbox.packet.diagnosis.values import Answer
 from tests.support import linux
 
 PATIENCE = 20.0  # seconds that an answer which must come is waited for
-IMPATIENCE = 0.3  # seconds after which silence is believed
+IMPATIENCE = 0.2  # seconds after which silence is believed
 
 
 class Server:

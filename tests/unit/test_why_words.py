@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from netbox.cli.main import execute
 from netbox.packet.diagnosis import packets, resolving
 from netbox.packet.diagnosis.explain import explain
 from netbox.packet.diagnosis.predict import predict
@@ -161,3 +162,8 @@ def test_a_packet_built_by_hand(protocol: str, source: str, destination: str) ->
         body, pseudo = data[20:], data[12:20] + struct.pack("!HH", data[9], len(data) - 20)
     if protocol != "sctp":
         assert packets.checksum(body if protocol == "icmp" and ":" not in source else pseudo + body) == 0
+
+
+def test_one_protocol_at_a_time(capsys: pytest.CaptureFixture[str]) -> None:
+    assert execute(["why", "web", "db", "--tcp", "1", "--udp", "1"]) == 125
+    assert capsys.readouterr().err == "netbox why: more than one protocol; give one of --tcp, --udp, --sctp and --icmp\n"
