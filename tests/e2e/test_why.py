@@ -177,6 +177,9 @@ def test_our_own_rules_in_nf_tables(private_host: PrivateHost, monkeypatch: pyte
             lab.serve("web", 80)
             lab.serve("plain", 80)
             assert "by the port that web publishes" in lab.reaches("plain", f"{lab.endpoint('plain')['gateway']}:8080").sentence
+            subprocess.run(["nft", "flush", "map", "ip", "netbox", "port"], check=True)
+            answer = why(engine, "plain", f"{lab.endpoint('plain')['gateway']}:8080", timeout=IMPATIENCE)
+            assert (answer.cause, answer.reachable, answer.command) == ("rules-missing", False, "netbox repair"), told(answer)
             answer = lab.fails("web", "plain:80", "other-network")
             assert "dropped by ip netbox ingress rule" in answer.sentence
             assert answer.observation.owner == "network bridge"

@@ -124,6 +124,9 @@ def _observed(facts: Facts, prediction: Prediction, observation: Observation) ->
         cause = "foreign-rule" if observation.foreign or not observation.owner else "own-rule"
         mend = "look at that rule" if cause == "foreign-rule" else ""
         return Finding(cause, f"a firewall rule {whose} drops it: {observation.place}", where.strip(), mend=mend, place=observation.place)
+    if facts.declared is not None and observation.reason == "NO_SOCKET" and observation.dropped_at.startswith("on the host"):
+        because = f"{facts.published_by} publishes port {facts.port}, but no rule of netbox leads there"
+        return Finding("rules-missing", because, where.strip(), command="netbox repair")
     if observation.reason in _REASONS:
         cause = _REASONS[observation.reason]
         return Finding(cause, f"{IDS[cause]}: the kernel drops it{where} with reason {observation.reason}", where.strip())
