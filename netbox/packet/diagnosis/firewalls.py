@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from netbox.errors import NetboxError
 from netbox.kernel import ruleset
 from netbox.packet.diagnosis import rules_iptables, rules_nftables
 from netbox.packet.diagnosis.rules import Chain
@@ -9,19 +10,31 @@ from netbox.packet.diagnosis.rules import Chain
 _IPTABLES_TABLES = ("filter", "nat", "mangle", "raw", "security")
 
 
-def read_chains(family: str = "ip") -> tuple[Chain, ...]:
-    """All chains that packets of a family (``ip``, ``ip6``) may meet.
+def read_chains(family: str = "ip") -> tuple[tuple[Chain, ...], tuple[str, ...]]:
+    """All chains that packets of a family (``ip``, ``ip6``) may meet, and in words what could not be read."""
+    found: list[Chain] = []
+    problems: list[str] = []
+    for read in (_legacy, _nf_tables):
+        try:
+            found += read(family)
+        except NetboxError as error:
+            problems.append(str(error))
+    return tuple(found), tuple(problems)
 
-    Raises:
-        Unsupported: a tool or library is missing.
-        FirewallError, NoPermission: the kernel refuses to tell.
-    """
-    found = rules_iptables.parse(ruleset.legacy(family))
+
+def _legacy(family: str) -> list[Chain]:
+    return rules_iptables.parse(ruleset.legacy(family))
+
+
+def _nf_tables(family: str) -> list[Chain]:
     listing = ruleset.nf_tables()
-    chains = rules_nftables.parse(listing, family) if listing else []
-    if rules_nftables.has_foreign_matches(listing):
+    chains = rules_nftables.parse(listing, family)
+    if not rules_nftables.has_foreign_matches(listing):
+        return chains
+    try:
         # The iptables command of the nf_tables kind made these rules, and alone can say what they match.
-        mine = [f"{family} {name}" for name in _IPTABLES_TABLES]
-        chains = [chain for chain in chains if chain.table not in mine]
-        chains += rules_iptables.parse(ruleset.translated(family), "nftables", f"{family} ")
-    return (*found, *chains)
+        better = rules_iptables.parse(ruleset.translated(family), "nftables", f"{family} ")
+    except NetboxError:
+        return chains  # it refuses tables that somebody has changed with nft: what it would know stays unknown
+    mine = {chain.table for chain in better} & {f"{family} {name}" for name in _IPTABLES_TABLES}
+    return [chain for chain in chains if chain.table not in mine] + better

@@ -342,11 +342,9 @@ class Gatherer:
             return ()
 
     def _chains(self) -> tuple[Chain, ...]:
-        try:
-            return read_chains(self._family)
-        except NetboxError as error:
-            self._problems.append(str(error))
-            return ()
+        found, problems = read_chains(self._family)
+        self._problems += [problem for problem in problems if problem not in self._problems]
+        return found
 
 
 def _first_address(netlink: InspectionSocket) -> str:
