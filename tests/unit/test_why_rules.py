@@ -64,6 +64,9 @@ def test_iptables(changes: dict[str, Any], verdict: str, place: str, owner: str)
 def test_what_cannot_be_known_is_a_doubt() -> None:
     found = decide(rules_iptables.parse(SAVED), "forward", packet(port=1))
     assert [(chain.name, rule.number) for chain, rule in found.doubts] == [("OURS", 7)]
+    before = SAVED.replace("-A FORWARD -j EMPTY", "-A FORWARD -m recent --rcheck -j ACCEPT")
+    found = decide(rules_iptables.parse(before), "forward", packet(port=1))
+    assert (found.verdict, [(chain.name, rule.number) for chain, rule in found.doubts]) == ("drop", [("FORWARD", 1), ("OURS", 7)])
 
 
 def test_translation_is_asked_for_by_itself() -> None:

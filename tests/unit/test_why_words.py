@@ -83,6 +83,13 @@ def test_a_doubt_becomes_the_answer_when_nothing_comes_back() -> None:
     assert "filter FORWARD rule 1" in found.sentence
 
 
+def test_what_may_have_been_let_through_before_is_no_surprise() -> None:
+    rules = "-A FORWARD -m recent --rcheck -j ACCEPT\n-A FORWARD -p tcp -m tcp --dport 80 -j DROP"
+    unsure = outward(host=replace(HOST, chains=chains(rules)))
+    assert (answered(unsure, "open").cause, answered(unsure, "open").agreed) == ("reachable", True)
+    assert (answered(unsure, "silent").cause, answered(unsure, "silent").agreed) == ("foreign-rule", True)
+
+
 def test_another_cause_that_fits_is_taken() -> None:
     paused = facts(target=inside("db", DB, 3), target_box=box("db", DB, state="paused"))
     assert answered(paused, "open").cause == "target-paused"

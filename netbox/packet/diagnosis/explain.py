@@ -63,7 +63,7 @@ def explain(facts: Facts, prediction: Prediction, observation: Observation) -> A
     if observation.reached:
         if found is not None and observation.outcome in found.expect:
             return _blocked(facts, prediction, observation, found)
-        return _reachable(facts, prediction, observation, found)
+        return _reachable(facts, prediction, observation, None if found and found.uncertain else found)
     if found is not None and (not found.expect or observation.outcome in found.expect) and not _contradicts(found, observation):
         return _blocked(facts, prediction, observation, found)
     other = _alternative(prediction, observation) or _observed(facts, prediction, observation)

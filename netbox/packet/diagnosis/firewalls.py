@@ -5,9 +5,7 @@ from __future__ import annotations
 from netbox.errors import NetboxError
 from netbox.kernel import ruleset
 from netbox.packet.diagnosis import rules_iptables, rules_nftables
-from netbox.packet.diagnosis.rules import Chain
-
-_IPTABLES_TABLES = ("filter", "nat", "mangle", "raw", "security")
+from netbox.packet.diagnosis.rules import Chain, FirewallRule
 
 
 def read_chains(family: str = "ip") -> tuple[tuple[Chain, ...], tuple[str, ...]]:
@@ -36,5 +34,11 @@ def _nf_tables(family: str) -> list[Chain]:
         better = rules_iptables.parse(ruleset.translated(family), "nftables", f"{family} ")
     except NetboxError:
         return chains  # it refuses tables that somebody has changed with nft: what it would know stays unknown
-    mine = {chain.table for chain in better} & {f"{family} {name}" for name in _IPTABLES_TABLES}
-    return [chain for chain in chains if chain.table not in mine] + better
+    by_place = {(chain.table, chain.name): {rule.number: rule for rule in chain.rules} for chain in better}
+    return [_completed(chain, by_place.get((chain.table, chain.name), {})) for chain in chains]
+
+
+def _completed(chain: Chain, better: dict[int, FirewallRule]) -> Chain:
+    """The chain with what the iptables command knows of rules that have something unknown. Of the others it may know less: sets, say."""
+    rules = (better.get(rule.number, rule) if any(match.kind == "unknown" for match in rule.matches) else rule for rule in chain.rules)
+    return chain._replace(rules=tuple(rules))

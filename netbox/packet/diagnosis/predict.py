@@ -26,5 +26,6 @@ def _doubts(facts: Facts) -> tuple[str, ...]:
     """Rules of others that might drop the packet: they ask for something that cannot be known beforehand."""
     if not facts.address or facts.source_route is None:
         return ()
-    found = [rules.place(chain, rule) for ruling in path.rulings(facts) for chain, rule in ruling.decision.doubts if not rule.owner]
+    doubted = [item for ruling in path.rulings(facts) for item in ruling.decision.doubts]
+    found = [rules.place(chain, rule) for chain, rule in doubted if not rule.owner and rule.verdict not in (rules.ACCEPT, rules.RETURN)]
     return tuple(dict.fromkeys(found))

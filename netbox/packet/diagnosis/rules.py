@@ -1,7 +1,7 @@
 """Firewall rules as values, whoever made them, and what they decide about one packet. Pure.
 
 A rule is matched in three values: what cannot be known about a packet that was not sent yet (its source port, a mark, a chance) is
-``None``. Such a rule does not decide; those that would drop are kept as doubts, so that a packet that does vanish is not a surprise.
+``None``. Such a rule does not decide. It is kept as a doubt, so that a packet that does vanish, or does get through, is not a surprise.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Packet:
 
 @dataclass(frozen=True)
 class Decision:
-    """What the rules say. ``rule`` is ``None`` for a chain's policy; ``doubts`` are the rules that might have dropped it."""
+    """What the rules say. ``rule`` is ``None`` for a chain's policy; ``doubts`` are the rules that might have decided otherwise before."""
 
     verdict: str
     chain: Chain | None = None
@@ -116,7 +116,7 @@ def _run(
     """The decision of a chain, or ``None`` when it has none."""
     for rule in chain.rules:
         matched = matches(rule, packet)
-        if matched is None and rule.verdict in (DROP, REJECT):
+        if matched is None and rule.verdict != CONTINUE:
             doubts.append((chain, rule))
         if not matched:
             continue

@@ -31,7 +31,7 @@ _TRANSLATING = {"SNAT", "MASQUERADE", "NETMAP"}
 _ADDRESSES = {"-s": "source", "-d": "destination", "--src-range": "source", "--dst-range": "destination"}
 _INTERFACES = {"-i": "in", "-o": "out"}
 _COMMENT = re.compile(r'-m comment --comment (?:"(?:[^"\\]|\\.)*"|\S+) ?')
-_FLAGS = ("--syn", "--random", "--persistent", "--notrack", "--physdev-is-bridged", "--physdev-is-in", "--physdev-is-out", "-f")
+_WITH_TEXT = ("--comment", "--log-prefix", "--string", "--nflog-prefix")
 
 
 def parse(text: str, backend: str = "iptables", prefix: str = "") -> list[Chain]:
@@ -90,7 +90,9 @@ def _rule(number: int, words: list[str], text: str) -> FirewallRule:
     while index < len(words):
         word = words[index]
         value = words[index + 1] if index + 1 < len(words) else ""
-        index += 1 if word == "!" or word in _FLAGS else 2
+        # Without a list of all options of all extensions: what is followed by an option has no value.
+        is_flag = word not in _WITH_TEXT and (value == "!" or value[:1] == "-")
+        index += 1 if word == "!" or is_flag else 2
         if word == "!":
             negated = True
             continue

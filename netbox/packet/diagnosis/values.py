@@ -245,6 +245,7 @@ class Finding:
     ``because`` completes the sentence "A cannot reach B: …". ``evidence`` are (what, how it is) pairs. ``command`` mends it, ``mend`` says
     in words what would where no command does. ``expect`` are the observations that fit; empty: any that is not a success. ``place`` and
     ``owner`` are those of a firewall rule. A cause that concerns only packets from one ``source_port``, or of one ``size``, says which.
+    ``uncertain``: a rule that cannot be judged beforehand may let the packet pass before.
     """
 
     cause: str
@@ -259,6 +260,7 @@ class Finding:
     owner: str = ""
     source_port: int = 0
     size: int = 0
+    uncertain: bool = False
 
 
 @dataclass(frozen=True)

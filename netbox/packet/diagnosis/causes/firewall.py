@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from netbox.packet.diagnosis import path, publishing
 from netbox.packet.diagnosis.path import Ruling
-from netbox.packet.diagnosis.rules import REJECT
+from netbox.packet.diagnosis.rules import DROP, REJECT
 from netbox.packet.diagnosis.values import REFUSED, SILENT, UNREACHABLE, Box, Facts, Finding
 
 _IPTABLES_TABLES = tuple(f"{family} {table}" for family in ("ip", "ip6") for table in ("filter", "nat", "mangle", "raw", "security"))
@@ -146,6 +146,7 @@ def _foreign(facts: Facts, found: Ruling) -> Finding:
         mend=mend,
         expect=(REFUSED, *_DROPPED),
         place=decision.place,
+        uncertain=any(rule.verdict not in (DROP, REJECT) for _, rule in decision.doubts),
     )
 
 
