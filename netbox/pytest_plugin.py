@@ -3,6 +3,8 @@
     netbox_engine    one ``Engine`` per test run (per worker with pytest-xdist); it keeps a warm process, so starts are fast
     netbox_network   the default network, up for the whole test run
     netbox_sandbox   starts sandboxes; all of them are removed at the end of the test, also when it fails
+    assert_reachable, assert_blocked
+                     whether one sandbox reaches another; a failure says why, as ``netbox why`` does
     capture          records the packets of these sandboxes; the file of a failed test is kept, and named in its report
 
 Without root there are no sandboxes. A test that asks for one then fails, or is skipped when the ini option ``netbox_require_root`` is
@@ -11,12 +13,14 @@ false. See ``netbox/docs/pytest.md``.
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from netbox import testing
 from netbox.testing import OWNER_LABEL, Network, SandboxFactory, owner, remove_orphans
 
 if TYPE_CHECKING:
@@ -24,6 +28,7 @@ if TYPE_CHECKING:
 
     from netbox.engine import Engine
     from netbox.packet.capturing.api import Recording
+    from netbox.packet.diagnosis.values import Answer
 
 _NO_ROOT = "netbox needs root to make sandboxes; run pytest with sudo"
 
@@ -68,6 +73,18 @@ def netbox_sandbox(netbox_engine: Engine) -> Iterator[SandboxFactory]:
         yield factory
     finally:
         factory.remove_all()
+
+
+@pytest.fixture
+def assert_reachable(netbox_engine: Engine) -> Callable[..., Answer]:
+    """Fails unless one end reaches the other: ``assert_reachable(client, server, tcp=80)``; see ``netbox.testing.assert_reachable``."""
+    return functools.partial(testing.assert_reachable, netbox_engine)
+
+
+@pytest.fixture
+def assert_blocked(netbox_engine: Engine) -> Callable[..., Answer]:
+    """Fails when one end reaches the other: ``assert_blocked(client, database, tcp=5432)``; see ``netbox.testing.assert_blocked``."""
+    return functools.partial(testing.assert_blocked, netbox_engine)
 
 
 @pytest.fixture

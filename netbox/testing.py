@@ -12,10 +12,12 @@ if TYPE_CHECKING:
     from typing import Unpack
 
     from netbox.engine import Engine, Sandbox
+    from netbox.packet.diagnosis.values import Answer
     from netbox.parse import RunOptions
 
 OWNER_LABEL = "netbox.test-run"
 SHOWN_LOG_LINES = 50
+_BLOCKED_AFTER = 0.8  # seconds of silence
 
 
 class Network(NamedTuple):
@@ -164,6 +166,77 @@ def wait_for_log(sandbox: Sandbox, text: str, timeout: float = 10.0) -> str:
             why = f"within {timeout:g} s" if running else "before it ended"
             raise TimeoutError(f"{sandbox.name} did not write {text!r} {why}, but: {output[-500:]!r}")
         time.sleep(0.02)
+
+
+def assert_reachable(
+    engine: Engine,
+    source: Sandbox | str,
+    target: Sandbox | str,
+    *,
+    tcp: int | None = None,
+    udp: int | None = None,
+    sctp: int | None = None,
+    timeout: float = 10.0,
+) -> Answer:
+    """Fails unless ``target`` can be reached from ``source``: a port, or without one an ICMP echo. It is tried until it is so, or for
+    ``timeout`` seconds: a server may just be starting. The ends are sandboxes, or what ``netbox why`` takes.
+
+    Raises:
+        AssertionError: it cannot; the message is the answer of ``netbox why``.
+    """
+    __tracebackhide__ = True
+    deadline = time.monotonic() + timeout
+    while True:
+        left = deadline - time.monotonic()
+        answer = _why(engine, source, target, tcp, udp, sctp, min(max(left, _BLOCKED_AFTER), 2.0))
+        if answer.reachable:
+            return answer
+        if left <= 0:
+            raise AssertionError(_text(answer))
+        time.sleep(0.02)
+
+
+def assert_blocked(
+    engine: Engine,
+    source: Sandbox | str,
+    target: Sandbox | str,
+    *,
+    tcp: int | None = None,
+    udp: int | None = None,
+    sctp: int | None = None,
+    timeout: float = 0.8,
+) -> Answer:
+    """Fails when ``target`` can be reached from ``source``. Silence of ``timeout`` seconds counts as blocked; arguments as those of
+    ``assert_reachable``. The answer says why it is blocked: ``assert_blocked(…).cause == "other-network"``.
+
+    Raises:
+        AssertionError: it can be reached; the message is the answer of ``netbox why``, which says how.
+    """
+    __tracebackhide__ = True
+    answer = _why(engine, source, target, tcp, udp, sctp, timeout)
+    if answer.reachable:
+        raise AssertionError(_text(answer))
+    return answer
+
+
+def _why(
+    engine: Engine, source: Sandbox | str, target: Sandbox | str, tcp: int | None, udp: int | None, sctp: int | None, timeout: float
+) -> Answer:
+    from netbox.errors import UsageError
+    from netbox.packet.diagnosis.api import why
+
+    asked = [(name, port) for name, port in (("tcp", tcp), ("udp", udp), ("sctp", sctp)) if port is not None]
+    if len(asked) > 1:
+        raise UsageError("more than one protocol", "give one of tcp, udp and sctp")
+    protocol, port = asked[0] if asked else (None, None)
+    names = [end if isinstance(end, str) else end.name for end in (source, target)]
+    return why(engine, names[0], names[1], protocol=protocol, port=port, timeout=timeout)
+
+
+def _text(answer: Answer) -> str:
+    from netbox.packet.diagnosis.text import render
+
+    return render(answer)
 
 
 def _pairs(given: Any) -> list[str]:

@@ -54,6 +54,7 @@ SECTIONS: dict[str, dict[str, Entry]] = {
         "topology": Entry("topology", "topology", "Draw the networks and who is on them"),
     },
     "Packets": {
+        "why": Entry("why", "command", "Say why one sandbox reaches another or not, and what mends it"),
         "probe": Entry("probe", "probe", "Send packets from one place to another and say what comes back"),
         "trace": Entry("trace", "trace", "Follow a packet, rule by rule, to a socket or to its drop"),
         "drops": Entry("drops", "drops", "Print every packet that the kernel drops for sandboxes, and why"),

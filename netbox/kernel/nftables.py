@@ -92,6 +92,15 @@ def listing(terse: bool = False, table: str = "ip netbox") -> list[dict[str, Any
     return found
 
 
+def whole_ruleset() -> list[dict[str, Any]]:
+    """Everybody's tables, as ``listing`` shows one.
+
+    Raises what ``run`` raises.
+    """
+    found: list[dict[str, Any]] = json.loads(_call("list ruleset", _JSON | _STATELESS | _HANDLE))["nftables"]
+    return found
+
+
 def is_installed() -> bool:
     """Whether the library can be loaded."""
     try:

@@ -29,6 +29,8 @@ _MODULES = {
     "Trace": "netbox.packet.tracing.values",
     "Hop": "netbox.packet.tracing.values",
     "Drop": "netbox.packet.tracing.values",
+    "why": "netbox.packet.diagnosis.api",
+    "Answer": "netbox.packet.diagnosis.values",
 }
 
 

@@ -40,9 +40,10 @@ def _python(*arguments: str, cli: Cli) -> set[str]:
         ("-m", "netbox.cli", "run", "--help"),
         ("-m", "netbox.cli", "ps"),
         ("-m", "netbox.cli", "version"),
+        ("-c", "import netbox.packet.diagnosis.api, netbox.packet.diagnosis.following, netbox.packet.tracing.follow"),
         ("-c", "import netbox.pytest_plugin"),
     ],
-    ids=["import", "help", "run-help", "ps", "version", "pytest-plugin"],
+    ids=["import", "help", "run-help", "ps", "version", "why", "pytest-plugin"],
 )
 def test_light_commands_load_no_heavy_library(arguments: tuple[str, ...], cli: Cli) -> None:
     heavy = HEAVY - {"asyncio", "rich"} if "pytest_plugin" in arguments[-1] else HEAVY  # pytest itself may load these two

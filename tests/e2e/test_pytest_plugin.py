@@ -31,6 +31,20 @@ def test_nothing_is_there(netbox_engine):
     assert netbox_engine.list(all=True) == []
 """
 
+UNREACHABLE = """
+import pytest
+
+@pytest.fixture
+def boxes(netbox_sandbox):
+    return [netbox_sandbox("busybox", "sleep", "60", name=name) for name in ("client", "server")]
+
+def test_it_is_not_there(boxes, assert_reachable):
+    assert_reachable(*boxes, tcp=80, timeout=0)
+
+def test_it_is_there(boxes, assert_blocked):
+    assert_blocked(*boxes, timeout=20)
+"""
+
 SLEEPING = """
 import pathlib, time
 
@@ -116,6 +130,15 @@ def test_the_capture_of_a_failed_test_is_kept(inner: InnerPytest, tmp_path: Path
     assert {row[0] for row in rows} == {"caught/eth0", "caught/host-end"}
 
 
+def test_a_failed_assertion_says_why(inner: InnerPytest) -> None:
+    code, output = inner(UNREACHABLE)
+    assert code == 1, output
+    assert "2 failed" in output, output
+    assert "AssertionError: client cannot reach server:80: nothing in server listens on TCP port 80" in output
+    assert "start the program in server that should listen on port 80" in output
+    assert "AssertionError: client reaches server" in output
+
+
 def test_a_killed_run_is_cleaned_up_by_the_next(inner: InnerPytest, cli: Cli) -> None:
     cli("create", "--name", "of-the-user", "busybox", "true")
     with inner.popen(SLEEPING) as process:
@@ -143,5 +166,5 @@ def test_without_root(ini: str, code: int, words: str, inner: InnerPytest) -> No
 def test_the_fixtures_are_listed_with_their_documentation(inner: InnerPytest) -> None:
     code, output = inner(PASSING, "--fixtures")
     assert code == 0
-    for name in ("netbox_engine", "netbox_network", "netbox_sandbox", "capture"):
+    for name in ("netbox_engine", "netbox_network", "netbox_sandbox", "capture", "assert_reachable", "assert_blocked"):
         assert re.search(rf"^{name}\b.*\n    \S", output, re.MULTILINE), output

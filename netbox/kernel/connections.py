@@ -1,0 +1,107 @@
+"""The kernel's table of connections, read over a raw nfnetlink socket. Nothing is changed; ``conntrack`` deletes.
+
+Sources: ``<linux/netfilter/nfnetlink.h>``, ``<linux/netfilter/nfnetlink_conntrack.h>``.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from netbox.kernel.rtnetlink import NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, parse_attributes
+
+NETLINK_NETFILTER = 12
+_CT_GET = 1 << 8 | 1  # NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_GET
+CTA_TUPLE_ORIG, CTA_TUPLE_REPLY, CTA_TIMEOUT = 1, 2, 7
+CTA_TUPLE_IP, CTA_TUPLE_PROTO = 1, 2
+CTA_IP_V4_SRC, CTA_IP_V4_DST, CTA_IP_V6_SRC, CTA_IP_V6_DST = 1, 2, 3, 4
+CTA_PROTO_NUM, CTA_PROTO_SRC_PORT, CTA_PROTO_DST_PORT = 1, 2, 3
+
+_HEADER = struct.Struct("=IHHII")
+_GENERIC = 4  # bytes: struct nfgenmsg
+_RECEIVE_BUFFER = 1 << 18
+
+
+class Tuple(NamedTuple):
+    """One direction of a connection."""
+
+    source: str
+    source_port: int
+    destination: str
+    port: int
+
+
+class Connection(NamedTuple):
+    """An entry of the table: what the first packet looked like, what an answer looks like, and the seconds that it lives on without a
+    packet. An answer that does not come from where the first packet went says that the destination was translated.
+    """
+
+    protocol: int
+    original: Tuple
+    reply: Tuple
+    timeout: int
+
+
+def connections(protocol: int, family: int = socket.AF_INET) -> list[Connection]:
+    """The entries of a protocol (``IPPROTO_UDP``, …) in the calling thread's network namespace. A kernel without connection tracking has
+    none.
+
+    Raises:
+        OSError: the kernel refuses.
+    """
+    found = []
+    try:
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER) as netlink:
+            for body in _dump(netlink, family):
+                attributes = parse_attributes(body[_GENERIC:])
+                number, original = _tuple(attributes.get(CTA_TUPLE_ORIG, b""))
+                if number == protocol:
+                    reply = _tuple(attributes.get(CTA_TUPLE_REPLY, b""))[1]
+                    timeout = int.from_bytes(attributes.get(CTA_TIMEOUT, b""), "big")
+                    found.append(Connection(number, original, reply, timeout))
+    except OSError as error:
+        if error.errno in (errno.EPROTONOSUPPORT, errno.EOPNOTSUPP, errno.EINVAL):
+            return []
+        raise
+    return found
+
+
+def _tuple(data: bytes) -> tuple[int, Tuple]:
+    values = parse_attributes(data)
+    ends, ports = parse_attributes(values.get(CTA_TUPLE_IP, b"")), parse_attributes(values.get(CTA_TUPLE_PROTO, b""))
+    source = ends.get(CTA_IP_V4_SRC) or ends.get(CTA_IP_V6_SRC, bytes(4))
+    destination = ends.get(CTA_IP_V4_DST) or ends.get(CTA_IP_V6_DST, bytes(4))
+    return int.from_bytes(ports.get(CTA_PROTO_NUM, b""), "big"), Tuple(
+        _address(source),
+        int.from_bytes(ports.get(CTA_PROTO_SRC_PORT, b""), "big"),
+        _address(destination),
+        int.from_bytes(ports.get(CTA_PROTO_DST_PORT, b""), "big"),
+    )
+
+
+def _address(value: bytes) -> str:
+    return socket.inet_ntop(socket.AF_INET if len(value) == 4 else socket.AF_INET6, value)
+
+
+def _dump(netlink: socket.socket, family: int) -> Iterator[bytes]:
+    body = struct.pack("=BBH", family, 0, 0)
+    netlink.send(_HEADER.pack(_HEADER.size + len(body), _CT_GET, NLM_F_REQUEST | NLM_F_DUMP, 1, 0) + body)
+    while True:
+        data = netlink.recv(_RECEIVE_BUFFER)
+        offset = 0
+        while offset + _HEADER.size <= len(data):
+            length, kind, *_ = _HEADER.unpack_from(data, offset)
+            if length < _HEADER.size:
+                break
+            payload = data[offset + _HEADER.size : offset + length]
+            if kind == NLMSG_DONE:
+                return
+            if kind == NLMSG_ERROR:
+                code = -struct.unpack_from("=i", payload)[0]
+                raise OSError(code, os.strerror(code), "connection table")
+            yield payload
+            offset += (length + 3) & ~3

@@ -1,0 +1,107 @@
+"""One packet, followed: where it went and where it died."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from netbox.packet.diagnosis import packets
+from netbox.packet.diagnosis.gather import Opened
+from netbox.packet.diagnosis.values import HOST, LAN, TCP, Facts, Observation
+from netbox.packet.tracing import values
+from netbox.packet.tracing.values import Hop, RuleHit
+
+if TYPE_CHECKING:
+    from netbox.engine import Engine
+
+_FIRST_PORT, _PORTS = 40000, 20000
+_DEFAULT_TTL = 64
+
+
+def follow(engine: Engine, facts: Facts, opened: Opened) -> Observation:
+    """Sends one packet like those of the request and says what became of it.
+
+    Raises:
+        NetboxError: packets cannot be followed here.
+    """
+    from netbox.packet.tracing.follow import follow, outcome
+    from netbox.packet.tracing.identity import Identity
+    from netbox.packet.tracing.spaces import Spaces
+
+    crafted = _crafted(facts)
+    source = opened.source if facts.source is not facts.host else -1
+    with Spaces(engine) as spaces:
+        start = spaces.host if source < 0 else spaces.add(LAN if facts.source_kind == LAN else facts.source.label, os.dup(source))
+        way = [start, spaces.host]
+        if opened.target >= 0:
+            way.append(spaces.add(facts.target.label if facts.target else HOST, os.dup(opened.target)))
+        way = list(dict.fromkeys(way))
+        identity = Identity(6 if ":" in facts.address else 4, facts.request.protocol, crafted.number, crafted.source_port)
+
+        def send() -> None:
+            try:
+                packets.send(source, crafted)
+            except OSError as error:
+                if error.errno not in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EPERM, errno.EINVAL, errno.ENETDOWN):
+                    raise
+
+        seen = follow(engine.settings, spaces, way, identity, send)
+    document = {
+        "outcome": outcome(seen.hops, False),
+        "tracer": seen.tracer,
+        "counters": dict(seen.counters),
+        "notes": list(seen.notes),
+        "hops": [hop.to_json() for hop in seen.hops],
+    }
+    counted = tuple(f"{name} grew by {count}" for name, count in seen.counters.items())
+    return replace(observed(seen.hops, document, facts), notes=tuple(seen.notes), counters=counted)
+
+
+def _crafted(facts: Facts) -> packets.Crafted:
+    own = facts.source.sysctl("net.ipv4.ip_default_ttl")
+    ttl = facts.request.ttl if facts.request.ttl is not None else int(own) if own.isdigit() else _DEFAULT_TTL
+    port = _FIRST_PORT + random.randrange(_PORTS)
+    number = random.randrange(1, 1 << 16)
+    return packets.Crafted(facts.request.protocol, facts.source_address, facts.address, port, facts.port, number, ttl)
+
+
+def observed(hops: Sequence[Hop], document: Mapping[str, Any], facts: Facts) -> Observation:
+    """What the hops say. Pure."""
+    dropped = next((hop for hop in hops if hop.kind == values.DROP and not _is_our_own_reset(hop, facts)), None)
+    requests = [hop for hop in hops if hop.direction == values.REQUEST]
+    # A datagram that waits in a socket's queue is no event yet: that it is in and was not dropped has to do.
+    inside = facts.target is not None and any(hop.netns == facts.target.label and hop.kind == values.ROUTE for hop in requests)
+    taken = any(hop.kind == values.SOCKET for hop in requests) or (inside and dropped is None)
+    if dropped is None:
+        return Observation(taken=taken, trace=document)
+    rule = dropped.rule
+    return Observation(
+        dropped_at=_where(dropped),
+        reason=dropped.reason,
+        function=dropped.function,
+        place=place(rule) if rule else "",
+        owner="" if rule is None or rule.owner.kind == "foreign" else str(rule.owner),
+        foreign=rule is not None and rule.owner.kind == "foreign",
+        taken=taken,
+        trace=document,
+    )
+
+
+def place(rule: RuleHit) -> str:
+    """Where a rule stands, in the words of ``rules.place``."""
+    return rule.place
+
+
+def _is_our_own_reset(hop: Hop, facts: Facts) -> bool:
+    """The source's kernel knows nothing of a handshake that was begun by hand: what comes back is dropped there, which means nothing."""
+    return hop.direction == values.REPLY and hop.netns == facts.source.label and facts.request.protocol == TCP
+
+
+def _where(hop: Hop) -> str:
+    where = f"in {hop.netns}" if hop.netns not in ("host", "?") else "on the host"
+    what = "the answer, " if hop.direction == values.REPLY else ""
+    return f"{what}{where}" + (f" at {hop.device}" if hop.device else "")

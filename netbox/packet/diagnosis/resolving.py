@@ -1,0 +1,193 @@
+"""What a name stands for at the source: its hosts file, then its name servers, asked from its own network namespace (resolv.conf(5)).
+
+All servers are asked at once, so that an answer takes no longer than the quickest of them.
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import os
+import random
+import select
+import socket
+import struct
+import time
+from typing import NamedTuple
+
+from netbox.kernel import namespaces
+from netbox.packet.diagnosis.values import Resolution
+
+FOUND, UNKNOWN, SILENT, REFUSED, NO_SERVER = "found", "unknown", "silent", "refused", "no server"
+_A, _AAAA, _IN = 1, 28, 1
+_SERVFAIL, _NXDOMAIN = 2, 3
+_CODES = {1: "FORMERR", 2: "SERVFAIL", 3: "NXDOMAIN", 4: "NOTIMP", 5: "REFUSED"}
+_PORT = 53
+_ALIVE = "says SERVFAIL"  # the server is there; those that it asks are not
+
+
+class _Config(NamedTuple):
+    servers: tuple[str, ...]
+    search: tuple[str, ...]
+    ndots: int
+
+
+def is_address(text: str) -> bool:
+    """Whether it is an IPv4 or IPv6 address."""
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def resolve(name: str, hosts: str, resolv_conf: str, netns_fd: int, timeout: float) -> Resolution:
+    """Looks a name up as the source would, with the texts of its hosts(5) and resolv.conf(5), from its namespace (-1: this one).
+
+    ``timeout`` is in seconds, for each form of the name; a resolver library waits 5.
+    """
+    own = _hosts(hosts).get(name.lower().rstrip("."))
+    if own:
+        return Resolution(name, FOUND, (own,), (), "/etc/hosts")
+    config = parse_config(resolv_conf)
+    if not config.servers:
+        return Resolution(name, NO_SERVER, (), (), "/etc/resolv.conf names no server")
+    own_result = Resolution(name, SILENT, (), config.servers)
+    for candidate in candidates(name, config.search, config.ndots):
+        result = _ask(name, candidate, config.servers, netns_fd, timeout)
+        if result.outcome == FOUND or (result.outcome == SILENT and _ALIVE not in result.said):
+            return result
+        if candidate == name.rstrip("."):
+            own_result = result  # what counts in the end: not what was made up with a search domain
+    return own_result
+
+
+def candidates(name: str, search: tuple[str, ...], ndots: int) -> list[str]:
+    """The names to ask for, in order."""
+    if name.endswith("."):
+        return [name.rstrip(".")]
+    with_search = [f"{name}.{domain.strip('.')}" for domain in search if domain.strip(".")]
+    return [name, *with_search] if name.count(".") >= ndots else [*with_search, name]
+
+
+def parse_config(text: str) -> _Config:
+    """What resolv.conf says; three servers at most, as the C library takes."""
+    servers: list[str] = []
+    search: list[str] = []
+    ndots = 1
+    for line in text.splitlines():
+        words = line.split()
+        if len(words) < 2 or words[0].startswith(("#", ";")):
+            continue
+        if words[0] == "nameserver":
+            servers.append(words[1])
+        elif words[0] in ("search", "domain"):
+            search = words[1:]
+        elif words[0] == "options":
+            ndots = next((int(word[6:]) for word in words[1:] if word.startswith("ndots:") and word[6:].isdigit()), ndots)
+    return _Config(tuple(servers[:3]), tuple(search), ndots)
+
+
+def query(name: str, identity: int, kind: int = _A) -> bytes:
+    """A question, with recursion desired (RFC 1035, 4.1)."""
+    labels = b"".join(bytes([len(part)]) + part for part in (label.encode("idna") for label in name.split(".")))
+    return struct.pack("!6H", identity, 0x0100, 1, 0, 0, 0) + labels + b"\0" + struct.pack("!HH", kind, _IN)
+
+
+def parse_answer(data: bytes, identity: int) -> tuple[int, tuple[str, ...]] | None:
+    """The response code and the addresses of an answer to ``query``; ``None`` for something else."""
+    try:
+        own, flags, questions, answers, _, _ = struct.unpack_from("!6H", data)
+        if own != identity or not flags & 0x8000:
+            return None
+        offset = 12
+        for _ in range(questions):
+            offset = _skip(data, offset) + 4
+        found: list[str] = []
+        for _ in range(answers):
+            offset = _skip(data, offset)
+            kind, _, _, length = struct.unpack_from("!HHIH", data, offset)
+            value = data[offset + 10 : offset + 10 + length]
+            if kind in (_A, _AAAA) and len(value) in (4, 16):
+                found.append(socket.inet_ntop(socket.AF_INET if kind == _A else socket.AF_INET6, value))
+            offset += 10 + length
+    except (struct.error, IndexError):
+        return None
+    return flags & 0xF, tuple(found)
+
+
+def _skip(data: bytes, offset: int) -> int:
+    while data[offset]:
+        if data[offset] & 0xC0:
+            return offset + 2
+        offset += data[offset] + 1
+    return offset + 1
+
+
+def _ask(name: str, candidate: str, servers: tuple[str, ...], netns_fd: int, timeout: float) -> Resolution:
+    """Both address records of one name, of every server."""
+    identity = random.randrange(1 << 15)
+    try:
+        questions = {identity: query(candidate, identity, _A), identity + 1: query(candidate, identity + 1, _AAAA)}
+    except (UnicodeError, ValueError):
+        return Resolution(name, UNKNOWN, (), servers, f"{candidate} cannot be a name")
+    deadline = time.monotonic() + timeout
+    waiting = {_socket(server, netns_fd): server for server in servers}
+    opened = list(waiting)
+    said, empty = "", set[int]()
+    try:
+        for sock, server in list(waiting.items()):
+            try:
+                sock.connect((server, _PORT))
+                for message in questions.values():
+                    sock.send(message)
+            except OSError as error:
+                said = _failure(server, error)
+                del waiting[sock]
+        while (left := deadline - time.monotonic()) > 0 and waiting:
+            for sock in select.select(list(waiting), [], [], left)[0]:
+                server = waiting[sock]
+                try:
+                    data = sock.recv(4096)
+                except OSError as error:
+                    said = _failure(server, error)
+                    del waiting[sock]
+                    continue
+                code, addresses, number = next(((*found, key) for key in questions if (found := parse_answer(data, key))), (-1, (), -1))
+                if addresses:
+                    return Resolution(name, FOUND, addresses, servers, f"{server} answered")
+                empty |= {number} if code == 0 else set()
+                if code == _NXDOMAIN or len(empty) == len(questions):
+                    return Resolution(name, UNKNOWN, (), servers, f"{server} says {_CODES.get(code, 'that it has no address')}")
+                if code == _SERVFAIL:
+                    said = f"{server} {_ALIVE}: the servers behind it do not answer"
+                    del waiting[sock]
+                elif code > 0:
+                    return Resolution(name, REFUSED, (), servers, f"{server} says {_CODES.get(code, str(code))}")
+        return Resolution(name, SILENT, (), servers, said or f"no answer within {timeout:g} s")
+    finally:
+        for sock in opened:
+            sock.close()
+
+
+def _socket(server: str, netns_fd: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in server else socket.AF_INET
+    if netns_fd < 0:
+        return socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+    return namespaces.socket_in(netns_fd, family, socket.SOCK_DGRAM)
+
+
+def _failure(server: str, error: OSError) -> str:
+    if error.errno == errno.ECONNREFUSED:
+        return f"nothing listens on {server} port {_PORT} (ICMP port unreachable)"
+    return f"{server}: {os.strerror(error.errno or 0)}"
+
+
+def _hosts(text: str) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for line in text.splitlines():
+        words = line.partition("#")[0].split()
+        for name in words[1:]:
+            if ":" not in words[0] or name.lower() not in found:
+                found.setdefault(name.lower(), words[0])
+    return found
