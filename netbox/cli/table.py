@@ -65,6 +65,7 @@ SECTIONS: dict[str, dict[str, Entry]] = {
         "network": Entry("network", "command", "Manage networks, connect and disconnect sandboxes"),
         "image": Entry("image", "command", "Manage images"),
         "check": Entry("check", "command", "Check what this machine offers and what is missing"),
+        "verify": Entry("verify", "verify", "Prove with packets that networks work on this machine"),
         "repair": Entry("repair", "repair", "Put firewall rules back that others changed"),
         "gc": Entry("gc", "gc", "Collect what killed processes left behind"),
         "info": Entry("system", "info", "Describe this installation and this machine"),

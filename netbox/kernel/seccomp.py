@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+from _thread import get_native_id  # threading would cost milliseconds
 
 from netbox.errors import UsageError, host_error
 from netbox.kernel import syscalls
@@ -134,7 +135,7 @@ def _libseccomp_version() -> str:
 
 def _write(path: str, program: bytes) -> None:
     directory = os.path.dirname(path)
-    incoming = f"{path}.{os.getpid()}{_INCOMING}"
+    incoming = f"{path}.{get_native_id()}{_INCOMING}"  # of the thread: two of one process may write the same at once
     try:
         os.makedirs(directory, mode=0o755, exist_ok=True)
         _remove_abandoned(directory)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -17,6 +18,7 @@ from netbox.errors import NoPermission, StateError, host_error
 
 VERSION = 1
 BUSY_TIMEOUT = 10.0  # seconds that a writer waits for another one
+_PAUSE = 0.002
 
 SCHEMA = """
 CREATE TABLE sandboxes (
@@ -136,7 +138,7 @@ class Database:
     def _prepare(self, connection: sqlite3.Connection) -> None:
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         if version == 0:
-            connection.execute("PRAGMA journal_mode = WAL")
+            self._switch_to_wal(connection)
             self._create(connection)
         elif version != VERSION:
             raise StateError(
@@ -144,6 +146,19 @@ class Database:
                 "use the netbox that wrote it, or another directory (NETBOX_ROOT)",
             )
         connection.execute("PRAGMA synchronous = NORMAL")
+
+    @staticmethod
+    def _switch_to_wal(connection: sqlite3.Connection) -> None:
+        """The switch needs the file alone, and sqlite does not wait for that itself: several that make the database at once meet here."""
+        deadline = time.monotonic() + BUSY_TIMEOUT
+        while True:
+            try:
+                connection.execute("PRAGMA journal_mode = WAL")
+                return
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error) or time.monotonic() >= deadline:
+                    raise
+            time.sleep(_PAUSE)
 
     def _create(self, connection: sqlite3.Connection) -> None:
         connection.execute("BEGIN IMMEDIATE")

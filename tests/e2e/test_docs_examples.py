@@ -11,7 +11,7 @@ import pytest
 from tests.support.cli import Cli
 from tests.support.documents import Example, examples
 
-API = examples("python-api.md")
+API = [*examples("python-api.md"), *examples("probe.md")]
 
 
 def test_the_document_has_examples() -> None:

@@ -40,10 +40,13 @@ def _python(*arguments: str, cli: Cli) -> set[str]:
         ("-m", "netbox.cli", "run", "--help"),
         ("-m", "netbox.cli", "ps"),
         ("-m", "netbox.cli", "version"),
+        ("-m", "netbox.cli", "network", "ls"),
+        ("-c", "import netbox.packet, netbox.packet.probing.api, netbox.packet.verifying.run"),
+        ("-m", "netbox.cli", "probe", "host", "127.0.0.1"),
         ("-c", "import netbox.packet.diagnosis.api, netbox.packet.diagnosis.following, netbox.packet.tracing.follow"),
         ("-c", "import netbox.pytest_plugin"),
     ],
-    ids=["import", "help", "run-help", "ps", "version", "why", "pytest-plugin"],
+    ids=["import", "help", "run-help", "ps", "version", "network", "packet", "probe", "why", "pytest-plugin"],
 )
 def test_light_commands_load_no_heavy_library(arguments: tuple[str, ...], cli: Cli) -> None:
     heavy = HEAVY - {"asyncio", "rich"} if "pytest_plugin" in arguments[-1] else HEAVY  # pytest itself may load these two

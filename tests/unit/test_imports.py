@@ -52,6 +52,7 @@ START_PATH = ("netbox.runtime.execute_helper", "netbox.runtime.init", "netbox.ru
 LIGHT = {
     *(
         "__future__",
+        "_thread",
         "array",
         "binascii",
         "ctypes",

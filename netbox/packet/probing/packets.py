@@ -9,14 +9,9 @@ from __future__ import annotations
 
 import ipaddress
 import logging
-import sys
-import types
 from typing import Any, NamedTuple
 
 logging.getLogger("scapy").setLevel(logging.ERROR)
-for _name, _data in (("manuf", ""), ("bluetoothids", {})):  # names of vendors, which no probe needs: a fifth of scapy's loading time
-    sys.modules[f"scapy.libs.{_name}"] = types.ModuleType(f"scapy.libs.{_name}")
-    sys.modules[f"scapy.libs.{_name}"].DATA = _data  # type: ignore[attr-defined]
 
 from scapy.config import conf  # noqa: E402
 

@@ -98,10 +98,10 @@ class _Namespaces:
 
     def __init__(self) -> None:
         self.descriptors: list[int] = []
-        self._known: dict[tuple[str, str | None], int] = {}
+        self._known: dict[tuple[str, str | None, int], int] = {}
 
     def index(self, place: Place) -> int:
-        key = (place.kind, place.sandbox_id or place.title)
+        key = (place.kind, place.sandbox_id, id(place.neighbour))
         if key not in self._known:
             self._known[key] = len(self.descriptors)
             self.descriptors.append(place.open())

@@ -15,6 +15,7 @@ import signal
 import socket
 import struct
 import sys
+import types
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,6 +35,7 @@ def main() -> None:
     try:
         gc.set_threshold(_GC_THRESHOLD)
         syscalls.unshare(namespaces.CLONE_NEWNET)
+        _leave_out_vendors()
         try:
             from netbox.packet.probing import packets  # noqa: F401 - loads scapy
         except ImportError as error:
@@ -52,6 +54,14 @@ def main() -> None:
     send(channel, answer)
     sys.stdout.flush()
     os._exit(0)  # tearing scapy down would only cost time
+
+
+def _leave_out_vendors() -> None:
+    """Spares scapy its tables of vendors' names, which no probe needs: a fifth of its loading time. Nothing is kept on disk of it."""
+    for name, data in (("manuf", ""), ("bluetoothids", {})):
+        module = types.ModuleType(f"scapy.libs.{name}")
+        module.DATA = data  # type: ignore[attr-defined]
+        sys.modules[module.__name__] = module
 
 
 def send(channel: socket.socket, document: object, descriptors: Sequence[int] = ()) -> None:
