@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 class PortSpec(NamedTuple):
     """One published port or range of ports: ``-p [ip:][hostport[-range]]:port[-range][/tcp|udp]``.
 
+    ``host_ip`` 0.0.0.0 means every address of the host; in a plan it is every IPv4 address, and ``::`` every IPv6 one.
     ``host_port`` 0 means: choose a free one. ``length`` ports are published, ``host_port + i`` to ``port + i``.
     """
 
@@ -83,7 +84,7 @@ class Resources:
 
 
 class NetworkAttachment(NamedTuple):
-    """A network that a sandbox is on: ``--network name=NAME[,ip=…][,mac-address=…][,alias=…][,gw-priority=…]``.
+    """A network that a sandbox is on: ``--network name=NAME[,ip=…][,ip6=…][,mac-address=…][,alias=…][,gw-priority=…]``.
 
     The default route goes by the network with the highest ``gw_priority``; the first name in order decides between equals.
     """
@@ -93,11 +94,12 @@ class NetworkAttachment(NamedTuple):
     mac_address: str | None = None
     aliases: tuple[str, ...] = ()
     gw_priority: int = 0
+    ip6: str | None = None
 
 
 @dataclass(frozen=True)
 class NetworkRequest:
-    """A network to be made: ``network create``. What is ``None`` is chosen; ``mtu`` in bytes."""
+    """A network to be made: ``network create``. What is ``None`` is chosen; ``mtu`` in bytes. ``ipv6``: it has IPv6 too."""
 
     name: str
     subnet: str | None = None
@@ -107,6 +109,9 @@ class NetworkRequest:
     internal: bool = False
     labels: tuple[tuple[str, str], ...] = ()
     mtu: int | None = None
+    ipv6: bool = False
+    subnet6: str | None = None
+    gateway6: str | None = None
 
 
 @dataclass(frozen=True)
@@ -212,7 +217,7 @@ class SandboxSpec:
         network["extra_hosts"] = _pairs(network["extra_hosts"])
         if network.get("networks") is not None:
             network["networks"] = tuple(
-                NetworkAttachment(name, ip, mac, tuple(aliases), priority) for name, ip, mac, aliases, priority in network["networks"]
+                NetworkAttachment(name, ip, mac, tuple(aliases), *rest) for name, ip, mac, aliases, *rest in network["networks"]
             )
         values["network"] = NetworkSpec(**network)
         security = dict(data["security"])

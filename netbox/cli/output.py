@@ -157,7 +157,8 @@ def port_text(port: PortSpec) -> str:
 
 def host_side(port: PortSpec) -> str:
     """``0.0.0.0:8080``: where the port is reached on the host."""
-    return f"{port.host_ip}:{port_range(port.host_port, port.length)}"
+    address = f"[{port.host_ip}]" if ":" in port.host_ip else port.host_ip
+    return f"{address}:{port_range(port.host_port, port.length)}"
 
 
 def port_range(first: int, count: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from typing import NamedTuple
 
 from netbox.errors import host_error
@@ -34,8 +35,8 @@ def boot_id() -> str:
         return file.read().strip()
 
 
-def host_facts(own_bridges: frozenset[str]) -> HostFacts:
-    """The facts, without what lies on our own bridges.
+def host_facts(own_bridges: frozenset[str], ipv6: bool = False) -> HostFacts:
+    """The facts, without what lies on our own bridges; IPv6 prefixes too with ``ipv6``.
 
     Raises:
         HostError: the kernel refuses to tell.
@@ -43,6 +44,9 @@ def host_facts(own_bridges: frozenset[str]) -> HostFacts:
     try:
         with RouteSocket() as netlink:
             links, addresses, routes = netlink.links(), netlink.addresses(), netlink.routes()
+            if ipv6:
+                addresses += netlink.addresses(socket.AF_INET6)
+                routes += netlink.routes(socket.AF_INET6)
     except OSError as error:
         raise host_error("ask the kernel for", "routes and addresses", error) from error
     names = {link.index: link.name for link in links}
@@ -51,11 +55,11 @@ def host_facts(own_bridges: frozenset[str]) -> HostFacts:
     occupied += [Occupied(_subnet(item), f"address {item} of {names.get(item.index, '?')}") for item in addresses if item.index not in own]
     mtus = {link.index: link.mtu for link in links}
     default = min(
-        (item for item in routes if item.length == 0 and item.index), key=lambda item: (item.table != 254, item.metric), default=None
+        (item for item in routes if item.length == 0 and item.index and item.bits == 32), key=lambda item: (item.table != 254, item.metric), default=None
     )
     return HostFacts(tuple(occupied), mtus.get(default.index, DEFAULT_MTU) if default else DEFAULT_MTU)
 
 
 def _subnet(item: Prefix) -> Subnet:
-    mask = (0xFFFFFFFF << (32 - item.length)) & 0xFFFFFFFF
-    return Subnet(item.network & mask, item.length)
+    mask = ((1 << item.length) - 1) << (item.bits - item.length)
+    return Subnet(item.network & mask, item.length, item.bits)

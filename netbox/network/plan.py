@@ -28,7 +28,7 @@ class JoinTarget(NamedTuple):
 class Endpoint:
     """One interface of a sandbox on a network. ``address`` is empty where a preview could not choose one; ``mtu`` is in bytes.
 
-    ``standing`` says that the network stood when the plan was made.
+    ``standing`` says that the network stood when the plan was made. What is called ``6`` is empty on a network without IPv6.
     """
 
     network: str
@@ -44,6 +44,14 @@ class Endpoint:
     gw_priority: int = 0
     aliases: tuple[str, ...] = ()
     standing: bool = False
+    subnet6: str = ""
+    gateway6: str = ""
+    address6: str = ""
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Its addresses, IPv4 first."""
+        return tuple(filter(None, (self.address, self.address6)))
 
     @property
     def precedence(self) -> tuple[bool, int, str]:
@@ -54,6 +62,11 @@ class Endpoint:
     def prefix_length(self) -> int:
         """The length of the subnet's prefix in bits."""
         return int(self.subnet.partition("/")[2])
+
+    @property
+    def prefix_length6(self) -> int:
+        """The length of the IPv6 subnet's prefix in bits; 0 without IPv6."""
+        return int(self.subnet6.partition("/")[2] or 0)
 
 
 @dataclass(frozen=True)
@@ -99,6 +112,11 @@ class NetworkPlan:
     def way_out(self) -> Endpoint | None:
         """The interface with the default route, on which ports are published; none if every network is internal."""
         return self.endpoints[0] if self.endpoints and not self.endpoints[0].internal else None
+
+    @property
+    def way_out6(self) -> Endpoint | None:
+        """The interface with the IPv6 default route, on which ports are published for IPv6: the first one that has IPv6."""
+        return next((endpoint for endpoint in self.endpoints if endpoint.address6 and not endpoint.internal), None)
 
     @property
     def address(self) -> str:

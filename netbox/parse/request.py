@@ -71,6 +71,7 @@ class RunOptions(TypedDict, total=False):
     network: str | Iterable[str | NetworkAttachment] | None
     network_aliases: Iterable[str] | None
     ip: str | None
+    ip6: str | None
     mac_address: str | None
     ports: Iterable[str | int | PortSpec] | None
     dns: Iterable[str] | None
@@ -159,7 +160,8 @@ def _resources(given: Mapping[str, Any]) -> Resources:
 def _network(given: Mapping[str, Any]) -> NetworkSpec:
     ip = addresses.parse_sandbox_ip(given["ip"]) if "ip" in given else None
     mac_address = addresses.parse_mac(given["mac_address"]) if "mac_address" in given else None
-    mode, attachments = networks.parse_networks(given.get("network"), ip, mac_address, given.get("network_aliases"))
+    ip6 = addresses.parse_sandbox_ip6(given["ip6"]) if "ip6" in given else None
+    mode, attachments = networks.parse_networks(given.get("network"), ip, mac_address, given.get("network_aliases"), ip6)
     published = tuple(ports.parse_port(port) for port in each(given.get("ports")))
     ports.check_overlaps(published)
     spec = NetworkSpec(
