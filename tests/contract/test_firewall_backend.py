@@ -194,7 +194,7 @@ def test_no_namespace_is_kept_alive(backend: FirewallBackend) -> None:
     with linux.network_namespace(fd):
         backend.apply([ports("sandbox:a", 8080)])
     os.close(fd)
-    wait_until(lambda: "left0" not in {name for _, name in socket.if_nameindex()}, "the namespace's end", timeout=5)
+    wait_until(lambda: "left0" not in {name for _, name in socket.if_nameindex()}, "the namespace's end", timeout=30)
 
 
 def test_threads_at_once(backend: FirewallBackend) -> None:

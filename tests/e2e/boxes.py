@@ -8,6 +8,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from tests.support.cli import Cli
+from tests.support.waiting import wait_until
+
+LISTEN = "0A"  # the state in /proc/net/tcp
 
 
 def sh(cli: Cli, script: str, *options: str, image: str = "busybox", check: int | None = 0) -> str:
@@ -29,3 +32,17 @@ def running(cli: Cli, name: str, *options: str, image: str = "busybox", command:
         yield name
     finally:
         cli("rm", "-f", name, check=None)
+
+
+def await_listener(cli: Cli, name: str, port: int) -> None:
+    """Waits until something in a sandbox listens on a TCP port: a command that was just started takes a moment to get there."""
+    pid = inspect(cli, name)["pid"]
+
+    def listens() -> bool:
+        for table in ("tcp", "tcp6"):
+            with contextlib.suppress(FileNotFoundError), open(f"/proc/{pid}/net/{table}") as file:
+                if any(fields[1].endswith(f":{port:04X}") and fields[3] == LISTEN for fields in map(str.split, file)):
+                    return True
+        return False
+
+    wait_until(listens, f"a listener on port {port} of {name}", timeout=30)

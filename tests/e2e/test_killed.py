@@ -174,7 +174,7 @@ def test_a_detached_sandbox_cleans_up_after_itself(wait_until: Callable[..., obj
     """Nobody waits: the monitor becomes the clean-up."""
     code = in_child(lambda: 0 if Engine(warm=False).run("busybox", "sleep", "0.2", remove=True, ports=["18080:80"]) else 1)
     assert code == 0
-    wait_until(lambda: not os.path.exists("/sys/class/net/netbox0"), "the clean-up", timeout=15)
+    wait_until(lambda: not os.path.exists("/sys/class/net/netbox0"), "the clean-up")
     with Engine() as engine:
         assert engine.list(all=True) == []
         assert engine.gc() == []

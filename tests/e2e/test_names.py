@@ -7,6 +7,7 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.e2e.boxes import await_listener
 from tests.support.cli import Cli
 from tests.support.host import PrivateHost
 
@@ -25,6 +26,7 @@ def test_names_follow_the_sandboxes(private_host: PrivateHost, cli: Cli) -> None
     address = cli("exec", "db", "hostname", "-i").stdout.strip()
     for name in ("db", "database", "db.back"):
         assert f"Address: {address}" in lookup(cli, "web", name, check=None)
+    await_listener(cli, "web", 80)
     cli("exec", "db", "wget", "-qO-", "http://web.back:80/nothing", check=1)  # 404: found, reached, answered
     cli("rename", "web", "www")
     assert "Address: 10." in lookup(cli, "db", "www.back").partition("Name:")[2]

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.boxes import inspect, running, sh
-from tests.kernel.network_lab import Server, ask, reachable, serve
+from tests.e2e.boxes import await_listener, inspect, running, sh
+from tests.kernel.network_lab import Server, ask, out_of_reach, reachable, serve
 from tests.support import linux
 from tests.support.cli import Cli
 from tests.support.host import Neighbour, PrivateHost
@@ -95,6 +95,7 @@ class TestModes:
         with running(
             cli, "web", "--hostname", "web.example", "--add-host", "db:203.0.113.5", command=("httpd", "-f", "-p", "80", "-h", "/etc")
         ):
+            await_listener(cli, "web", 80)
             one = files(cli, "--network", "container:web")
             assert one == cli("exec", "web", "sh", "-c", FILES).stdout.split("--\n")
             assert "203.0.113.5\tdb\n" in one[0]
@@ -211,6 +212,7 @@ class TestPublishedPorts:
 
     def test_a_real_server_and_client(self, cli: Cli, outside: Neighbour) -> None:
         with running(cli, "web", "-p", "8080:80", command=("httpd", "-f", "-p", "80", "-h", "/etc")):
+            await_listener(cli, "web", 80)
             url = f"http://{outside.host_address}:8080/hostname"
             hostname = cli("exec", "web", "hostname").stdout
             with outside.inside():
@@ -228,25 +230,25 @@ class TestPublishedPorts:
             target = address(cli, "web")
             assert reachable("tcp", target, 81)  # the host reaches its sandboxes
             with outside.inside():
-                assert not reachable("tcp", outside.host_address, 81)
+                assert out_of_reach("tcp", outside.host_address, 81)
                 outside.execute("ip", "route", "add", "10.0.0.0/8", "via", outside.host_address)
                 for port in (80, 81):
-                    assert not reachable("tcp", target, port)
+                    assert out_of_reach("tcp", target, port)
 
     def test_one_address_only(self, cli: Cli, outside: Neighbour) -> None:
         with running(cli, "web", "-p", "127.0.0.1:18080:80"), server(cli, "web", "tcp", 80):
             assert reachable("tcp", "127.0.0.1", 18080)
-            assert not reachable("tcp", outside.host_address, 18080)
+            assert out_of_reach("tcp", outside.host_address, 18080)
             with outside.inside():
-                assert not reachable("tcp", outside.host_address, 18080)
+                assert out_of_reach("tcp", outside.host_address, 18080)
 
     def test_a_range(self, cli: Cli, outside: Neighbour) -> None:
         with running(cli, "web", "-p", "18000-18002:80-82"), server(cli, "web", "tcp", 80), server(cli, "web", "tcp", 82):
             with outside.inside():
                 assert ask("tcp", outside.host_address, 18000) == f"{outside.address} 80"
-                assert not reachable("tcp", outside.host_address, 18001)
+                assert out_of_reach("tcp", outside.host_address, 18001)
                 assert ask("tcp", outside.host_address, 18002) == f"{outside.address} 82"
-                assert not reachable("tcp", outside.host_address, 18003)
+                assert out_of_reach("tcp", outside.host_address, 18003)
             assert cli("port", "web").stdout == "80-82/tcp -> 0.0.0.0:18000-18002\n"
             assert cli("port", "web", "81").stdout == "0.0.0.0:18001\n"
 
@@ -295,6 +297,7 @@ class TestPublishedPorts:
 
     def test_with_a_user_namespace(self, cli: Cli, outside: Neighbour) -> None:
         with running(cli, "web", "--userns", "auto", "-p", "8080:80", command=("httpd", "-f", "-p", "80", "-h", "/etc")):
+            await_listener(cli, "web", 80)
             assert subprocess.run(["busybox", "wget", "-qO-", f"http://{outside.host_address}:8080/hostname"],
                                   capture_output=True, timeout=20, check=True).stdout  # fmt: skip
 

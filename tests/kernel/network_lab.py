@@ -32,7 +32,7 @@ from netbox.state.store import Store
 from tests.support import linux
 
 PROBE = Path(__file__).with_name("scapy_probe.py")
-TIMEOUT = 2.0  # seconds that a client waits for an answer
+TIMEOUT = 20.0  # seconds that a client waits for an answer
 REFUSAL = 0.6  # seconds after which silence counts as out of reach
 
 
@@ -94,8 +94,13 @@ def ask(protocol: str, address: str, port: int, timeout: float = TIMEOUT, source
 
 
 def reachable(protocol: str, address: str, port: int) -> bool:
-    """Whether something answers."""
-    return ask(protocol, address, port, REFUSAL) is not None
+    """Whether something answers, however long that takes; see ``out_of_reach`` for the opposite."""
+    return ask(protocol, address, port) is not None
+
+
+def out_of_reach(protocol: str, address: str, port: int) -> bool:
+    """Whether nothing answers for a while."""
+    return ask(protocol, address, port, REFUSAL) is None
 
 
 def probe(*requests: dict[str, Any]) -> list[Any]:

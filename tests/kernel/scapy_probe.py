@@ -25,7 +25,7 @@ from scapy.layers.l2 import ARP, Ether  # noqa: E402
 from scapy.packet import Raw  # noqa: E402
 from scapy.sendrecv import sendp, sr1, srp1  # noqa: E402
 
-TIMEOUT = 1.0  # seconds
+TIMEOUT = 3.0  # seconds
 conf.verb = 0
 
 

@@ -18,6 +18,7 @@ from netbox.network import firewall, firewall_choice, firewall_switch
 from netbox.network.firewall_nftables import NftablesBackend
 from netbox.spec import PortSpec
 from netbox.state.rows import SandboxRow
+from tests.e2e.boxes import await_listener
 from tests.kernel.network_lab import Guest, Lab, ask
 from tests.support import leaks
 from tests.support.cli import Cli
@@ -105,10 +106,10 @@ class Conversation:
         with guest.inside():
             self._listener = socket.create_server(("0.0.0.0", 7))
         with outside.inside():
-            self._client = socket.create_connection((outside.host_address, port), timeout=3)
-        self._listener.settimeout(3)
+            self._client = socket.create_connection((outside.host_address, port), timeout=20)
+        self._listener.settimeout(20)
         self._server, _ = self._listener.accept()
-        self._server.settimeout(3)
+        self._server.settimeout(20)
 
     def goes_on(self) -> bool:
         self._client.sendall(b"ping")
@@ -168,7 +169,7 @@ def test_repair_puts_exactly_that_back(lab: Lab, backend: str, talk: tuple[Guest
     assert conversation.goes_on()
     with outside.inside(), client:
         assert ask("tcp", outside.host_address, 9102) == f"{outside.address} 93"
-        client.settimeout(2)
+        client.settimeout(20)
         client.send(b"?")  # from the same port as before: its entry bypassed the missing rule
         assert client.recv(100).decode() == f"{outside.address} 53"
 
@@ -284,7 +285,7 @@ def test_a_sandbox_on_several_networks_with_an_impaired_link(private_host: Priva
         address = next(item["address"] for item in document["network"]["endpoints"] if item["network"] == network)
         assert any(address in line and "8080" in line for line in leaks.firewall())
         with outside.inside():
-            client = socket.create_connection((outside.host_address, 8080), 3)
+            client = socket.create_connection((outside.host_address, 8080), 20)
         with client:
             client.sendall(b"GET /passwd HTTP/1.0\r\n\r\n")
             assert client.recv(20).startswith(b"HTTP/1.1 200")
@@ -293,6 +294,7 @@ def test_a_sandbox_on_several_networks_with_an_impaired_link(private_host: Priva
     cli("network", "create", "--internal", "inner")
     cli("run", "-d", "--name", "web", "-p", "8080:80", "--network", "front", "busybox", "httpd", "-f", "-h", "/etc")
     try:
+        await_listener(cli, "web", 80)
         cli("impair", "web", "--to", "192.0.2.9", "--loss", "30%")
         published_on("front")
         cli("network", "connect", "inner", "web")
@@ -400,6 +402,7 @@ def test_the_first_packet_costs_the_same_at_any_size(private_host: PrivateHost) 
 def test_check_names_it_and_repair_mends_it(private_host: PrivateHost, cli: Cli, backend: str) -> None:
     cli("run", "-d", "--name", "web", "-p", "18080:80", "busybox", "httpd", "-f", "-h", "/etc")
     try:
+        await_listener(cli, "web", 80)
         assert cli("repair").stdout == "nothing to repair\n"
         fact = {each["name"]: each for each in json.loads(cli("check", "--format", "json").stdout)["facts"]}
         assert fact["rules"]["state"] == "ok"
@@ -416,7 +419,7 @@ def test_check_names_it_and_repair_mends_it(private_host: PrivateHost, cli: Cli,
         assert document["usable"] is True
         assert "put back (sandbox:" in cli("repair").stdout
         assert json.loads(cli("repair", "--format", "json").stdout) == []
-        with socket.create_connection(("127.0.0.1", 18080), 3) as client:
+        with socket.create_connection(("127.0.0.1", 18080), 20) as client:
             client.sendall(b"GET /passwd HTTP/1.0\r\n\r\n")
             assert client.recv(20).startswith(b"HTTP/1.1 200")
     finally:

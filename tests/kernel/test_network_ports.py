@@ -13,7 +13,7 @@ from netbox.errors import Conflict, UsageError
 from netbox.kernel import conntrack
 from netbox.network import firewall, ports
 from netbox.spec import PortSpec
-from tests.kernel.network_lab import Lab, ask, reachable
+from tests.kernel.network_lab import Lab, ask, out_of_reach, reachable
 from tests.support.host import Neighbour, PrivateHost
 
 
@@ -159,7 +159,7 @@ def test_udp_flows_at_once_to_the_next_sandbox(lab: Lab, outside: Neighbour) -> 
     with outside.inside():
         client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     with client:
-        client.settimeout(1)
+        client.settimeout(20)
         client.connect((outside.host_address, 5353))
 
         def exchange() -> str:
@@ -181,7 +181,7 @@ def test_datagrams_from_before_the_rule_do_not_bypass_it(lab: Lab, outside: Neig
     with outside.inside():
         client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     with client:
-        client.settimeout(1)
+        client.settimeout(20)
         client.bind((outside.address, 4444))
         client.sendto(b"?", (outside.host_address, 5353))
         guest = lab.guest(ports=(PortSpec(53, 5353, protocol="udp"),))
@@ -213,4 +213,4 @@ def test_after_the_end_the_port_is_closed(lab: Lab, outside: Neighbour) -> None:
         assert reachable("tcp", outside.host_address, 8080)
     lab.end(guest)
     with outside.inside():
-        assert not reachable("tcp", outside.host_address, 8080)
+        assert out_of_reach("tcp", outside.host_address, 8080)

@@ -42,7 +42,18 @@ def impair(guest: Guest, *items: Impairment, previous: Sequence[Impairment] = ()
     shaping.apply(guest.plan, guest.netns, *rates, items, previous)
 
 
-def arrived(sender: Guest, receiver: Guest, count: int = BURST, payload: int = PAYLOAD, pause: bool = False, quiet: float = 0.4) -> int:
+class Arrived(int):
+    """A number of packets, and how many seconds the sender took for all of them."""
+
+    sending: float
+
+    def __new__(cls, number: int, sending: float) -> Arrived:
+        made = super().__new__(cls, number)
+        made.sending = sending
+        return made
+
+
+def arrived(sender: Guest, receiver: Guest, count: int = BURST, payload: int = PAYLOAD, pause: bool = False, quiet: float = 0.4) -> Arrived:
     """How many of ``count`` datagrams arrive before nothing comes for a while. ``pause``: the sender takes its time."""
     with receiver.inside():
         sink = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -53,34 +64,41 @@ def arrived(sender: Guest, receiver: Guest, count: int = BURST, payload: int = P
         with sender.inside():
             source = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         with source:
+            started = time.monotonic()
             for number in range(count):
                 source.sendto(bytes(payload), (receiver.address, PORT))
                 if pause and number % 50 == 49:
                     time.sleep(0.002)
+            sending = time.monotonic() - started
         found = 0
         while True:
             try:
                 sink.recv(2048)
             except TimeoutError:
-                return found
+                return Arrived(found, sending)
             found += 1
 
 
-def bucket(rate: int) -> range:
-    """How many packets of a burst pass a bucket: what the bucket and the queue hold, and a little that flows while the burst is sent."""
-    burst, limit = tc.tbf_sizes(rate, 1500)
-    least = limit // FRAME
-    return range(least - 2, least + burst // FRAME + 25)
+class Bucket:
+    """How many packets of a burst pass a bucket: what the bucket and the queue hold, and what flows while the burst is sent."""
+
+    def __init__(self, rate: int) -> None:
+        self._rate = rate
+
+    def __contains__(self, found: Arrived) -> bool:
+        burst, limit = tc.tbf_sizes(self._rate, 1500)
+        least = limit // FRAME
+        return least - 2 <= found < least + burst // FRAME + 5 + self._rate * found.sending / FRAME
 
 
 def test_the_rates_of_a_link(lab: Lab) -> None:
     web, db = lab.guest(), lab.guest()
     assert arrived(web, db) == arrived(db, web) == BURST
     impair(web, rates=(62_500, 0))
-    assert arrived(db, web) in bucket(62_500)
+    assert arrived(db, web) in Bucket(62_500)
     assert arrived(web, db) == BURST  # the other direction is free
     impair(web, rates=(0, 125_000))
-    assert arrived(web, db) in bucket(125_000)
+    assert arrived(web, db) in Bucket(125_000)
     assert arrived(db, web) == BURST
     impair(web)
     assert arrived(web, db) == arrived(db, web) == BURST
@@ -117,18 +135,18 @@ def test_a_rate_for_one_peer_only(lab: Lab, outside: Neighbour) -> None:
     web, db, other = lab.guest(), lab.guest(), lab.guest()
     peer = (f"{db.address}/32",)
     impair(web, Impairment("out", "db", peer, rate=62_500))
-    assert arrived(web, db) in bucket(62_500)
+    assert arrived(web, db) in Bucket(62_500)
     assert arrived(web, other) == arrived(db, web) == arrived(other, web) == BURST
     impair(web, Impairment("in", "db", peer, rate=62_500))
-    assert arrived(db, web) in bucket(62_500)
+    assert arrived(db, web) in Bucket(62_500)
     assert arrived(other, web) == arrived(web, db) == BURST
 
 
 def test_a_peer_inside_a_slower_whole(lab: Lab) -> None:
     web, db, other = lab.guest(), lab.guest(), lab.guest()
     impair(web, Impairment("out", rate=125_000), Impairment("out", "db", (f"{db.address}/32",), rate=62_500), rates=(0, 1_250_000))
-    assert arrived(web, other) in bucket(125_000)
-    assert arrived(web, db) in bucket(62_500)
+    assert arrived(web, other) in Bucket(125_000)
+    assert arrived(web, db) in Bucket(62_500)
 
 
 @pytest.mark.parametrize("direction", ["in", "out"])
@@ -217,7 +235,7 @@ def test_delay_jitter_and_corruption(lab: Lab) -> None:
     impair(web, Impairment("in", corrupt=100.0))
     assert arrived(db, web, 50) < 10  # a bit in the Ethernet header does not always matter
     impair(web, Impairment("out", "db", (f"{db.address}/32",), delay=150_000_000, rate=62_500))
-    assert arrived(web, db, quiet=1.0) in bucket(62_500)
+    assert arrived(web, db, quiet=1.0) in Bucket(62_500)
     impair(web)
     assert arrived(web, db) == BURST
 

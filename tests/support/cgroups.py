@@ -57,7 +57,7 @@ def kill_processes(pids: set[int]) -> None:
         for handle in handles:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(handle, signal.SIGKILL)
-        wait_until(lambda: not _alive(pids), f"the end of killed processes {sorted(pids)}", timeout=10)
+        wait_until(lambda: not _alive(pids), f"the end of killed processes {sorted(pids)}", timeout=30)
     finally:
         for handle in handles:
             os.close(handle)
@@ -85,7 +85,7 @@ def remove(parent: str) -> None:
         if tree:
             kill_processes(processes(hierarchy / parent) - {os.getpid()})
         for directory in tree:
-            wait_until(lambda directory=directory: _removed(directory), f"the removal of {directory}", timeout=5)  # type: ignore[misc]
+            wait_until(lambda directory=directory: _removed(directory), f"the removal of {directory}", timeout=30)  # type: ignore[misc]
 
 
 def _removed(directory: Path) -> bool:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tests.support import cgroups, leaks, linux
 
-CHECK_TIMEOUT = 5.0  # seconds: a dying network namespace takes its links along a moment after its last process
+CHECK_TIMEOUT = 20.0  # seconds: a dying network namespace takes its links along a moment after its last process
 
 
 class Mark:
