@@ -19,7 +19,7 @@ from netbox.engine import ending, events, impairing
 from netbox.engine.locks import SandboxLock, acquire_or_conflict
 from netbox.engine.undo import replay_rows
 from netbox.errors import Conflict, NetboxError, NotFound, UsageError, WrongState
-from netbox.network import networks
+from netbox.network import drivers, networks
 from netbox.network.plan import Endpoint, NetworkPlan
 from netbox.network.resolve import own_addresses, renewed_hosts
 from netbox.spec import NetworkAttachment, NetworkSpec, SandboxSpec
@@ -148,7 +148,7 @@ def _connect_running(context: Context, row: SandboxRow, attachment: NetworkAttac
         with context.store.database.transaction():
             _save(context, row, endpoints, add=attachment)
             rows = journal.rows()
-            journal.move([item for item in rows if item.kind == "veth"], RUN)
+            journal.move([item for item in rows if drivers.of(endpoint).is_row_of(endpoint, item)], RUN)
             journal.forget([item for item in rows if item.kind == "lease"])  # the run's own row is about every address
     except BaseException as error:
         _undo_after(context, row.id, error)
@@ -170,10 +170,10 @@ def _disconnect_running(context: Context, row: SandboxRow, network: str) -> None
     journal, run = context.store.journal(owner, LINK), context.store.journal(owner, RUN)
     with context.store.database.transaction():
         _save(context, row, tuple(item for item in plan.endpoints if item is not endpoint), drop=network)
-        mine = [item for item in run.rows() if item.kind == "veth" and item.args["name"] == endpoint.host_interface]
+        mine = [item for item in run.rows() if drivers.of(endpoint).is_row_of(endpoint, item)]
         run.forget(mine)
         journal.record("lease", sandbox_id=row.id, network=network)
-        journal.record("veth", name=endpoint.host_interface)
+        journal.record_all([(item.kind, item.args) for item in mine])
         journal.record(REROUTE, sandbox_id=row.id, published_on=_published_on(plan))  # the last row is the first that is replayed
     settle_links(context, row.id)
 

@@ -6,10 +6,9 @@ import os
 from collections.abc import Callable, Collection, Iterable, Sequence
 
 from netbox import names
-from netbox.errors import Conflict, HostError, NotFound, UsageError
-from netbox.network import firewall, firewall_choice, firewall_switch, ipam, modes, naming, networks, ports, resolve
+from netbox.errors import Conflict, NotFound, UsageError
+from netbox.network import drivers, firewall, firewall_choice, firewall_switch, ipam, modes, naming, networks, ports, resolve
 from netbox.network.facts import boot_id, host_facts
-from netbox.network.modes import bridge
 from netbox.network.plan import Endpoint, JoinTarget, NetworkPlan, Prepared, Traffic
 from netbox.network.undo import UndoContext
 from netbox.settings import Settings
@@ -131,7 +130,7 @@ class NetworkManager:
         Raises:
             HostError: the kernel refuses.
         """
-        bridge.connect(endpoint, netns_fd, recorder, is_default=False)
+        drivers.of(endpoint).connect(endpoint, netns_fd, recorder, is_default=False)
 
     def reroute(self, plan: NetworkPlan, netns_fd: int, published_on: str) -> None:
         """Sends the default route of a running sandbox the way that its plan says, and its published ports too, unless they were
@@ -141,7 +140,7 @@ class NetworkManager:
             HostError, FirewallError: the kernel refuses.
         """
         if plan.way_out is not None:
-            bridge.move_default_route(plan.way_out, netns_fd)
+            drivers.move_default_route(plan.way_out, netns_fd)
         if plan.ports and (plan.way_out is None or plan.way_out.address != published_on):
             firewall_switch.replace(self._store, firewall_switch.published(plan))
             _forget_untranslated(plan)
@@ -222,7 +221,7 @@ class NetworkManager:
             HostError: the interface or the process is gone.
         """
         if plan.endpoints:
-            return _sum(self._endpoint_traffic(endpoint) for endpoint in plan.endpoints)
+            return _sum(drivers.of(endpoint).traffic(endpoint, pid) for endpoint in plan.endpoints)
         from netbox.kernel import netlink
 
         return _sum(Traffic(*counters) for counters in netlink.traffic(pid))
@@ -307,14 +306,6 @@ class NetworkManager:
         if row is not None and link is not None and link.is_up:
             return row, True
         return networks.choose(self._store, name, row, host_facts(frozenset({names.bridge(name)}))), False
-
-    def _endpoint_traffic(self, endpoint: Endpoint) -> Traffic:
-        link = networks.bridge_link(endpoint.host_interface)
-        if link is None:
-            raise HostError(f"the interface {endpoint.host_interface} is gone", "the sandbox has just ended")
-        # struct rtnl_link_stats64 of the host's end: what it sends is what the sandbox receives.
-        rx_packets, tx_packets, rx_bytes, tx_bytes, rx_errors, tx_errors, rx_dropped, tx_dropped = link.traffic
-        return Traffic(tx_bytes, tx_packets, tx_errors, tx_dropped, rx_bytes, rx_packets, rx_errors, rx_dropped)
 
 
 class _Preview(Exception):

@@ -44,6 +44,7 @@ class Endpoint:
     gw_priority: int = 0
     aliases: tuple[str, ...] = ()
     standing: bool = False
+    driver: str = "bridge"
     subnet6: str = ""
     gateway6: str = ""
     address6: str = ""
