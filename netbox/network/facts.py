@@ -10,7 +10,17 @@ from netbox.kernel.rtnetlink import Prefix, RouteSocket
 from netbox.network.ipam import Subnet
 
 DEFAULT_MTU = 1500  # bytes, of Ethernet
+MACHINE_ID = "/etc/machine-id"
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
+
+
+def machine_id() -> str:
+    """What is this machine's alone, and the same after a reboot where there is a machine-id(5)."""
+    try:
+        with open(MACHINE_ID, encoding="ascii") as file:
+            return file.read().strip() or boot_id()
+    except (OSError, UnicodeDecodeError):
+        return boot_id()
 
 
 class Occupied(NamedTuple):

@@ -71,7 +71,7 @@ def _mask(length: int, bits: int) -> int:
 
 # Corners of the private ranges (RFC 1918) that other software's defaults leave alone: docker takes 172.17/16 to 172.31/16 and 192.168/16,
 # podman 10.88/16 and 10.89/16, libvirt 192.168.122/24, LXC 10.0.3/24, Kubernetes 10.96/12, 10.244/16 and 10.42/15.
-USER_PREFIX_LENGTH = 24  # of a user-defined network
+USER_PREFIX_LENGTH, USER_PREFIX_LENGTH6 = 24, 64  # of a user-defined network
 POOLS = tuple(Subnet.parse(text) for text in ("10.210.0.0/16", "10.201.0.0/16", "10.187.0.0/16", "172.16.0.0/16", "192.168.192.0/18"))
 
 USER_POOLS = (*(Subnet.parse(text) for text in ("10.211.0.0/16", "10.202.0.0/16", "10.188.0.0/16")), *POOLS)

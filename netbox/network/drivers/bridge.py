@@ -30,15 +30,14 @@ def connect(endpoint: Endpoint, netns_fd: int, recorder: Recorder, is_default: b
             gateway_mac = _connect(host, endpoint, netns_fd)
             with inside_netns(netns_fd):
                 inside = RouteSocket()
-                for name, value in endpoint_sysctls(endpoint.interface):
+                for name, value in endpoint_sysctls(endpoint.interface, bool(endpoint.address6)):
                     sysctl.write(name, value)
             with inside:
                 index = _configure(inside, endpoint, is_default)
                 _await_forwarding(host, endpoint.host_interface)
                 # The first announces (see endpoint_sysctls), and forgets all neighbours.
-                inside.request(
-                    rtnetlink.set_mac(index, endpoint.mac_address), rtnetlink.set_neighbour(index, endpoint.gateway, gateway_mac)
-                )
+                neighbours = (rtnetlink.set_neighbour(index, gateway, gateway_mac) for gateway in _gateways(endpoint))
+                inside.request(rtnetlink.set_mac(index, endpoint.mac_address), *neighbours)
     except OSError as error:
         raise host_error("connect the sandbox to", f"{endpoint.bridge} ({error.filename or endpoint.host_interface})", error) from error
 
@@ -58,7 +57,7 @@ def _connect(host: RouteSocket, endpoint: Endpoint, netns_fd: int) -> str:
     )
     rest = (
         rtnetlink.configure_port(endpoint.host_interface),
-        rtnetlink.set_neighbour(bridge.index, endpoint.address, endpoint.mac_address),
+        *(rtnetlink.set_neighbour(bridge.index, address, endpoint.mac_address) for address in endpoint.addresses),
     )
     try:
         host.request(pair, *rest)
@@ -78,6 +77,7 @@ def _configure(inside: RouteSocket, endpoint: Endpoint, is_default: bool) -> int
     requests = [
         rtnetlink.set_up(rtnetlink.LOOPBACK_INDEX),
         rtnetlink.add_address(link.index, endpoint.address, endpoint.prefix_length),
+        *([rtnetlink.add_address(link.index, endpoint.address6, endpoint.prefix_length6)] if endpoint.address6 else []),
         rtnetlink.set_up(link.index),
     ]
     if is_default:
@@ -86,15 +86,23 @@ def _configure(inside: RouteSocket, endpoint: Endpoint, is_default: bool) -> int
     return link.index
 
 
-def endpoint_sysctls(interface: str) -> list[tuple[str, str]]:
+def _gateways(endpoint: Endpoint) -> tuple[str, ...]:
+    return tuple(filter(None, (endpoint.gateway, endpoint.gateway6)))
+
+
+def endpoint_sysctls(interface: str, ipv6: bool = False) -> list[tuple[str, str]]:
     """The sysctls of a sandbox's interface, inside its namespace.
 
     ``arp_notify`` makes the kernel announce the address whenever the MAC is set, which costs nothing. An AF_PACKET socket of our own
     would do the same, but closing one waits more than 10 ms for RCU. No IPv6 on a network that has none: no address of its own, no
-    duplicate address detection, no router advertisement of a neighbour.
+    duplicate address detection, no router advertisement of a neighbour. Where there is IPv6, the link-local address is used at once too, and
+    ``ndisc_notify`` announces by neighbour advertisement (RFC 4861) when ``arp_notify`` does by ARP.
     """
     values = [(f"net.ipv4.conf.{interface}.arp_notify", "1")]
-    if os.path.exists("/proc/sys/net/ipv6"):
+    if ipv6:
+        keys = {"accept_ra": "0", "accept_dad": "0", "ndisc_notify": "1", "disable_ipv6": "0"}
+        values += [(f"net.ipv6.conf.{interface}.{key}", value) for key, value in keys.items()]
+    elif os.path.exists("/proc/sys/net/ipv6"):
         values.append((f"net.ipv6.conf.{interface}.disable_ipv6", "1"))
     return values
 
@@ -131,15 +139,17 @@ def traffic(endpoint: Endpoint, pid: int) -> Traffic:
 def describe(endpoint: Endpoint, netns: str, is_default: bool) -> list[str]:
     """See ``Driver.describe``."""
     name, inner, mac = endpoint.host_interface, endpoint.interface, endpoint.mac_address
-    values = " ".join(f"{key}={value}" for key, value in endpoint_sysctls(inner))
+    values = " ".join(f"{key}={value}" for key, value in endpoint_sysctls(inner, bool(endpoint.address6)))
+    router = ipam.mac_for(endpoint.gateway)
     commands = [
         f"ip link add {name} mtu {endpoint.mtu} master {endpoint.bridge} type veth"
         f" peer name {inner} mtu {endpoint.mtu} address {mac} netns {netns}",
         f"ip link set {name} type bridge_slave hairpin on",
         f"ip link set {name} addrgenmode none up",
-        f"ip neighbour replace {endpoint.address} lladdr {mac} dev {endpoint.bridge} nud stale",
+        *(f"ip neighbour replace {address} lladdr {mac} dev {endpoint.bridge} nud stale" for address in endpoint.addresses),
         f"ip netns exec {netns} sysctl -qw {values}",
         f"ip -n {netns} address add {endpoint.address}/{endpoint.prefix_length} broadcast + dev {inner}",
+        *([f"ip -n {netns} address add {endpoint.address6}/{endpoint.prefix_length6} nodad dev {inner}"] if endpoint.address6 else []),
         f"ip -n {netns} link set {inner} up",
     ]
     if is_default:
@@ -147,5 +157,5 @@ def describe(endpoint: Endpoint, netns: str, is_default: bool) -> list[str]:
     return [
         *commands,
         f"ip -n {netns} link set {inner} address {mac}",  # announces, see endpoint_sysctls
-        f"ip -n {netns} neighbour replace {endpoint.gateway} lladdr {ipam.mac_for(endpoint.gateway)} dev {inner} nud stale",
+        *(f"ip -n {netns} neighbour replace {gateway} lladdr {router} dev {inner} nud stale" for gateway in _gateways(endpoint)),
     ]
