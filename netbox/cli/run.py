@@ -48,7 +48,7 @@ _NETWORK = options.combined(
         multiple=True,
         metavar="NETWORK",
         shell_complete=options.complete_networks,
-        help="bridge (default), host, none, container:NAME, ns:PATH or a network's name; repeatable; name=N,ip=…,ip6=…,alias=…,gw-priority=….",
+        help="bridge (default), host, none, container:NAME, ns:PATH or a network's name; repeatable; name=N,ip=…,ip6=…,alias=…,….",
     ),
     click.option("--network-alias", "network_aliases", multiple=True, metavar="NAME", help="Further name on the first network."),
     click.option("--ip", metavar="ADDRESS", help="IPv4 address on the first network, kept while the sandbox is stopped."),

@@ -85,8 +85,9 @@ class Networks:
         options: PairsLike | None = None,
         driver: str | None = None,
     ) -> Network:
-        """Makes a network: ``engine.networks.create("front", subnet="10.20.30.0/24")``; without a subnet a free /24 is chosen. ``subnet`` and
-        ``gateway`` may be one for each family; ``ipv6`` chooses a free /64 of unique local addresses.
+        """Makes a network: ``engine.networks.create("front", subnet="10.20.30.0/24")``; without a subnet a free /24 is chosen.
+
+        ``subnet`` and ``gateway`` may be one for each family; ``ipv6`` chooses a free /64 of unique local addresses.
 
         Raises:
             UsageError: a value makes no sense.

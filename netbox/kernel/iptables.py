@@ -18,8 +18,8 @@ What python-iptables 1.2.0 does to a program, and how this module stays clear of
 - A rule with a jump to a chain opens all five tables to see whether the chain is there, and so creates them in the kernel: ``tables`` is
   overridden.
 - ``udata`` of an extension is freed too early: none of the extensions used here has any (``_refuse_udata`` makes sure).
-- The interface of an IPv6 rule gets a mask of 0x01 bytes, with which "netbox0" is also every name whose letters are odd and even at the same
-  places: the mask is put right afterwards.
+- The interface of an IPv6 rule gets a mask of 0x01 bytes, with which "netbox0" is also every name whose letters are odd and even where its
+  own are: the mask is put right afterwards.
 """
 
 from __future__ import annotations
@@ -212,7 +212,7 @@ def _rule_class(iptc: Any, ipv6: bool) -> Any:
     if (iptc, ipv6) not in _rule_classes:
         base = iptc.Rule6 if ipv6 else iptc.Rule
 
-        class OwnRule(base):  # type: ignore[misc]
+        class OwnRule(base):  # type: ignore[misc, valid-type]
             """A rule that looks for a jump's chain in its own table only."""
 
             def __init__(self, table: Any) -> None:

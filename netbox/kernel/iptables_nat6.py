@@ -1,7 +1,7 @@
 """The targets DNAT and MASQUERADE of ip6tables as bytes. Pure.
 
-python-iptables cannot load them: since iptables 1.8.9 all address translation of both families is one library, which registers itself for the
-family at hand when it is opened, and that has been IPv4. Source: ``<linux/netfilter/x_tables.h>``, ``<linux/netfilter/nf_nat.h>``.
+python-iptables cannot load them: since iptables 1.8.9 all address translation of both families is one library, which registers itself for
+the family at hand when it is opened, and that has been IPv4. Source: ``<linux/netfilter/x_tables.h>``, ``<linux/netfilter/nf_nat.h>``.
 """
 
 from __future__ import annotations

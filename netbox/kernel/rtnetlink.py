@@ -62,6 +62,7 @@ RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_TABLE = 1, 4, 5, 6, 15
 RT_TABLE_MAIN, RT_TABLE_LOCAL, RTPROT_BOOT, RT_SCOPE_UNIVERSE, RT_SCOPE_LINK, RTN_UNICAST, RTN_LOCAL = 254, 255, 3, 0, 253, 1, 2
 NDA_DST, NDA_LLADDR, NUD_STALE = 1, 2, 0x04
 
+LOOPBACK_METRIC = 1024
 LOOPBACK_INDEX = 1  # always, <linux/net/loopback.c> registers it first
 
 _HEADER = struct.Struct("=IHHII")
@@ -71,7 +72,7 @@ _ADDRESS = struct.Struct("=BBBBI")
 _ROUTE = struct.Struct("=BBBBBBBBI")
 _NEIGHBOUR = struct.Struct("=BxxxiHBB")
 _RECEIVE_BUFFER = 1 << 18
-_BITS = {socket.AF_INET: 32, socket.AF_INET6: 128}
+_BITS: dict[int, int] = {socket.AF_INET: 32, socket.AF_INET6: 128}
 
 
 def attribute(kind: int, payload: bytes) -> bytes:
@@ -194,13 +195,14 @@ def replace_default_route(index: int, gateway: str) -> Request:
 
 
 def add_loopback_route(index: int) -> Request:
-    """Lets answers to ::1 come in by a link, when connection tracking has made ::1 of their destination: the kernel looks for a route to ::1
-    on the link that a packet came by. A packet that comes with ::1 from a wire is dropped before (net/ipv6/ip6_input.c). Behind the
-    route by lo in order, so that nothing else changes. One that is there already is fine.
+    """Lets answers to ::1 come in by a link, when connection tracking has made ::1 of their destination: the kernel looks for a route to
+    ::1 on the link that a packet came by. A packet that comes with ::1 from a wire is dropped before (net/ipv6/ip6_input.c). Behind the
+    route by lo in order, so that nothing else changes; every link has a metric of its own, because two routes cannot share one. One that
+    is there already is fine.
     """
     family, value = packed("::1")
     body = _ROUTE.pack(family, 128, 0, 0, RT_TABLE_LOCAL, RTPROT_BOOT, RT_SCOPE_UNIVERSE, RTN_LOCAL, 0)
-    body += attribute(RTA_DST, value) + number(RTA_OIF, index) + number(RTA_PRIORITY, 256)
+    body += attribute(RTA_DST, value) + number(RTA_OIF, index) + number(RTA_PRIORITY, LOOPBACK_METRIC + index)
     return Request(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, body, "the route to ::1", (errno.EEXIST,))
 
 
@@ -252,9 +254,7 @@ class Prefix:
     table, and the length of an address in bits: 32 for IPv4, 128 for IPv6.
     """
 
-    def __init__(
-        self, network: int, length: int, index: int, gateway: str = "", metric: int = 0, table: int = 0, bits: int = 32
-    ) -> None:
+    def __init__(self, network: int, length: int, index: int, gateway: str = "", metric: int = 0, table: int = 0, bits: int = 32) -> None:
         self.network, self.length, self.index, self.gateway, self.metric, self.table = network, length, index, gateway, metric, table
         self.bits = bits
 

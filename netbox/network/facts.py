@@ -11,7 +11,19 @@ from netbox.network.ipam import Subnet
 
 DEFAULT_MTU = 1500  # bytes, of Ethernet
 MACHINE_ID = "/etc/machine-id"
+BRIDGE_NETFILTER6 = "/proc/sys/net/bridge/bridge-nf-call-ip6tables"
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
+
+
+def answers_from_loopback() -> bool:
+    """Whether a connection from ::1 to a sandbox gets its answers: not where bridged packets pass ip6tables. There the answer has ::1 for
+    its destination before it gets to the IPv6 layer, which drops what comes with it from a wire.
+    """
+    try:
+        with open(BRIDGE_NETFILTER6, encoding="ascii") as file:
+            return file.read().strip() == "0"
+    except FileNotFoundError:
+        return True  # no br_netfilter
 
 
 def machine_id() -> str:
@@ -65,7 +77,9 @@ def host_facts(own_bridges: frozenset[str], ipv6: bool = False) -> HostFacts:
     occupied += [Occupied(_subnet(item), f"address {item} of {names.get(item.index, '?')}") for item in addresses if item.index not in own]
     mtus = {link.index: link.mtu for link in links}
     default = min(
-        (item for item in routes if item.length == 0 and item.index and item.bits == 32), key=lambda item: (item.table != 254, item.metric), default=None
+        (item for item in routes if item.length == 0 and item.index and item.bits == 32),
+        key=lambda item: (item.table != 254, item.metric),
+        default=None,
     )
     return HostFacts(tuple(occupied), mtus.get(default.index, DEFAULT_MTU) if default else DEFAULT_MTU)
 

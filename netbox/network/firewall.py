@@ -48,8 +48,8 @@ class Rule:
     """What is matched, and the verdict: accept, drop, masquerade or a ``Redirect``. Empty means any; a leading ``!`` negates an address
     or interface.
 
-    It is about IPv4, or with ``ipv6`` about IPv6. ``ports`` are the first and last destination port. ``states`` are conntrack's: ESTABLISHED, RELATED, DNAT. ``probability`` is the share
-    of packets that match, above 0 and up to 1.
+    ``ports`` are the first and last destination port. ``states`` are conntrack's: ESTABLISHED, RELATED, DNAT. ``probability`` is the share
+    of packets that match, above 0 and up to 1. It is about IPv4, or with ``ipv6`` about IPv6.
     """
 
     stage: str

@@ -11,7 +11,8 @@ Built-in chains get one jump to each chain and are otherwise left alone, policie
     nat     OUTPUT       -> NETBOX-PUBLISH      for addresses of this host, 127.0.0.0/8 included
     nat     POSTROUTING  -> NETBOX-LEAVE
 
-The tables of IPv6 (``ip6tables``) hold the same where a network has IPv6, and nothing of ours where none has.
+The tables of IPv6 (``ip6tables``) hold the same where a network has IPv6, and nothing of ours where none has. Where ``[::1]:PORT`` of the
+host cannot lead to a sandbox, the jump of OUTPUT leaves ::1 out, so that it refuses at once.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import NamedTuple
 
 from netbox.kernel.iptables import Installed, TableEditor, editing, loaded_tables
 from netbox.kernel.iptables_entry import Entry, arguments
+from netbox.network.facts import answers_from_loopback
 from netbox.network.firewall import (
     EGRESS,
     FENCE,
@@ -259,7 +261,10 @@ def _jumps(place: _Place, ipv6: bool) -> list[Entry]:
     """The jumps to a chain, in the words of a family."""
     if not ipv6:
         return list(place.jumps)
-    return [jump._replace(destination=jump.destination.replace(LOOPBACK, LOOPBACK6), ipv6=True) for jump in place.jumps]
+    jumps = [jump._replace(destination=jump.destination.replace(LOOPBACK, LOOPBACK6), ipv6=True) for jump in place.jumps]
+    if answers_from_loopback():
+        return jumps
+    return [jump._replace(destination=f"!{LOOPBACK6}") if jump.chain == "OUTPUT" else jump for jump in jumps]
 
 
 def _loaded() -> list[_Table]:

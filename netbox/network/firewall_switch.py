@@ -9,6 +9,7 @@ then from both backends.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from netbox import names
@@ -96,8 +97,14 @@ def follow(store: Store) -> bool:
 
 def published(plan: NetworkPlan) -> RuleGroup:
     """The rules of a sandbox's published ports; none when all its networks are internal."""
-    owner = names.sandbox_owner(plan.sandbox_id)
-    return firewall.publish_rules(owner, plan.way_out.address, plan.ports) if plan.way_out is not None else RuleGroup(owner, ())
+    return _publish_rules(names.sandbox_owner(plan.sandbox_id), *plan.published_on, plan.ports)
+
+
+def _publish_rules(owner: str, address: str, address6: str, ports: Iterable[PortSpec]) -> RuleGroup:
+    """The rules of the ports whose family the sandbox has."""
+    chosen = tuple(ports)
+    families = [(item, [port for port in chosen if (":" in port.host_ip) == (":" in item)]) for item in (address, address6) if item]
+    return RuleGroup(owner, tuple(rule for item, its in families for rule in firewall.publish_rules(owner, item, its).rules))
 
 
 def replace(store: Store, group: RuleGroup) -> None:
@@ -110,14 +117,15 @@ def replace(store: Store, group: RuleGroup) -> None:
         if group.rules:
             holders, chosen = standing(store), firewall_choice.choose().name
             target = chosen if chosen in holders or not holders else min(holders)
-            firewall_choice.backend(target).apply([group])
+            firewall_choice.backend(target).apply([group], [group.owner])  # of either family
         firewall_choice.remove_everywhere([group.owner], but=target)
 
 
 def _published(row: JournalRow, plan: NetworkPlan | None) -> RuleGroup:
     if plan is not None:
         return published(plan)
-    return firewall.publish_rules(row.args["owner"], row.args["address"], [PortSpec(*port) for port in row.args["ports"]])
+    args = row.args
+    return _publish_rules(args["owner"], args["address"], args.get("address6", ""), [PortSpec(*port) for port in args["ports"]])
 
 
 def _lost(plan: NetworkPlan, impairments: list[dict[str, Any]]) -> RuleGroup:

@@ -1,4 +1,4 @@
-"""Subnets and addresses: which are free, which comes next. Pure; addresses as numbers, because the module ``ipaddress`` costs a start 5 ms."""
+"""Subnets and addresses: which are free, which comes next. Pure; addresses are numbers: the module ``ipaddress`` costs a start 5 ms."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ class NetworkManager:
         _require_way_out(endpoints, spec)
         if spec.ports:
             recorder.record("port", sandbox_id=sandbox_id)
-        taken, sockets = ports.reserve(self._store, sandbox_id, spec.ports)
+        taken, sockets = ports.reserve(self._store, sandbox_id, spec.ports, _has_ipv6(endpoints))
         return Prepared(mode.prepare(request, _facts(endpoints, taken, base)), sockets)
 
     def preview(self, sandbox_id: str, hostname: str | None, spec: NetworkSpec, target: JoinTarget | None) -> NetworkPlan:
@@ -102,8 +102,9 @@ class NetworkManager:
             endpoints.append(self._lease_preview(row, sandbox_id, attachment, index, stands))
         _require_way_out(endpoints, spec)
         if spec.ports:
-            ports.check(self._store, sandbox_id, spec.ports)
-        return mode.prepare(request, _facts(endpoints, spec.ports, networks.any_stands(self._store)))
+            ports.check(self._store, sandbox_id, spec.ports, _has_ipv6(endpoints))
+        wanted = tuple(twin for port in ports.expanded(spec.ports, _has_ipv6(endpoints)) for twin in port)
+        return mode.prepare(request, _facts(endpoints, wanted, networks.any_stands(self._store)))
 
     def reserve(self, sandbox_id: str, spec: NetworkSpec) -> None:
         """Keeps the addresses of ``--ip`` and ``--ip6`` on user-defined networks for a sandbox, from now until it is removed.
@@ -151,7 +152,7 @@ class NetworkManager:
             drivers.move_default_route(plan.way_out, netns_fd, plan.way_out.gateway)
         if plan.way_out6 is not None:
             drivers.move_default_route(plan.way_out6, netns_fd, plan.way_out6.gateway6)
-        if plan.ports and (plan.way_out is None or plan.way_out.address != published_on):
+        if plan.ports and ",".join(plan.published_on) != published_on:
             firewall_switch.replace(self._store, firewall_switch.published(plan))
             _forget_untranslated(plan)
 
@@ -175,7 +176,9 @@ class NetworkManager:
         with firewall_choice.chosen() as backend:
             # Until the record says what is published, the row does: another backend may take over, another program flush the rules.
             ports = [list(port) for port in plan.ports]
-            recorder.record("rules", owner=group.owner, udp=_udp(plan), backend=backend.name, address=plan.address, ports=ports)
+            address, address6 = plan.published_on
+            places = {"address": address, "address6": address6, "ports": ports}
+            recorder.record("rules", owner=group.owner, udp=_udp(plan), backend=backend.name, **places)
             backend.apply([group])
         _forget_untranslated(plan)
 
@@ -279,9 +282,7 @@ class NetworkManager:
             return _endpoint(row, sandbox_id, preview.chosen, attachment, index, stood)
         raise AssertionError("unreachable: choose always raises")
 
-    def _choose(
-        self, row: NetworkRow, sandbox_id: str, spec: NetworkAttachment, taken: dict[str, str], released: list[str]
-    ) -> _Addresses:
+    def _choose(self, row: NetworkRow, sandbox_id: str, spec: NetworkAttachment, taken: dict[str, str], released: list[str]) -> _Addresses:
         subnet = ipam.Subnet.parse(row.subnet)
         auxiliary = {address: name for name, address in row.options.get("aux_addresses", {}).items()}
         if spec.ip is None:
@@ -382,6 +383,11 @@ def _require_way_out(endpoints: Sequence[Endpoint], spec: NetworkSpec) -> None:
         return
     where = f"on internal networks only ({spec.title})" if endpoints else "on no network"
     raise UsageError(f"cannot publish a port: the sandbox is {where}", "add a network with a way out, such as --network bridge")
+
+
+def _has_ipv6(endpoints: Iterable[Endpoint]) -> bool:
+    """Whether ports are published for IPv6 too."""
+    return any(endpoint.address6 and not endpoint.internal for endpoint in endpoints)
 
 
 def _udp(plan: NetworkPlan) -> list[tuple[str, int, int]]:

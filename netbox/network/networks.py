@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from netbox import names
 from netbox.errors import Conflict, HostError, NotFound, host_error
@@ -71,13 +72,13 @@ def choose(store: Store, name: str, row: NetworkRow | None, facts: HostFacts) ->
         Conflict: the subnet collides with the host's network, and sandboxes use it.
     """
     if row is not None:
-        subnet, clash = _first_collision(row, facts)
+        colliding, clash = _first_collision(row, facts)
         if clash is None:
             mtu = row.options.get("mtu") or facts.mtu
             if row.subnet6 and mtu < IPV6_MTU:
                 raise HostError(f"network {name} cannot have IPv6: the MTU of the way out is {mtu}, {IPV6_MTU} are needed", "raise it")
             return row._replace(mtu=mtu)
-        message = f"the subnet {subnet} of network {name} collides with {clash.description}"
+        message = f"the subnet {colliding} of network {name} collides with {clash.description}"
         if name != names.DEFAULT_NETWORK:
             raise Conflict(message, f"take that away, or make the network again with another subnet (netbox network rm {name})")
         if _in_use(store, name):
@@ -168,7 +169,8 @@ def bridge_sysctls(bridge: str, ipv6: bool = False) -> list[tuple[str, str]]:
     values = [(f"net.ipv4.conf.{bridge}.route_localnet", "1"), (f"net.ipv4.conf.{bridge}.forwarding", "1")]
     if ipv6:
         # Nobody else has these addresses, so nobody is asked for them; and no sandbox is a router of the host's.
-        values += [(f"net.ipv6.conf.{bridge}.{key}", value) for key, value in (("accept_ra", "0"), ("accept_dad", "0"), ("disable_ipv6", "0"))]
+        keys = {"accept_ra": "0", "accept_dad": "0", "disable_ipv6": "0"}
+        values += [(f"net.ipv6.conf.{bridge}.{key}", value) for key, value in keys.items()]
     elif os.path.exists("/proc/sys/net/ipv6"):
         # Else a sandbox could make the host believe its router advertisements.
         values.append((f"net.ipv6.conf.{bridge}.disable_ipv6", "1"))
@@ -235,7 +237,7 @@ def _bring_up(store: Store, row: NetworkRow, journal: Journal, journaled: set[st
     internal = is_internal(row)
     backend = firewall.backend()
     ipv6 = forwarding6(store, row)
-    rows = [
+    rows: list[tuple[str, dict[str, Any]]] = [
         ("sysctl", {"name": IP_FORWARD, "old": forwarding, "boot_id": boot_id()}),
         (forwarding_ipv6.KIND, {"old": ipv6, "boot_id": boot_id()}),
         ("bridge", {"name": bridge}),
@@ -247,7 +249,7 @@ def _bring_up(store: Store, row: NetworkRow, journal: Journal, journaled: set[st
     needless = {kind for kind, is_so in (("sysctl", forwarding == "1" or internal), (forwarding_ipv6.KIND, not ipv6)) if is_so}
     journal.record_all([item for item in rows if item[0] not in known | needless])
     with RouteSocket() as netlink:
-        netlink.request(rtnetlink.add_bridge(bridge, ipam.mac_for(gateway), row.mtu))
+        netlink.request(rtnetlink.add_bridge(bridge, ipam.mac_for(row.gateway), row.mtu))
         link = netlink.link(bridge)
         if link is None:
             raise HostError(f"the bridge {bridge} is gone", "another program removed it; try again")
@@ -301,5 +303,5 @@ def describe(row: NetworkRow, base: bool = True, ipv6_forwarding: Mapping[str, s
             for gateway, length in gateways(row)
         ),
         f"ip link set {row.bridge} up",
-        *([f"ip -6 route add local ::1/128 dev {row.bridge} table local metric 256"] if row.subnet6 else []),
+        *([f"ip -6 route add local ::1/128 dev {row.bridge} table local metric {rtnetlink.LOOPBACK_METRIC}"] if row.subnet6 else []),
     ]

@@ -120,6 +120,12 @@ class NetworkPlan:
         return next((endpoint for endpoint in self.endpoints if endpoint.address6 and not endpoint.internal), None)
 
     @property
+    def published_on(self) -> tuple[str, str]:
+        """The IPv4 and the IPv6 address to which published ports lead; empty where there is no way out."""
+        way, way6 = self.way_out, self.way_out6
+        return way.address if way is not None else "", way6.address6 if way6 is not None else ""
+
+    @property
     def address(self) -> str:
         """The address on the network of highest precedence, or nothing."""
         return self.endpoints[0].address if self.endpoints else ""

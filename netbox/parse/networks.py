@@ -21,7 +21,10 @@ _PRIORITY_MAX = (1 << 31) - 1
 
 
 def parse_attachment(value: str | NetworkAttachment, option: str = "network") -> NetworkAttachment:
-    """``front``, or docker's long form ``name=front,ip=10.1.1.5,ip6=fd00::5,mac-address=…,alias=db,gw-priority=1``. Raises ``UsageError``."""
+    """``front``, or docker's long form ``name=front,ip=10.1.1.5,ip6=fd00::5,mac-address=…,alias=db,gw-priority=1``.
+
+    Raises ``UsageError``.
+    """
     if isinstance(value, NetworkAttachment):
         return value
     text = plain_text(value, option)
@@ -35,7 +38,8 @@ def parse_attachment(value: str | NetworkAttachment, option: str = "network") ->
             aliases.append(content)
         elif key in single or key not in ("name", "ip", "ip6", "mac-address", "gw-priority") or not content:
             why = "is given twice" if key in single else "has no value" if not content else "is not an option of a network"
-            raise UsageError(f"{option} {quote(text)}: {quote(key)} {why}", "write name=…[,ip=…][,ip6=…][,mac-address=…][,alias=…][,gw-priority=…]")
+            hint = "write name=…[,ip=…][,ip6=…][,mac-address=…][,alias=…][,gw-priority=…]"
+            raise UsageError(f"{option} {quote(text)}: {quote(key)} {why}", hint)
         else:
             single[key] = content
     if "name" not in single:
@@ -62,7 +66,7 @@ class AttachmentOptions(TypedDict, total=False):
 
 def make_attachment(network: str, **options: Unpack[AttachmentOptions]) -> NetworkAttachment:
     """An attachment out of single options. Raises ``UsageError``."""
-    ip, ip6, mac_address, priority = (options.get(key) for key in ("ip", "ip6", "mac_address", "gw_priority"))
+    ip, ip6, mac_address, priority = options.get("ip"), options.get("ip6"), options.get("mac_address"), options.get("gw_priority")
     item = NetworkAttachment(
         addresses.parse_network(network),
         None if ip is None else addresses.parse_sandbox_ip(ip),

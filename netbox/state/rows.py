@@ -50,8 +50,8 @@ class NetworkRow(NamedTuple):
 
 
 class LeaseRow(NamedTuple):
-    """An address that a sandbox holds, IPv4 or IPv6. ``boot_id`` is that of the boot in which it is used; a ``static`` one belongs to the sandbox also
-    while it is stopped, then with an empty ``boot_id``.
+    """An address that a sandbox holds, IPv4 or IPv6. ``boot_id`` is that of the boot in which it is used; a ``static`` one belongs
+    to the sandbox also while it is stopped, then with an empty ``boot_id``.
     """
 
     network: str

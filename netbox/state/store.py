@@ -158,7 +158,8 @@ class Store:
         """Takes an address for a sandbox, in place of one that it had on the network; two processes never get the same.
 
         ``choose`` is pure: it gets the addresses of others with their sandboxes' ids and the free ones that were used before, the longest
-        free first, and returns (IPv4 address, MAC, IPv6 address or nothing). A lease of an earlier boot is void unless it is static, and a static one without a sandbox.
+        free first, and returns (IPv4 address, MAC, IPv6 address or nothing). A lease of an earlier boot is void unless it is
+        static, and a static one without a sandbox.
 
         Raises:
             NetboxError: what ``choose`` raises.
@@ -170,7 +171,9 @@ class Store:
                 boot_id, network,
             )  # fmt: skip
             taken = {address: holder for address, holder, valid in rows if holder not in (None, sandbox_id) and valid}
-            address, mac, address6 = choose(taken, [address for address, holder, _ in rows if address not in taken and holder != sandbox_id])
+            address, mac, address6 = choose(
+                taken, [address for address, holder, _ in rows if address not in taken and holder != sandbox_id]
+            )
             self._free_leases(sandbox_id, network)
             for item, kept in ((address, static), (address6, static6)):
                 if item:
