@@ -98,7 +98,7 @@ class Element(NamedTuple):
         return f"delete element {TABLES[self.ipv6]} {self.set} {{ {', '.join(self.keys())} }}"
 
 
-def named_element(name: str, ipv6: bool) -> Element:
+def named_element(name: str, ipv6: bool = False) -> Element:
     """The element that ``Element.name`` named; good for ``delete``."""
     kind, protocol, address, ports = name.split(" ")
     first, _, last = ports.partition("-")

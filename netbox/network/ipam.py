@@ -178,7 +178,8 @@ def next_address(
         if address not in taken and first <= number(address) <= last and address != gateway_address and address not in reserved:
             return address
     where = f"the network {subnet}" if within is None else f"the range {within} of the network {subnet}"
-    raise Conflict(f"{where} has no free address left: {len(taken)} are taken", "remove a sandbox")
+    count = sum(":" not in address for address in taken)
+    raise Conflict(f"{where} has no free address left: {count} are taken", "remove a sandbox")
 
 
 def next_address6(subnet: Subnet, gateway_address: str, offset: int, taken: Collection[str], reserved: Collection[str] = ()) -> str:
@@ -196,7 +197,8 @@ def next_address6(subnet: Subnet, gateway_address: str, offset: int, taken: Coll
         value = subnet.base + place
         if 0 < place < span and subnet.written(value) not in used:
             return subnet.written(value)
-    raise Conflict(f"the network {subnet} has no free address left: {len(taken)} are taken", "remove a sandbox")
+    count = sum(":" in address for address in taken)
+    raise Conflict(f"the network {subnet} has no free address left: {count} are taken", "remove a sandbox")
 
 
 def mac_for(address: str) -> str:
