@@ -6,6 +6,8 @@
 {"kind": "udp", "address": A, "port": P}                         -> payload of the answer, "unreachable", or null
 {"kind": "frame", "interface": I, "mac": M, "source": S, "address": A, "port": P, "protocol": "tcp"}
                               (or "udp", "icmp")                 -> null, nothing is awaited
+{"kind": "frame6", "interface": I, "mac": M, "source": S, "address": A, "port": P}
+                                        a datagram over IPv6     -> null, nothing is awaited
 """
 
 from __future__ import annotations
@@ -65,7 +67,15 @@ def frame(request: dict[str, Any]) -> None:
     sendp(packet, iface=request["interface"])
 
 
-KINDS = {"arp": arp, "ping": ping, "tcp": tcp, "udp": udp, "frame": frame}
+def frame6(request: dict[str, Any]) -> None:
+    from scapy.layers.inet6 import IPv6  # few ask for it, and it takes a while
+
+    own = get_if_hwaddr(request["interface"])
+    datagram = UDP(sport=4000, dport=request["port"]) / Raw(b"forged")
+    sendp(Ether(src=own, dst=request["mac"]) / IPv6(src=request["source"], dst=request["address"]) / datagram, iface=request["interface"])
+
+
+KINDS = {"arp": arp, "ping": ping, "tcp": tcp, "udp": udp, "frame": frame, "frame6": frame6}
 
 if __name__ == "__main__":
     json.dump([KINDS[request["kind"]](request) for request in json.load(sys.stdin)], sys.stdout)
