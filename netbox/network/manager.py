@@ -242,13 +242,13 @@ class NetworkManager:
     def describe(self, plan: NetworkPlan) -> list[str]:
         """The commands that a person would type to build the plan, the network included unless it stands."""
         commands: list[str] = []
-        base = not plan.base_stands
+        base, base6 = not plan.base_stands, not networks.any_stands6(self._store)
         for endpoint in plan.endpoints:
             if not endpoint.standing:
                 options = {"internal": endpoint.internal, "subnet6": endpoint.subnet6, "gateway6": endpoint.gateway6}
                 row = NetworkRow(endpoint.network, endpoint.bridge, endpoint.subnet, endpoint.gateway, endpoint.mtu, 0.0, options)
-                commands += networks.describe(row, base, networks.forwarding6(self._store, row))
-                base = False
+                commands += networks.describe(row, base, base6, networks.forwarding6(self._store, row))
+                base, base6 = False, base6 and not row.subnet6
         commands += modes.planned(plan).describe(plan)
         if plan.ports:
             commands += firewall.backend().commands([firewall_switch.published(plan)], base=False)

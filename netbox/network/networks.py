@@ -290,12 +290,20 @@ def rule_group(row: NetworkRow) -> RuleGroup:
     return firewall.dual_stack(group, row.subnet, row.subnet6) if row.subnet6 else group
 
 
-def describe(row: NetworkRow, base: bool = True, ipv6_forwarding: Mapping[str, str] | None = None) -> list[str]:
-    """How a network is brought up, as the commands that a person would type; with ``base`` including the firewall's chains. No effects."""
+def any_stands6(store: Store) -> bool:
+    """Whether some network with IPv6 stands: the firewall's chains for IPv6 are there then."""
+    standing = {owner for owner, _ in store.journal_owners(NETWORK)}
+    return any(row.subnet6 and names.network_owner(row.name) in standing for row in store.networks())
+
+
+def describe(row: NetworkRow, base: bool = True, base6: bool = False, ipv6_forwarding: Mapping[str, str] | None = None) -> list[str]:
+    """How a network is brought up, as the commands that a person would type; with ``base`` including the firewall's chains, with ``base6``
+    those for IPv6. No effects.
+    """
     return [
         f"ip link add {row.bridge} address {ipam.mac_for(row.gateway)} mtu {row.mtu} type bridge",
         *(f"sysctl -qw {name}={value}" for name, value in bridge_sysctls(row.bridge, bool(row.subnet6))),
-        *firewall.backend().commands([rule_group(row)], base=base),
+        *firewall.backend().commands([rule_group(row)], base=base, base6=base6 and bool(row.subnet6)),
         *([] if is_internal(row) else [f"sysctl -qw {IP_FORWARD}=1"]),
         *(forwarding_ipv6.commands(dict(ipv6_forwarding)) if ipv6_forwarding else []),
         *(
