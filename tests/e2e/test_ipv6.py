@@ -58,7 +58,7 @@ def test_what_is_shown(cli: Cli, networks: None, outside: Neighbour) -> None:
         (network,) = json.loads(cli("network", "inspect", "front").stdout)
         assert network["members"][0]["address6"] == own
         with running(cli, "client", "--network", "front"):
-            names = cli("exec", "client", "nslookup", "web").stdout
+            names = cli("exec", "client", "nslookup", "web.front.netbox.internal").stdout
             assert f"Address: {own}\n" in names
             assert "web.front.netbox.internal" in cli("exec", "client", "nslookup", own).stdout
         with server(cli, "web", "tcp", 80), outside.inside():
@@ -150,7 +150,9 @@ def test_the_network_can_be_built_by_hand(
     netns = next(shlex.split(command)[-1] for command in commands if command.startswith("ip netns add"))
     rules = "ip6tables-save" if backend == "iptables" else "nft -s list table ip6 netbox"
     show = ["ip -6 address", "ip -6 route show table local", f"ip -n {netns} -6 address", f"ip -n {netns} -6 route", rules]
-    script = "\n".join(["set -e", "mount -t tmpfs none /run", "ip link set lo up", *commands, "echo BUILT", *show])
+    script = "\n".join(
+        ["set -e", "mount -t tmpfs none /run", "ip link set lo up", "ip link add eth0 type bridge", *commands, "echo BUILT", *show]
+    )
     by_hand = subprocess.run(["unshare", "--net", "--mount", "sh", "-c", script], capture_output=True, text=True, timeout=60, check=False)
     assert by_hand.returncode == 0, by_hand.stderr
     built = by_hand.stdout.partition("BUILT\n")[2]
