@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 
 
 class PortSpec(NamedTuple):
-    """One published port or range of ports: ``-p [ip:][hostport[-range]]:port[-range][/tcp|udp]``.
+    """One published port or range of ports: ``-p [ip:][hostport[-range]]:port[-range][/tcp|udp|sctp]``.
 
-    ``host_ip`` 0.0.0.0 means every address of the host; in a plan it is every IPv4 address, and ``::`` every IPv6 one.
-    ``host_port`` 0 means: choose a free one. ``length`` ports are published, ``host_port + i`` to ``port + i``.
+    ``host_port`` 0 means: choose a free one. ``length`` ports are published, ``host_port + i`` to ``port + i``. ``choices`` above 1: the
+    one port is published on the first free one of ``host_port`` to ``host_port + choices - 1``. ``host_ip`` 0.0.0.0 asks for every address;
+    what becomes of it is every IPv4 address, and ``with_ipv6`` every IPv6 one as well, where the sandbox has IPv6.
     """
 
     port: int
@@ -23,6 +24,30 @@ class PortSpec(NamedTuple):
     length: int = 1
     protocol: str = "tcp"
     host_ip: str = "0.0.0.0"
+    choices: int = 1
+    with_ipv6: bool = False
+
+    @property
+    def by_family(self) -> tuple[PortSpec, ...]:
+        """The port as it is held and led on: for IPv4 and for IPv6 by itself."""
+        if not self.with_ipv6:
+            return (self,)
+        own = self._replace(with_ipv6=False)
+        return own, own._replace(host_ip="::")
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the host port is known."""
+        return self.host_port > 0 and self.choices == 1
+
+
+class ExposedPort(NamedTuple):
+    """A port on which the sandbox serves, published or not: ``--expose PORT[-PORT][/protocol]`` or ``--expose NAME=PORT[/protocol]``."""
+
+    port: int
+    length: int = 1
+    protocol: str = "tcp"
+    name: str | None = None
 
 
 class BindMount(NamedTuple):
@@ -99,7 +124,10 @@ class NetworkAttachment(NamedTuple):
 
 @dataclass(frozen=True)
 class NetworkRequest:
-    """A network to be made: ``network create``. What is ``None`` is chosen; ``mtu`` in bytes. ``ipv6``: it has IPv6 too."""
+    """A network to be made: ``network create``. What is ``None`` is chosen; ``mtu`` in bytes. ``ipv6``: it has IPv6 too.
+
+    ``driver`` is bridge or macvlan; ``parent`` and ``macvlan_mode`` (private, vepa, bridge, passthru) belong to macvlan.
+    """
 
     name: str
     subnet: str | None = None
@@ -109,6 +137,9 @@ class NetworkRequest:
     internal: bool = False
     labels: tuple[tuple[str, str], ...] = ()
     mtu: int | None = None
+    driver: str = "bridge"
+    parent: str | None = None
+    macvlan_mode: str | None = None
     ipv6: bool = False
     subnet6: str | None = None
     gateway6: str | None = None
@@ -133,6 +164,7 @@ class NetworkSpec:
     rate_in: int | None = None
     rate_out: int | None = None
     networks: tuple[NetworkAttachment, ...] | None = None
+    expose: tuple[ExposedPort, ...] = ()
 
     @property
     def attachments(self) -> tuple[NetworkAttachment, ...]:
@@ -212,6 +244,7 @@ class SandboxSpec:
         values["resources"] = Resources(**data["resources"])
         network = dict(data["network"])
         network["ports"] = tuple(PortSpec(*port) for port in network["ports"])
+        network["expose"] = tuple(ExposedPort(*port) for port in network.get("expose", ()))
         for key in ("dns", "dns_search", "dns_options"):
             network[key] = tuple(network[key])
         network["extra_hosts"] = _pairs(network["extra_hosts"])

@@ -209,7 +209,7 @@ def port(output_format: str, name: str, inside: str | None) -> None:
         if inside is not None:
             output.echo(output.host_side(item))
         else:
-            output.echo(f"{output.port_range(item.port, item.length)}/{item.protocol} -> {output.host_side(item)}")
+            output.echo(output.port_line(item))
 
 
 def _matching(ports: list[Any], inside: str, name: str) -> list[Any]:
@@ -270,9 +270,9 @@ def _usage(sandbox: Sandbox, state: str) -> Stats | None:
 
 
 def _link(document: dict[str, Any]) -> str | None:
-    """The host's ends of the sandbox's links."""
+    """The host's ends of the sandbox's links, or what they are on."""
     endpoints = (document.get("network") or {}).get("endpoints") or []
-    return ", ".join(str(endpoint["host_interface"]) for endpoint in endpoints) or None
+    return ", ".join(str(item["host_interface"] or f"macvlan on {item['parent']}") for item in endpoints) or None
 
 
 def _card_rows(row: Row, usage: Stats | None, link: str | None) -> list[tuple[str, str]]:

@@ -20,6 +20,7 @@ Examples:
   netbox network create --ipv6 both
   netbox network create --subnet 10.20.31.0/24 --subnet fd00:31::/64 --gateway fd00:31::fe mixed
   netbox network create --internal --label stage=test -o mtu=1400 inner
+  netbox network create --driver macvlan -o parent=eth0 --subnet 192.168.1.0/24 --ip-range 192.168.1.192/27 lan
 """
 _CONNECT_EPILOG = """\b
 Examples:
@@ -33,22 +34,45 @@ The default route goes by the network with the highest gw-priority, the first na
 
 @click.group()
 def command() -> None:
-    """Manage networks: a bridge with a subnet of its own for those who are on it.
+    """Manage networks: a bridge with a subnet of its own for those who are on it, or a place on the LAN (--driver macvlan).
 
     Networks are isolated from one another. A network's bridge comes with its first running sandbox and goes with the last one.
     """
 
 
 @command.command(epilog=_CREATE_EPILOG)
-@click.option("-d", "--driver", metavar="DRIVER", default=None, help="bridge (default).")
-@click.option("--subnet", multiple=True, metavar="SUBNET", help="Subnet such as 10.20.30.0/24 (default: a free /24), or fd00:1::/64.")
-@click.option("--gateway", multiple=True, metavar="ADDRESS", help="Address of the host on it (default: the first of the subnet).")
+@click.option(
+    "-d",
+    "--driver",
+    metavar="DRIVER",
+    default=None,
+    help="bridge (default), or macvlan: each sandbox is a machine of its own on the LAN of a link.",
+)
+@click.option(
+    "--subnet",
+    multiple=True,
+    metavar="SUBNET",
+    help="Subnet such as 10.20.30.0/24 (default: a free /24), or fd00:1::/64; with macvlan that of the LAN.",
+)
+@click.option(
+    "--gateway",
+    multiple=True,
+    metavar="ADDRESS",
+    help="Address of the host on it (default: the first of the subnet); with macvlan the LAN's router.",
+)
 @click.option("--ipv6", is_flag=True, help="IPv6 as well (default subnet: a /64 of the host's own unique local addresses).")
 @click.option("--ip-range", metavar="RANGE", help="Part of the subnet from which addresses are given out.")
 @click.option("--aux-address", "aux_addresses", multiple=True, metavar="NAME=IP", help="Address that is never given out; repeatable.")
 @click.option("--internal", is_flag=True, help="No way out and none in.")
 @click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="Label; repeatable.")
-@click.option("-o", "--opt", "driver_options", multiple=True, metavar="mtu=BYTES", help="MTU (default: that of the host's way out).")
+@click.option(
+    "-o",
+    "--opt",
+    "driver_options",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="mtu=BYTES (default: that of the host's way out); with macvlan parent=LINK, macvlan_mode=bridge|private|vepa|passthru.",
+)
 @click.argument("name")
 def create(
     driver: str | None,

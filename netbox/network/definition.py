@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from netbox import names
 from netbox.errors import Conflict, Unsupported, UsageError
-from netbox.network import forwarding, ipam, networks
+from netbox.network import forwarding, ipam, networks, parents
 from netbox.network.facts import Occupied, host_facts, machine_id
 from netbox.settings import Settings
 from netbox.spec import NetworkRequest
@@ -29,7 +29,8 @@ def define(store: Store, settings: Settings, request: NetworkRequest) -> Network
         raise UsageError(f"network name {request.name}: it is one of netbox's own", "choose another name")
     with networks.locked(settings):
         _check_name(store, request.name)
-        row = _row(request, _subnet(store, request), _subnet6(store, request))
+        lan = _lan(request)
+        row = _row(request, _subnet(store, request), _subnet6(store, request), lan)
         store.put_network(row)
     return row
 
@@ -42,6 +43,16 @@ def _check_name(store: Store, name: str) -> None:
             raise Conflict(f"the bridge of a network called {name} would be {row.bridge}, that of {row.name}", "choose another name")
 
 
+def _lan(request: NetworkRequest) -> parents.Lan | None:
+    """The LAN of a macvlan network. Raises what ``parents.find`` raises."""
+    if request.parent is None:
+        return None
+    link = parents.find(request.parent)
+    if request.mtu is not None and request.mtu > link.mtu:
+        raise UsageError(f"-o mtu={request.mtu} is more than that of {link.name}, {link.mtu}", f"raise that of {link.name}, or give less")
+    return parents.lan(request.parent)
+
+
 def _subnet6(store: Store, request: NetworkRequest) -> ipam.Subnet | None:
     """A /64 of this host's unique local addresses, unless one was asked for."""
     if not request.ipv6:
@@ -50,7 +61,7 @@ def _subnet6(store: Store, request: NetworkRequest) -> ipam.Subnet | None:
         return None
     if not forwarding.is_supported():
         raise Unsupported("this kernel has no IPv6", "start it without ipv6.disable=1, or leave --ipv6 out")
-    occupied = _occupied(store, request, ipv6=True)
+    occupied = [*networks.reserved_subnets(store, request.name), *host_facts(frozenset(), ipv6=True).occupied]
     if request.subnet6 is None:
         if request.gateway6:
             raise UsageError("--gateway with an IPv6 address needs an IPv6 --subnet", "give the subnet too, such as --subnet fd00:1::/64")
@@ -58,8 +69,16 @@ def _subnet6(store: Store, request: NetworkRequest) -> ipam.Subnet | None:
     return _free(request.subnet6, occupied)
 
 
-def _occupied(store: Store, request: NetworkRequest, ipv6: bool = False) -> list[Occupied]:
-    return [*networks.reserved_subnets(store, request.name), *host_facts(frozenset(), ipv6).occupied]
+def _subnet(store: Store, request: NetworkRequest) -> ipam.Subnet:
+    if request.parent is None:
+        occupied = [*networks.reserved_subnets(store, request.name), *host_facts(frozenset()).occupied]
+    else:  # the LAN's own subnet is this host's too, as are the routers and resolvers there
+        occupied = [*networks.other_subnets(store, request.name), *host_facts(frozenset({request.parent})).occupied]
+    if request.subnet is None:
+        if request.gateway or request.ip_range or any(":" not in address for _, address in request.aux_addresses):
+            raise UsageError("--gateway, --ip-range and --aux-address need --subnet", "give the subnet too, such as --subnet 10.20.30.0/24")
+        return ipam.choose_subnet([item.subnet for item in occupied], ipam.USER_POOLS, ipam.USER_PREFIX_LENGTH)
+    return _free(request.subnet, occupied)
 
 
 def _free(wanted: str, occupied: Sequence[Occupied]) -> ipam.Subnet:
@@ -70,22 +89,31 @@ def _free(wanted: str, occupied: Sequence[Occupied]) -> ipam.Subnet:
     return subnet
 
 
-def _subnet(store: Store, request: NetworkRequest) -> ipam.Subnet:
-    occupied = _occupied(store, request)
-    if request.subnet is None:
-        if request.gateway or request.ip_range or any(":" not in address for _, address in request.aux_addresses):
-            raise UsageError("--gateway, --ip-range and --aux-address need --subnet", "give the subnet too, such as --subnet 10.20.30.0/24")
-        return ipam.choose_subnet([item.subnet for item in occupied], ipam.USER_POOLS, ipam.USER_PREFIX_LENGTH)
-    return _free(request.subnet, occupied)
-
-
-def _row(request: NetworkRequest, subnet: ipam.Subnet, subnet6: ipam.Subnet | None) -> NetworkRow:
-    gateway = request.gateway or ipam.gateway(subnet)
+def _gateway(request: NetworkRequest, subnet: ipam.Subnet, lan: parents.Lan | None) -> str:
+    """The one that was asked for; that of the host on the same LAN; the first address of the subnet."""
+    if lan is None or request.gateway is not None:
+        gateway = request.gateway or ipam.gateway(subnet)
+    else:
+        known = lan.gateway if lan.gateway and subnet.contains(ipam.number(lan.gateway)) else ""
+        gateway = known or ipam.gateway(subnet)
     _check_inside(subnet, "--gateway", gateway)
-    gateway6 = None
-    if subnet6 is not None:
-        gateway6 = request.gateway6 or ipam.gateway(subnet6)
-        _check_inside(subnet6, "--gateway", gateway6)
+    if lan is not None and gateway in lan.own:
+        raise UsageError(
+            f"--gateway {gateway} is this host's own address, which its macvlan sandboxes cannot reach", "give that of the LAN's router"
+        )
+    return gateway
+
+
+def _gateway6(request: NetworkRequest, subnet6: ipam.Subnet | None) -> str | None:
+    if subnet6 is None:
+        return None
+    gateway = request.gateway6 or ipam.gateway(subnet6)
+    _check_inside(subnet6, "--gateway", gateway)
+    return gateway
+
+
+def _row(request: NetworkRequest, subnet: ipam.Subnet, subnet6: ipam.Subnet | None, lan: parents.Lan | None) -> NetworkRow:
+    gateway, gateway6 = _gateway(request, subnet, lan), _gateway6(request, subnet6)
     if request.ip_range is not None:
         within = ipam.Subnet.parse(request.ip_range)
         if not (subnet.contains(within.base) and subnet.contains(within.last)):
@@ -98,7 +126,7 @@ def _row(request: NetworkRequest, subnet: ipam.Subnet, subnet6: ipam.Subnet | No
         if address in (gateway, gateway6):
             raise UsageError(f"--aux-address {name}={address} is the network's gateway", "choose another one")
     options = {
-        "driver": "bridge",
+        "driver": request.driver,
         "ip_range": request.ip_range,
         "aux_addresses": dict(request.aux_addresses),
         "internal": request.internal,
@@ -107,6 +135,8 @@ def _row(request: NetworkRequest, subnet: ipam.Subnet, subnet6: ipam.Subnet | No
     }
     if subnet6 is not None:
         options |= {"subnet6": str(subnet6), "gateway6": gateway6}
+    if request.parent is not None:
+        options |= {"parent": request.parent, "macvlan_mode": request.macvlan_mode}
     mtu = request.mtu or 0  # 0: that of the way out, found out at every start
     return NetworkRow(request.name, names.bridge(request.name), str(subnet), gateway, mtu, time.time(), options)
 

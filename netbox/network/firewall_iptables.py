@@ -9,7 +9,7 @@ Built-in chains get one jump to each chain and are otherwise left alone, policie
                                                 neighbour that forges this destination, because DNAT comes before the check for such
                                                 "martians"
     nat     OUTPUT       -> NETBOX-PUBLISH      for addresses of this host, 127.0.0.0/8 included
-    nat     POSTROUTING  -> NETBOX-LEAVE
+    nat     POSTROUTING  -> NETBOX-HAIRPIN   -> NETBOX-KEEP   -> NETBOX-LEAVE
 
 The tables of IPv6 (``ip6tables``) hold the same where a network has IPv6, and nothing of ours where none has. Where ``[::1]:PORT`` of the
 host cannot lead to a sandbox, the jump of OUTPUT leaves ::1 out, so that it refuses at once.
@@ -28,7 +28,9 @@ from netbox.network.firewall import (
     EGRESS,
     FENCE,
     GUARD,
+    HAIRPIN,
     INGRESS,
+    KEEP,
     LEAVE,
     LOOPBACK,
     LOOPBACK6,
@@ -66,6 +68,8 @@ _PLACES = {
     FENCE: _Place("filter", _chain(FENCE), (_jump("FORWARD", FENCE),), 0),
     INGRESS: _Place("filter", _chain(INGRESS), (_jump("FORWARD", INGRESS),), 1),
     EGRESS: _Place("filter", _chain(EGRESS), (_jump("FORWARD", EGRESS),), 2),
+    HAIRPIN: _Place("nat", _chain(HAIRPIN), (_jump("POSTROUTING", HAIRPIN),), None),
+    KEEP: _Place("nat", _chain(KEEP), (_jump("POSTROUTING", KEEP),), None),
     LEAVE: _Place("nat", _chain(LEAVE), (_jump("POSTROUTING", LEAVE),), None),
     PUBLISH: _Place("nat", _chain(PUBLISH), (_jump("PREROUTING", PUBLISH, f"!{LOOPBACK}", True), _jump("OUTPUT", PUBLISH, "", True)), None),
 }
@@ -151,6 +155,30 @@ class IptablesBackend:
                 for rule in _own_rules(editor):
                     place = f"{rule.table} {rule.chain} {rule.number}"
                     found.append(InstalledRule(rule.comment, f"ip6 {place}" if table.ipv6 else place))
+        return found
+
+    def places(self, groups: Sequence[RuleGroup]) -> list[list[str | None]]:
+        """See ``FirewallBackend.places``."""
+        found: list[list[str | None]] = [[None] * len(group.rules) for group in groups]
+        for table in _loaded():
+            with table.editing() as editor:
+                left = {
+                    place.chain: list(enumerate(editor.contents(place.chain), 1))
+                    for place in _places(editor)
+                    if editor.has_chain(place.chain)
+                }
+                for row, group in zip(found, groups, strict=True):
+                    for index, rule in enumerate(group.rules):
+                        if _PLACES[rule.stage].table != table.name or rule.ipv6 != table.ipv6:
+                            continue
+                        item = entry(rule, group.owner)
+                        numbered = left.get(item.chain, ())
+                        match = next(
+                            (pair for pair in numbered if pair[1].comment == group.owner and pair[1] == editor.rendered(item)), None
+                        )
+                        if match is not None:
+                            left[item.chain].remove(match)
+                            row[index] = f"{_title(editor)} {item.chain} {match[0]}"
         return found
 
     def take_down(self) -> None:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from netbox import names
 from netbox.network import firewall, firewall_choice, networks
-from netbox.network.firewall import RuleGroup
+from netbox.network.firewall import Rule, RuleGroup
 from netbox.network.firewall_lock import exclusive
 from netbox.network.plan import NetworkPlan
 from netbox.spec import PortSpec
@@ -96,15 +96,42 @@ def follow(store: Store) -> bool:
 
 
 def published(plan: NetworkPlan) -> RuleGroup:
-    """The rules of a sandbox's published ports; none when all its networks are internal."""
-    return _publish_rules(names.sandbox_owner(plan.sandbox_id), *plan.published_on, plan.ports)
+    """The rules of a sandbox's published ports; none where it has no way out by a bridge."""
+    owner = names.sandbox_owner(plan.sandbox_id)
+    return _publish_rules(owner, *plan.published_on, plan.ports, _neighbours(plan)) if plan.ports else RuleGroup(owner, ())
 
 
-def _publish_rules(owner: str, address: str, address6: str, ports: Iterable[PortSpec]) -> RuleGroup:
+def published_row(plan: NetworkPlan, backend: str) -> dict[str, Any]:
+    """What the journal's row ``rules`` says about a sandbox's published ports."""
+    address, address6 = plan.published_on
+    return {
+        "owner": names.sandbox_owner(plan.sandbox_id),
+        "backend": backend,
+        "address": address,
+        "address6": address6,
+        "ports": [list(port) for port in plan.ports],
+        "neighbours": _neighbours(plan),
+    }
+
+
+def _neighbours(plan: NetworkPlan) -> list[str]:
+    """The subnets of further networks, where the sandbox answers to a client directly."""
+    others = [endpoint for endpoint in plan.interfaces if not endpoint.internal]
+    return [item.subnet for item in others if item is not plan.entrance] + [
+        item.subnet6 for item in others if item.subnet6 and item is not plan.way_out6
+    ]
+
+
+def _publish_rules(owner: str, address: str, address6: str, ports: Iterable[PortSpec], neighbours: Iterable[str]) -> RuleGroup:
     """The rules of the ports whose family the sandbox has."""
-    chosen = tuple(ports)
-    families = [(item, [port for port in chosen if (":" in port.host_ip) == (":" in item)]) for item in (address, address6) if item]
-    return RuleGroup(owner, tuple(rule for item, its in families for rule in firewall.publish_rules(owner, item, its).rules))
+    ports, neighbours = [its for port in ports for its in port.by_family], tuple(neighbours)
+    rules: list[Rule] = []
+    for own in filter(None, (address, address6)):
+        is_ipv6 = ":" in own
+        its = [port for port in ports if (":" in port.host_ip) == is_ipv6]
+        if its:
+            rules += firewall.publish_rules(owner, own, its, [item for item in neighbours if (":" in item) == is_ipv6]).rules
+    return RuleGroup(owner, tuple(rules))
 
 
 def replace(store: Store, group: RuleGroup) -> None:
@@ -121,11 +148,24 @@ def replace(store: Store, group: RuleGroup) -> None:
         firewall_choice.remove_everywhere([group.owner], but=target)
 
 
+def publish_again(store: Store, plan: NetworkPlan) -> None:
+    """Makes the rules of a running sandbox's published ports those of its plan. Call it under the networks' lock.
+
+    Raises what ``FirewallBackend.apply`` raises.
+    """
+    replace(store, published(plan))
+    row = store.sandbox(plan.sandbox_id)
+    if row is None or row.state != "running":
+        # It has ended since: its rules may have been removed before they were put in again. One that ends from here on removes them.
+        firewall_choice.remove_everywhere([names.sandbox_owner(plan.sandbox_id)])
+
+
 def _published(row: JournalRow, plan: NetworkPlan | None) -> RuleGroup:
     if plan is not None:
         return published(plan)
     args = row.args
-    return _publish_rules(args["owner"], args["address"], args.get("address6", ""), [PortSpec(*port) for port in args["ports"]])
+    taken = [PortSpec(*port) for port in args["ports"]]
+    return _publish_rules(args["owner"], args["address"], args.get("address6", ""), taken, args.get("neighbours", ()))
 
 
 def _lost(plan: NetworkPlan, impairments: list[dict[str, Any]]) -> RuleGroup:

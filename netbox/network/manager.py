@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from netbox import names
 from netbox.errors import Conflict, NotFound, UsageError
-from netbox.network import drivers, firewall, firewall_choice, firewall_switch, ipam, modes, naming, networks, ports, resolve
-from netbox.network.facts import boot_id, host_facts
+from netbox.network import drivers, firewall, firewall_choice, firewall_switch, ipam, modes, naming, networks, parents, ports, resolve
+from netbox.network.facts import boot_id
 from netbox.network.plan import Endpoint, JoinTarget, NetworkPlan, Prepared, Traffic
 from netbox.network.undo import UndoContext
 from netbox.settings import Settings
@@ -79,7 +79,7 @@ class NetworkManager:
                 row, stood = networks.ensure(self._store, attachment.network)
                 endpoints.append(self._lease(row, sandbox_id, attachment, index, stood))
         naming.changed(self._store, [endpoint.network for endpoint in endpoints])
-        _require_way_out(endpoints, spec)
+        check_endpoints(endpoints, spec)
         if spec.ports:
             recorder.record("port", sandbox_id=sandbox_id)
         taken, sockets = ports.reserve(self._store, sandbox_id, spec.ports, _has_ipv6(endpoints))
@@ -98,13 +98,11 @@ class NetworkManager:
             return mode.prepare(request, modes.Facts(os.uname().nodename))
         endpoints = []
         for index, attachment in enumerate(spec.attachments):
-            row, stands = self._network_preview(attachment.network)
+            row, stands = networks.preview(self._store, attachment.network)
             endpoints.append(self._lease_preview(row, sandbox_id, attachment, index, stands))
-        _require_way_out(endpoints, spec)
-        if spec.ports:
-            ports.check(self._store, sandbox_id, spec.ports, _has_ipv6(endpoints))
-        wanted = tuple(twin for port in ports.expanded(spec.ports, _has_ipv6(endpoints)) for twin in port)
-        return mode.prepare(request, _facts(endpoints, wanted, networks.any_stands(self._store)))
+        check_endpoints(endpoints, spec)
+        taken = ports.check(self._store, sandbox_id, spec.ports, _has_ipv6(endpoints))
+        return mode.prepare(request, _facts(endpoints, taken, networks.any_stands(self._store)))
 
     def reserve(self, sandbox_id: str, spec: NetworkSpec) -> None:
         """Keeps the addresses of ``--ip`` and ``--ip6`` on user-defined networks for a sandbox, from now until it is removed.
@@ -142,8 +140,8 @@ class NetworkManager:
         drivers.of(endpoint).connect(endpoint, netns_fd, recorder, is_default=False)
 
     def reroute(self, plan: NetworkPlan, netns_fd: int, published_on: str) -> None:
-        """Sends the default route of a running sandbox the way that its plan says, and its published ports too, unless they were
-        ``published_on`` that address already. Doing it twice is harmless.
+        """Sends the default route of a running sandbox the way that its plan says, and its published ports too; what goes to a port that
+        was ``published_on`` that address already goes on. Doing it twice is harmless.
 
         Raises:
             HostError, FirewallError: the kernel refuses.
@@ -152,9 +150,9 @@ class NetworkManager:
             drivers.move_default_route(plan.way_out, netns_fd, plan.way_out.gateway)
         if plan.way_out6 is not None:
             drivers.move_default_route(plan.way_out6, netns_fd, plan.way_out6.gateway6)
-        if plan.ports and ",".join(plan.published_on) != published_on:
-            firewall_switch.replace(self._store, firewall_switch.published(plan))
-            _forget_untranslated(plan)
+        if plan.ports:
+            firewall_switch.publish_again(self._store, plan)
+            ports.forget(plan.ports, keep_translated=",".join(plan.published_on) == published_on)
 
     def attach(self, plan: NetworkPlan, netns_fd: int, recorder: Recorder) -> None:
         """Builds the interfaces of a sandbox's namespace. Does nothing in the modes host and container.
@@ -175,12 +173,9 @@ class NetworkManager:
         group = firewall_switch.published(plan)
         with firewall_choice.chosen() as backend:
             # Until the record says what is published, the row does: another backend may take over, another program flush the rules.
-            ports = [list(port) for port in plan.ports]
-            address, address6 = plan.published_on
-            places = {"address": address, "address6": address6, "ports": ports}
-            recorder.record("rules", owner=group.owner, udp=_udp(plan), backend=backend.name, **places)
+            recorder.record("rules", **firewall_switch.published_row(plan, backend.name))
             backend.apply([group])
-        _forget_untranslated(plan)
+        ports.forget(plan.ports)
 
     def files(self, plan: NetworkPlan) -> dict[str, str]:
         """The contents of ``hosts``, ``hostname`` and ``resolv.conf``; empty in mode container, see ``plan.shared_files``."""
@@ -244,7 +239,9 @@ class NetworkManager:
         commands: list[str] = []
         base, base6 = not plan.base_stands, not networks.any_stands6(self._store)
         for endpoint in plan.endpoints:
-            if not endpoint.standing:
+            if not endpoint.standing and endpoint.on_lan:
+                commands += parents.describe(endpoint.parent)
+            elif not endpoint.standing:
                 options = {"internal": endpoint.internal, "subnet6": endpoint.subnet6, "gateway6": endpoint.gateway6}
                 row = NetworkRow(endpoint.network, endpoint.bridge, endpoint.subnet, endpoint.gateway, endpoint.mtu, 0.0, options)
                 commands += networks.describe(row, base, base6, networks.forwarding6(self._store, row))
@@ -285,6 +282,9 @@ class NetworkManager:
     def _choose(self, row: NetworkRow, sandbox_id: str, spec: NetworkAttachment, taken: dict[str, str], released: list[str]) -> _Addresses:
         subnet = ipam.Subnet.parse(row.subnet)
         auxiliary = {address: name for name, address in row.options.get("aux_addresses", {}).items()}
+        if row.parent:
+            lan = _check_lan(row, spec)
+            auxiliary = {**lan.taken, **auxiliary}
         if spec.ip is None:
             ip_range = row.options.get("ip_range")
             within = ipam.Subnet.parse(ip_range) if ip_range else None
@@ -293,13 +293,15 @@ class NetworkManager:
             address = ipam.dotted(ipam.number(spec.ip))
             ipam.check_address(subnet, row.gateway, address, auxiliary)
             self._refuse_taken(address, taken)
+        if row.options.get("macvlan_mode") == "passthru":
+            return _Addresses(address, parents.find(row.parent).mac, "")
         mac = ipam.mac_for(address) if spec.mac_address is None else ipam.check_mac(spec.mac_address)
         for lease in self._store.leases(row.name):
             if lease.mac == mac and lease.sandbox_id != sandbox_id and taken.get(lease.address) == lease.sandbox_id:
                 raise Conflict(
                     f"the MAC {mac} is taken by sandbox {self._name(lease.sandbox_id)}", "choose another one, or stop that sandbox"
                 )
-        if mac == ipam.mac_for(row.gateway):
+        if mac == ipam.mac_for(row.gateway) and not row.parent:
             raise Conflict(f"the MAC {mac} is that of the bridge {row.bridge}", "choose another one")
         return _Addresses(address, mac, self._choose6(row, spec, address, taken))
 
@@ -328,13 +330,6 @@ class NetworkManager:
         row = self._store.sandbox(sandbox_id)
         return row.name if row is not None else names.short_id(sandbox_id)
 
-    def _network_preview(self, name: str) -> tuple[NetworkRow, bool]:
-        row, link = self._store.network(name), networks.bridge_link(names.bridge(name))
-        if row is not None and link is not None and link.is_up:
-            return row, True
-        ipv6 = row is not None and bool(row.subnet6)
-        return networks.choose(self._store, name, row, host_facts(frozenset({names.bridge(name)}), ipv6)), False
-
 
 class _Addresses(NamedTuple):
     """What a sandbox has on a network; ``address6`` is empty without IPv6."""
@@ -355,22 +350,37 @@ class _Preview(Exception):
 def _endpoint(row: NetworkRow, sandbox_id: str, chosen: _Addresses, attachment: NetworkAttachment, index: int, stood: bool) -> Endpoint:
     return Endpoint(
         network=row.name,
-        bridge=row.bridge,
+        bridge="" if row.parent else row.bridge,
         subnet=row.subnet,
         gateway=row.gateway,
         address=chosen.address,
         mac_address=chosen.mac,
         mtu=row.mtu,
         interface=f"eth{index}",
-        host_interface=names.veth(sandbox_id, index),
+        host_interface="" if row.parent else names.veth(sandbox_id, index),
         internal=networks.is_internal(row),
         gw_priority=attachment.gw_priority,
         aliases=attachment.aliases,
         standing=stood,
+        driver=row.driver,
+        parent=row.parent,
+        mode=row.options.get("macvlan_mode") or "",
         subnet6=row.subnet6,
         gateway6=row.gateway6,
         address6=chosen.address6,
     )
+
+
+def _check_lan(row: NetworkRow, attachment: NetworkAttachment) -> parents.Lan:
+    """What is known about the LAN of a macvlan network. Raises ``UsageError`` for what cannot be had there."""
+    if attachment.aliases:
+        raise UsageError(f"network {row.name} has no name service, being a macvlan network", "leave the alias out, or add a bridge network")
+    if attachment.mac_address is not None and row.options.get("macvlan_mode") == "passthru":
+        raise UsageError(f"--mac-address on network {row.name}: with macvlan_mode=passthru it is that of {row.parent}", "leave it out")
+    lan = parents.lan(row.parent)
+    if attachment.ip != row.gateway and attachment.ip in lan.taken:
+        raise Conflict(f"the address {attachment.ip} is taken: it is {lan.taken[attachment.ip]}", "choose another one")
+    return lan
 
 
 def _facts(endpoints: Iterable[Endpoint], taken: tuple[PortSpec, ...], base_stands: bool) -> modes.Facts:
@@ -378,9 +388,21 @@ def _facts(endpoints: Iterable[Endpoint], taken: tuple[PortSpec, ...], base_stan
     return modes.Facts(os.uname().nodename, ordered, taken, all(endpoint.standing for endpoint in ordered), base_stands)
 
 
-def _require_way_out(endpoints: Sequence[Endpoint], spec: NetworkSpec) -> None:
-    if not spec.ports or any(not endpoint.internal for endpoint in endpoints):
+def check_endpoints(endpoints: Sequence[Endpoint], spec: NetworkSpec) -> None:
+    """Whether what was asked for can be had on these networks. Raises ``UsageError``."""
+    lan = next((endpoint for endpoint in endpoints if endpoint.on_lan), None)
+    if spec.rate_in and lan is not None:
+        from netbox.network import shaping
+
+        raise shaping.no_outer_end(lan, "--net-rate-in")
+    first = min(endpoints, key=lambda endpoint: endpoint.precedence, default=None)
+    if not spec.ports or (first is not None and not first.internal and not first.on_lan):
         return
+    if first is not None and first.on_lan:
+        raise UsageError(
+            f"cannot publish a port: the sandbox's way out is the macvlan network {first.network}, where it has an address of the LAN",
+            "leave -p out, or add a bridge network with the highest gw-priority, such as --network name=bridge,gw-priority=1",
+        )
     where = f"on internal networks only ({spec.title})" if endpoints else "on no network"
     raise UsageError(f"cannot publish a port: the sandbox is {where}", "add a network with a way out, such as --network bridge")
 
@@ -388,18 +410,6 @@ def _require_way_out(endpoints: Sequence[Endpoint], spec: NetworkSpec) -> None:
 def _has_ipv6(endpoints: Iterable[Endpoint]) -> bool:
     """Whether ports are published for IPv6 too."""
     return any(endpoint.address6 and not endpoint.internal for endpoint in endpoints)
-
-
-def _udp(plan: NetworkPlan) -> list[tuple[str, int, int]]:
-    return [(port.host_ip, port.host_port, port.length) for port in plan.ports if port.protocol == "udp"]
-
-
-def _forget_untranslated(plan: NetworkPlan) -> None:
-    """Datagrams that came before the rule have made an entry that bypasses it, and that every further one keeps alive."""
-    for host_ip, first, count in _udp(plan):
-        from netbox.kernel import conntrack
-
-        conntrack.flush_udp(host_ip, first, count)
 
 
 def _sum(counters: Iterable[Traffic]) -> Traffic:

@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 from netbox.errors import Unsupported, host_error
 from netbox.kernel import sysctl
 from netbox.kernel.rtnetlink import RouteSocket, delete_link
-from netbox.network import firewall_choice, firewall_switch, forwarding, naming, networks
+from netbox.network import firewall_choice, firewall_switch, forwarding, naming, networks, ports
 from netbox.network.facts import boot_id
 from netbox.settings import Settings
-from netbox.state.journal import NETWORK
+from netbox.spec import PortSpec
+from netbox.state.journal import NETWORK, of_kind
 from netbox.state.store import Store
 
 
@@ -35,11 +36,8 @@ def _release_ports(context: UndoContext, args: dict[str, Any]) -> None:
 
 def _remove_rules(context: UndoContext, args: dict[str, Any]) -> None:
     firewall_choice.remove([args["owner"]], {args.get("backend", firewall_choice.IPTABLES), *firewall_switch.standing(context.store)})
-    for host_ip, first, count in args.get("udp", ()):
-        from netbox.kernel import conntrack
-
-        # An entry of the connection table would keep sending datagrams to the next one who gets the address.
-        conntrack.flush_udp(host_ip, first, count)
+    # An entry of the connection table would keep sending datagrams to the next one who gets the address.
+    ports.forget([PortSpec(*port) for port in args.get("ports", ())])
 
 
 def _lift_impairment(context: UndoContext, args: dict[str, Any]) -> None:
@@ -60,6 +58,19 @@ def _delete_link(_context: UndoContext, args: dict[str, Any]) -> None:
             netlink.request(delete_link(name))
     except OSError as error:
         raise host_error("delete", f"the link {name}", error) from error
+
+
+def _delete_macvlan(_context: UndoContext, args: dict[str, Any]) -> None:
+    from netbox.network.drivers import macvlan
+
+    macvlan.remove(**args)
+
+
+def _delete_vlan(context: UndoContext, args: dict[str, Any]) -> None:
+    if sum(row.args == args for row in of_kind(context.store.database, "vlan")) == 1:  # no other network has links on it
+        from netbox.network import parents
+
+        parents.remove_vlan(args["name"])
 
 
 def _restore_sysctl(context: UndoContext, args: dict[str, Any]) -> None:
@@ -103,6 +114,8 @@ HANDLERS: dict[str, Callable[[UndoContext, dict[str, Any]], None]] = {
     "rules": _remove_rules,
     "impairment": _lift_impairment,
     "veth": _delete_link,
+    "macvlan": _delete_macvlan,
+    "vlan": _delete_vlan,
     "bridge": _delete_link,
     "network_rules": _remove_rules,
     "nameservice": _stop_serving_names,

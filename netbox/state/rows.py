@@ -39,6 +39,16 @@ class NetworkRow(NamedTuple):
     options: dict[str, Any]
 
     @property
+    def driver(self) -> str:
+        """``bridge`` or ``macvlan``; one with macvlan has a name of a bridge device, and no such device."""
+        return str(self.options.get("driver", "bridge"))
+
+    @property
+    def parent(self) -> str:
+        """The link of the host that a macvlan network is on, otherwise nothing."""
+        return str(self.options.get("parent") or "")
+
+    @property
     def subnet6(self) -> str:
         """The IPv6 subnet (``fd00:1::/64``); empty without IPv6."""
         return str(self.options.get("subnet6") or "")

@@ -88,11 +88,9 @@ def test_networks_are_strangers(lab: Lab, outside: Neighbour) -> None:
 def test_a_published_port_from_everywhere(lab: Lab, outside: Neighbour, protocol: str) -> None:
     lab.define("front", ipv6=True)
     guest = on(lab, "front", ports=(PortSpec(80, 8080, protocol=protocol), PortSpec(90, 9000, 3, protocol)))
-    assert [(port.host_ip, port.host_port) for port in guest.plan.ports] == [
-        ("0.0.0.0", 8080),
-        ("::", 8080),
-        ("0.0.0.0", 9000),
-        ("::", 9000),
+    assert [(port.host_ip, port.host_port, port.with_ipv6) for port in guest.plan.ports] == [
+        ("0.0.0.0", 8080, True),
+        ("0.0.0.0", 9000, True),
     ]
     other = on(lab, "front")
     for address in ("0.0.0.0", "::"):
@@ -290,9 +288,9 @@ def test_old_flows_do_not_bypass_a_new_port(lab: Lab, outside: Neighbour) -> Non
     guest.serve("udp", 53, "::")
     with outside.inside():
         assert ask("udp", outside.host_address6, 5353, source_port=6000) == f"{outside.address6} 53"
-    assert conntrack.flush_udp("2001:db8::99", 5353, 1) == 0
-    assert conntrack.flush_udp("0.0.0.0", 5353, 1) == 0
-    assert conntrack.flush_udp("::", 5353, 2) == 1
+    assert conntrack.flush("udp", "2001:db8::99", 5353, 1) == 0
+    assert conntrack.flush("udp", "0.0.0.0", 5353, 1) == 0
+    assert conntrack.flush("udp", "::", 5353, 2) == 1
 
 
 def test_an_announcement_at_start(lab: Lab, outside: Neighbour) -> None:

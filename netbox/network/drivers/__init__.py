@@ -32,9 +32,9 @@ class Driver(Protocol):
 
 def of(endpoint: Endpoint) -> Driver:
     """The driver of an endpoint's network."""
-    from netbox.network.drivers import bridge
+    from netbox.network.drivers import bridge, macvlan
 
-    modules: dict[str, ModuleType] = {"bridge": bridge}
+    modules: dict[str, ModuleType] = {"bridge": bridge, "macvlan": macvlan}
     return cast(Driver, modules[endpoint.driver])
 
 

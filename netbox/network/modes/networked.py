@@ -21,9 +21,11 @@ def check(spec: NetworkSpec, hostname: str | None) -> None:
 def prepare(request: Request, facts: Facts) -> NetworkPlan:
     """See ``Mode.prepare``. ``host-gateway`` becomes the address of the bridge."""
     spec = request.spec
-    if not facts.endpoints and any(address == resolve.HOST_GATEWAY for _, address in spec.extra_hosts):
-        raise UsageError("--add-host with host-gateway: the sandbox is on no network", "connect it first (netbox network connect)")
-    gateway = facts.endpoints[0].gateway if facts.endpoints else ""
+    gateway = next((endpoint.gateway for endpoint in facts.endpoints if not endpoint.on_lan), "")
+    if not gateway and any(address == resolve.HOST_GATEWAY for _, address in spec.extra_hosts):
+        if not facts.endpoints:
+            raise UsageError("--add-host with host-gateway: the sandbox is on no network", "connect it first (netbox network connect)")
+        raise UsageError("--add-host with host-gateway: this host is out of reach on a macvlan network", "add one with a bridge")
     return NetworkPlan(
         request.sandbox_id,
         "bridge",
