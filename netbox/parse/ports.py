@@ -100,7 +100,7 @@ def _check_port(port: PortSpec) -> PortSpec:
     parse_integer(port.host_port + port.length - 1, "last host port of a range", 0, PORT_MAX)
     parse_integer(port.choices, "number of host ports to choose from", 1, PORT_MAX if port.host_port and port.length == 1 else 1)
     parse_integer(port.host_port + port.choices - 1, "last host port to choose", 0, PORT_MAX)
-    return port._replace(protocol=_protocol(port.protocol, format_port(port)), host_ip=_address(port.host_ip))
+    return port._replace(protocol=_protocol(port.protocol, format_port(port)), host_ip=_address(port.host_ip), with_ipv6=False)
 
 
 def _address(value: str) -> str:

@@ -109,8 +109,9 @@ ports = st.builds(
     host_port=st.one_of(st.just(0), st.integers(1, 60000)),
     length=st.integers(1, 5000),
     protocol=st.sampled_from(["tcp", "udp", "sctp"]),
-    host_ip=st.sampled_from(["0.0.0.0", "127.0.0.1", "10.1.2.3"]),
+    host_ip=st.sampled_from(["0.0.0.0", "127.0.0.1", "10.1.2.3", "::", "fd00::1"]),
     choices=st.just(1),
+    with_ipv6=st.just(False),
 )
 
 
