@@ -11,8 +11,8 @@ import pytest
 
 from tests.e2e.boxes import inspect, running
 from tests.e2e.test_dry_run import sections
-from tests.e2e.test_networks import endpoints, server
-from tests.kernel.network_lab import ask, reachable
+from tests.e2e.test_networks import endpoints, inside, server
+from tests.kernel.network_lab import ask, out_of_reach, reachable
 from tests.support import leaks
 from tests.support.cli import Cli
 from tests.support.host import Neighbour, PrivateHost
@@ -167,3 +167,20 @@ def test_the_network_can_be_built_by_hand(
         for rule in stands.replace(short_id, netns).splitlines():
             if "comment" in rule and " owned" not in rule and '" . 0x' not in rule:
                 assert rule.strip(" ,}") in built, rule
+
+
+@BACKENDS
+def test_a_peer_is_impaired_in_both_families(cli: Cli, networks: None, monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
+    monkeypatch.setenv("NETBOX_FIREWALL", backend)
+    with running(cli, "a", "--network", "back"), running(cli, "b", "--network", "back"), server(cli, "b", "tcp", 80, "::"):
+        own, other = address6(cli, "a", "back"), address6(cli, "b", "back")
+        cli("impair", "a", "--to", "b", "--rate", "100mbit", "--direction", "out")
+        with inside(cli, "a"):
+            assert ask("tcp", other, 80) == f"{own} 80"
+        for direction in ("in", "out"):
+            cli("impair", "a", "--to", "b", "--loss", "100", "--direction", direction)
+            with inside(cli, "a"):
+                assert out_of_reach("tcp", other, 80)
+            cli("impair", "a", "--off")
+        with inside(cli, "a"):
+            assert ask("tcp", other, 80) == f"{own} 80"

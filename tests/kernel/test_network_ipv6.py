@@ -27,6 +27,14 @@ def lab(request: pytest.FixtureRequest, private_host: PrivateHost, monkeypatch: 
 
 
 @pytest.fixture
+def one_lab(private_host: PrivateHost) -> Iterator[Lab]:
+    """For what does not depend on the firewall's backend."""
+    made = Lab()
+    yield made
+    made.close()
+
+
+@pytest.fixture
 def servers() -> Iterator[list[Server]]:
     running: list[Server] = []
     yield running
@@ -173,10 +181,10 @@ def test_the_loopback_address_of_the_host(lab: Lab, outside: Neighbour) -> None:
     assert reachable("tcp", outside.host_address6, 8080)
 
 
-def test_forged_loopback_frames_are_dropped(lab: Lab, outside: Neighbour) -> None:
+def test_forged_loopback_frames_are_dropped(one_lab: Lab, outside: Neighbour) -> None:
     """Neither by a bridge nor by the LAN does a frame get to ::1, also with a route to ::1 by the bridge."""
-    lab.define("front", ipv6=True)
-    guest = on(lab, "front")
+    one_lab.define("front", ipv6=True)
+    guest = on(one_lab, "front")
     seen = serve("udp", 7000, "::1")
     try:
         before = _received()
@@ -223,12 +231,12 @@ def test_an_internal_network(lab: Lab, outside: Neighbour, servers: list[Server]
         on(lab, "inner", ports=(PortSpec(80, 8081),))
 
 
-def test_addresses(lab: Lab, outside: Neighbour) -> None:
-    lab.define(
+def test_addresses(one_lab: Lab, outside: Neighbour) -> None:
+    one_lab.define(
         "front", subnet="10.20.30.0/24", subnet6="fd00:30::/64", gateway6="fd00:30::fe", ipv6=True, aux_addresses=(("x", "fd00:30::9"),)
     )
-    one = lab.guest(networks=(NetworkAttachment("front", ip6="fd00:30::2"),))
-    two, three = on(lab, "front"), lab.guest(networks=(NetworkAttachment("front", ip="10.20.30.9"),))
+    one = one_lab.guest(networks=(NetworkAttachment("front", ip6="fd00:30::2"),))
+    two, three = on(one_lab, "front"), one_lab.guest(networks=(NetworkAttachment("front", ip="10.20.30.9"),))
     assert (one.address6, two.address6, three.address6) == ("fd00:30::2", "fd00:30::3", "fd00:30::1:0:0")
     for wanted, why in (
         ("fd00:30::2", f"the address fd00:30::2 is taken by sandbox {one.id[:12]}"),
@@ -237,21 +245,21 @@ def test_addresses(lab: Lab, outside: Neighbour) -> None:
         ("fd00:31::2", "is outside the network's subnet"),
     ):
         with pytest.raises((Conflict, UsageError), match=why):
-            lab.guest(networks=(NetworkAttachment("front", ip6=wanted),))
-    lab.define("plain", subnet="10.20.31.0/24")
+            one_lab.guest(networks=(NetworkAttachment("front", ip6=wanted),))
+    one_lab.define("plain", subnet="10.20.31.0/24")
     with pytest.raises(UsageError, match="network plain has no IPv6"):
-        lab.guest(networks=(NetworkAttachment("plain", ip6="fd00:30::5"),))
-    plain = on(lab, "plain")
+        one_lab.guest(networks=(NetworkAttachment("plain", ip6="fd00:30::5"),))
+    plain = on(one_lab, "plain")
     assert plain.plan.endpoints[0].addresses == (plain.address,)
     assert "inet6" not in plain.execute("ip", "address", "show", "eth0")
     with pytest.raises(UsageError, match="the sandbox has no IPv6 address"):
-        on(lab, "plain", ports=(PortSpec(80, 8080, host_ip="::"),))
+        on(one_lab, "plain", ports=(PortSpec(80, 8080, host_ip="::"),))
     for clash, what in (("fd00:30::/48", "network front"), ("2001:db8:100::/64", "route 2001:db8:100::/64 dev eth0")):
         with pytest.raises(Conflict, match=what):
-            lab.define("second", subnet6=clash, ipv6=True)
+            one_lab.define("second", subnet6=clash, ipv6=True)
 
 
-def test_the_host_goes_on_taking_router_advertisements(lab: Lab, outside: Neighbour) -> None:
+def test_the_host_goes_on_taking_router_advertisements(one_lab: Lab, outside: Neighbour) -> None:
     """As a router it would take none where ``accept_ra`` is 1, and lose its own way out."""
     values = {
         name: Path("/proc/sys/net/ipv6/conf", name)
@@ -259,19 +267,19 @@ def test_the_host_goes_on_taking_router_advertisements(lab: Lab, outside: Neighb
     }
     values["lo/forwarding"].write_text("1")
     before = {name: path.read_text().strip() for name, path in values.items()}
-    lab.define("front", ipv6=True)
-    lab.define("back", ipv6=True)
-    lab.define("inner", ipv6=True, internal=True)
-    inner = on(lab, "inner")
+    one_lab.define("front", ipv6=True)
+    one_lab.define("back", ipv6=True)
+    one_lab.define("inner", ipv6=True, internal=True)
+    inner = on(one_lab, "inner")
     assert {name: path.read_text().strip() for name, path in values.items()} == before
-    one, two = on(lab, "front"), on(lab, "back")
+    one, two = on(one_lab, "front"), on(one_lab, "back")
     changed = {name: "2" if name.endswith("accept_ra") else "1" for name in values}
     assert {name: path.read_text().strip() for name, path in values.items()} == changed
-    lab.end(one)
+    one_lab.end(one)
     assert {name: path.read_text().strip() for name, path in values.items()} == changed
-    lab.end(two)
+    one_lab.end(two)
     assert {name: path.read_text().strip() for name, path in values.items()} == before
-    lab.end(inner)
+    one_lab.end(inner)
     values["lo/forwarding"].write_text("0")
 
 
@@ -293,16 +301,16 @@ def test_old_flows_do_not_bypass_a_new_port(lab: Lab, outside: Neighbour) -> Non
     assert conntrack.flush("udp", "::", 5353, 2) == 1
 
 
-def test_an_announcement_at_start(lab: Lab, outside: Neighbour) -> None:
+def test_an_announcement_at_start(one_lab: Lab, outside: Neighbour) -> None:
     """Whoever remembers another MAC for the address learns the new one from an unsolicited advertisement (RFC 4861, 7.2.6)."""
-    lab.define("front", ipv6=True)
-    one = on(lab, "front")
-    old = on(lab, "front")
+    one_lab.define("front", ipv6=True)
+    one = on(one_lab, "front")
+    old = on(one_lab, "front")
     address = old.address6
     old.serve("tcp", 80, "::")
     assert one.ask("tcp", address, 80) is not None
-    lab.end(old)
-    again = lab.guest(networks=(NetworkAttachment("front", ip6=address, mac_address="02:00:00:00:00:77"),))
+    one_lab.end(old)
+    again = one_lab.guest(networks=(NetworkAttachment("front", ip6=address, mac_address="02:00:00:00:00:77"),))
     again.serve("tcp", 80, "::")
     wait_until(lambda: "02:00:00:00:00:77" in one.execute("ip", "-6", "neigh", "show", address), "the announcement", timeout=20)
     assert one.ask("tcp", address, 80) is not None

@@ -177,7 +177,8 @@ def test_overlap_is_exactly_a_shared_host_port(one: PortSpec, other: PortSpec) -
     def taken(port: PortSpec) -> set[int]:
         return set(range(port.host_port, port.host_port + port.length)) if port.host_port else set()
 
-    same_address = one.host_ip == other.host_ip or "0.0.0.0" in (one.host_ip, other.host_ip)
+    same_family = (":" in one.host_ip) == (":" in other.host_ip)
+    same_address = one.host_ip == other.host_ip or (same_family and bool({"0.0.0.0", "::"} & {one.host_ip, other.host_ip}))
     expected = one.protocol == other.protocol and same_address and bool(taken(one) & taken(other))
     try:
         check_overlaps([one, other])
