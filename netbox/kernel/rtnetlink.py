@@ -48,7 +48,7 @@ RTM_NEWADDR, RTM_GETADDR = 20, 22
 RTM_NEWROUTE, RTM_GETROUTE = 24, 26
 RTM_NEWNEIGH = 28
 
-IFF_UP = 0x1
+IFF_UP, IFF_RUNNING = 0x1, 0x40
 ARPHRD_ETHER = 1
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_MASTER, IFLA_LINKINFO = 1, 3, 4, 5, 10, 18
 IFLA_IFALIAS, IFLA_STATS64, IFLA_AF_SPEC, IFLA_NET_NS_FD, IFLA_TARGET_NETNSID = 20, 23, 26, 28, 46
@@ -58,7 +58,7 @@ BR_STATE_FORWARDING = 3
 VETH_INFO_PEER = 1
 IFLA_INET6_ADDR_GEN_MODE, IN6_ADDR_GEN_MODE_NONE = 8, 1
 IFA_ADDRESS, IFA_LOCAL, IFA_BROADCAST = 1, 2, 4
-IFA_F_NODAD = 0x02
+IFA_F_NODAD, IFA_F_TENTATIVE = 0x02, 0x40
 RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_TABLE = 1, 4, 5, 6, 15
 RT_TABLE_MAIN, RT_TABLE_LOCAL, RTPROT_BOOT, RT_SCOPE_UNIVERSE, RT_SCOPE_LINK, RTN_UNICAST, RTN_LOCAL = 254, 255, 3, 0, 253, 1, 2
 NDA_DST, NDA_LLADDR, NUD_STALE = 1, 2, 0x04
@@ -254,6 +254,11 @@ class Link:
         self.traffic: tuple[int, ...] = struct.unpack_from("=8Q", counters) if len(counters) >= 64 else (0,) * 8
 
     @property
+    def is_running(self) -> bool:
+        """Whether the kernel has taken note of its carrier: what is sent before is lost."""
+        return bool(self.flags & IFF_RUNNING)
+
+    @property
     def is_up(self) -> bool:
         """Whether it is administratively up."""
         return bool(self.flags & IFF_UP)
@@ -366,6 +371,15 @@ class RouteSocket:
                 value = attributes.get(IFA_LOCAL) or attributes.get(IFA_ADDRESS, b"")
                 found.append(Prefix(int.from_bytes(value, "big"), length, index, bits=_BITS[family]))
         return found
+
+    def is_usable(self, index: int, address: str) -> bool:
+        """Whether a link has the IPv6 address for use: the kernel checks it off in a work queue, also where nothing is to be checked."""
+        _, wanted = packed(address)
+        for body in self._dump(RTM_GETADDR, _ADDRESS.pack(socket.AF_INET6, 0, 0, 0, 0)):
+            _, _, flags, _, its_index = _ADDRESS.unpack_from(body)
+            if its_index == index and parse_attributes(body[_ADDRESS.size :]).get(IFA_ADDRESS) == wanted:
+                return not flags & IFA_F_TENTATIVE
+        return False
 
     def routes(self, family: int = socket.AF_INET) -> list[Prefix]:
         """Every route of a family, in every table."""

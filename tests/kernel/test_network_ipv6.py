@@ -71,7 +71,10 @@ def test_neighbours_the_host_and_the_outside(lab: Lab, outside: Neighbour, serve
     assert one.ask("tcp", two.address6, 80) == f"{one.address6} 80"
     assert ask("tcp", two.address6, 80) == f"{one.gateway6} 80"
     assert "tentative" not in one.execute("ip", "-6", "address")
-    assert "tentative" not in subprocess.run(["ip", "-6", "address"], capture_output=True, text=True, check=True, timeout=20).stdout
+    assert (
+        "tentative"
+        not in subprocess.run(["ip", "-6", "address", "show", row.bridge], capture_output=True, text=True, check=True, timeout=20).stdout
+    )
 
 
 def test_networks_are_strangers(lab: Lab, outside: Neighbour) -> None:

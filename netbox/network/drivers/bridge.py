@@ -10,15 +10,17 @@ from __future__ import annotations
 import errno
 import os
 import time
+from collections.abc import Callable
 
 from netbox.errors import HostError, host_error
 from netbox.kernel import rtnetlink, sysctl
 from netbox.kernel.namespaces import inside_netns
-from netbox.kernel.rtnetlink import RouteSocket
+from netbox.kernel.rtnetlink import Link, RouteSocket
 from netbox.network import ipam
 from netbox.network.plan import Endpoint, Traffic
 from netbox.state.journal import JournalRow, Recorder
 
+ADDRESS_TIMEOUT = 1.0  # seconds; a work queue, and others that hold the kernel's lock of all links
 FORWARDING_TIMEOUT = 0.2  # seconds; the kernel's own work takes well below a millisecond
 
 
@@ -27,23 +29,28 @@ def connect(endpoint: Endpoint, netns_fd: int, recorder: Recorder, is_default: b
     recorder.record("veth", name=endpoint.host_interface)
     try:
         with RouteSocket() as host:
-            gateway_mac = _connect(host, endpoint, netns_fd)
+            bridge = _connect(host, endpoint, netns_fd)
             with inside_netns(netns_fd):
                 inside = RouteSocket()
                 for name, value in endpoint_sysctls(endpoint.interface, bool(endpoint.address6)):
                     sysctl.write(name, value)
             with inside:
                 index = _configure(inside, endpoint, is_default)
-                _await_forwarding(host, endpoint.host_interface)
+                _await(host, endpoint.host_interface, lambda link: link.port_state == rtnetlink.BR_STATE_FORWARDING)
+                _await(host, endpoint.bridge, lambda link: link.is_running)
+                _await(inside, endpoint.interface, lambda link: link.is_running)
+                if endpoint.address6:
+                    _await_address(inside, index, endpoint.address6)
+                    _await_address(host, bridge.index, endpoint.gateway6)
                 # The first announces (see endpoint_sysctls), and forgets all neighbours.
-                neighbours = (rtnetlink.set_neighbour(index, gateway, gateway_mac) for gateway in _gateways(endpoint))
+                neighbours = (rtnetlink.set_neighbour(index, gateway, bridge.mac) for gateway in _gateways(endpoint))
                 inside.request(rtnetlink.set_mac(index, endpoint.mac_address), *neighbours)
     except OSError as error:
         raise host_error("connect the sandbox to", f"{endpoint.bridge} ({error.filename or endpoint.host_interface})", error) from error
 
 
-def _connect(host: RouteSocket, endpoint: Endpoint, netns_fd: int) -> str:
-    """Makes the pair and returns the MAC of the bridge."""
+def _connect(host: RouteSocket, endpoint: Endpoint, netns_fd: int) -> Link:
+    """Makes the pair and returns the bridge."""
     bridge = host.link(endpoint.bridge)
     if bridge is None:
         raise HostError(f"the bridge {endpoint.bridge} is gone", "another program removed it; stop the sandboxes on it and start again")
@@ -67,7 +74,7 @@ def _connect(host: RouteSocket, endpoint: Endpoint, netns_fd: int) -> str:
         # The name comes from the sandbox's id: this is the pair of its last run, whose namespace somebody still keeps.
         host.request(rtnetlink.delete_link(endpoint.host_interface))
         host.request(pair, *rest)
-    return bridge.mac
+    return bridge
 
 
 def _configure(inside: RouteSocket, endpoint: Endpoint, is_default: bool) -> int:
@@ -107,13 +114,22 @@ def endpoint_sysctls(interface: str, ipv6: bool = False) -> list[tuple[str, str]
     return values
 
 
-def _await_forwarding(host: RouteSocket, name: str) -> None:
-    """Waits until the bridge forwards for the port: the kernel learns of the carrier in a work queue, and a frame before that is lost."""
+def _await(netlink: RouteSocket, name: str, is_ready: Callable[[Link], bool]) -> None:
+    """Waits until a link works: the kernel learns of carriers in a work queue, and a frame that is sent before that is lost. The port has to
+    forward, and the bridge and the sandbox's end have to send.
+    """
     deadline = time.monotonic() + FORWARDING_TIMEOUT
     while True:
-        link = host.link(name)
-        if link is None or link.port_state == rtnetlink.BR_STATE_FORWARDING or time.monotonic() > deadline:
+        link = netlink.link(name)
+        if link is None or is_ready(link) or time.monotonic() > deadline:
             return
+        time.sleep(0.0002)
+
+
+def _await_address(netlink: RouteSocket, index: int, address: str) -> None:
+    """Waits until an IPv6 address can be used: before, what is sent to it or from it is lost."""
+    deadline = time.monotonic() + ADDRESS_TIMEOUT
+    while not netlink.is_usable(index, address) and time.monotonic() < deadline:
         time.sleep(0.0002)
 
 
