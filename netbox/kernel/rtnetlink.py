@@ -373,13 +373,16 @@ class RouteSocket:
         return found
 
     def is_usable(self, index: int, address: str) -> bool:
-        """Whether a link has the IPv6 address for use: the kernel checks it off in a work queue, also where nothing is to be checked."""
-        _, wanted = packed(address)
+        """Whether a link has the IPv6 address, its link-local one, and all its others for use: the kernel checks them off one by one in a
+        work queue, also where nothing is to be checked.
+        """
+        found: dict[bytes, int] = {}
         for body in self._dump(RTM_GETADDR, _ADDRESS.pack(socket.AF_INET6, 0, 0, 0, 0)):
             _, _, flags, _, its_index = _ADDRESS.unpack_from(body)
-            if its_index == index and parse_attributes(body[_ADDRESS.size :]).get(IFA_ADDRESS) == wanted:
-                return not flags & IFA_F_TENTATIVE
-        return False
+            if its_index == index:
+                found[parse_attributes(body[_ADDRESS.size :]).get(IFA_ADDRESS, b"")] = flags
+        local = any(value.startswith(b"\xfe\x80") for value in found)
+        return packed(address)[1] in found and local and not any(flags & IFA_F_TENTATIVE for flags in found.values())
 
     def routes(self, family: int = socket.AF_INET) -> list[Prefix]:
         """Every route of a family, in every table."""
