@@ -132,7 +132,8 @@ def timestamp(seconds: float) -> str:
 
 
 def merged_ports(ports: Iterable[PortSpec]) -> list[PortSpec]:
-    """The ports in order, neighbours of one protocol and address joined to ranges."""
+    """The ports in order, for IPv4 and IPv6 by themselves, neighbours of one protocol and address joined to ranges."""
+    ports = [its for port in ports for its in port.by_family]
     result: list[PortSpec] = []
     for port in sorted(ports, key=lambda item: (item.protocol, item.host_ip, item.port, item.host_port)):
         last = result[-1] if result else None

@@ -111,5 +111,5 @@ class Record:
     def ports(self) -> tuple[PortSpec, ...]:
         """The published ports; those of a running sandbox with the host ports that were chosen."""
         if self._row.state == "running":
-            return tuple(its for port in self.network_plan.get("ports") or [] for its in PortSpec(*port).by_family)
+            return tuple(PortSpec(*port) for port in self.network_plan.get("ports") or [])
         return tuple(PortSpec(*port) for port in self._row.spec["network"]["ports"])
