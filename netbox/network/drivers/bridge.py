@@ -102,7 +102,7 @@ def endpoint_sysctls(interface: str, ipv6: bool = False) -> list[tuple[str, str]
 
     ``arp_notify`` makes the kernel announce the address whenever the MAC is set, which costs nothing. An AF_PACKET socket of our own
     would do the same, but closing one waits more than 10 ms for RCU. No IPv6 on a network that has none: no address of its own, no
-    duplicate address detection, no router advertisement of a neighbour. Where there is IPv6, the link-local address is used at once too,
+    duplicate address detection, no router advertisement of a neighbour. Where there is IPv6, the link-local address is used at once,
     and ``ndisc_notify`` announces by neighbour advertisement (RFC 4861) when ``arp_notify`` does by ARP.
     """
     values = [(f"net.ipv4.conf.{interface}.arp_notify", "1")]
@@ -115,8 +115,8 @@ def endpoint_sysctls(interface: str, ipv6: bool = False) -> list[tuple[str, str]
 
 
 def _await(netlink: RouteSocket, name: str, is_ready: Callable[[Link], bool]) -> None:
-    """Waits until a link works: the kernel learns of carriers in a work queue, and a frame that is sent before that is lost. The port has to
-    forward, and the bridge and the sandbox's end have to send.
+    """Waits until a link works: the kernel learns of carriers in a work queue, and a frame that is sent before that is lost. The port has
+    to forward, and the bridge and the sandbox's end have to send.
     """
     deadline = time.monotonic() + FORWARDING_TIMEOUT
     while True:
