@@ -15,7 +15,8 @@ class PortSpec(NamedTuple):
     """One published port or range of ports: ``-p [ip:][hostport[-range]]:port[-range][/tcp|udp|sctp]``.
 
     ``host_port`` 0 means: choose a free one. ``length`` ports are published, ``host_port + i`` to ``port + i``. ``choices`` above 1: the
-    one port is published on the first free one of ``host_port`` to ``host_port + choices - 1``.
+    one port is published on the first free one of ``host_port`` to ``host_port + choices - 1``. ``host_ip`` 0.0.0.0 asks for every address;
+    what becomes of it is every IPv4 address, and ``with_ipv6`` every IPv6 one as well, where the sandbox has IPv6.
     """
 
     port: int
@@ -24,6 +25,15 @@ class PortSpec(NamedTuple):
     protocol: str = "tcp"
     host_ip: str = "0.0.0.0"
     choices: int = 1
+    with_ipv6: bool = False
+
+    @property
+    def by_family(self) -> tuple[PortSpec, ...]:
+        """The port as it is held and led on: for IPv4 and for IPv6 by itself."""
+        if not self.with_ipv6:
+            return (self,)
+        own = self._replace(with_ipv6=False)
+        return own, own._replace(host_ip="::")
 
     @property
     def is_settled(self) -> bool:
@@ -99,7 +109,7 @@ class Resources:
 
 
 class NetworkAttachment(NamedTuple):
-    """A network that a sandbox is on: ``--network name=NAME[,ip=…][,mac-address=…][,alias=…][,gw-priority=…]``.
+    """A network that a sandbox is on: ``--network name=NAME[,ip=…][,ip6=…][,mac-address=…][,alias=…][,gw-priority=…]``.
 
     The default route goes by the network with the highest ``gw_priority``; the first name in order decides between equals.
     """
@@ -109,11 +119,12 @@ class NetworkAttachment(NamedTuple):
     mac_address: str | None = None
     aliases: tuple[str, ...] = ()
     gw_priority: int = 0
+    ip6: str | None = None
 
 
 @dataclass(frozen=True)
 class NetworkRequest:
-    """A network to be made: ``network create``. What is ``None`` is chosen; ``mtu`` in bytes.
+    """A network to be made: ``network create``. What is ``None`` is chosen; ``mtu`` in bytes. ``ipv6``: it has IPv6 too.
 
     ``driver`` is bridge or macvlan; ``parent`` and ``macvlan_mode`` (private, vepa, bridge, passthru) belong to macvlan.
     """
@@ -129,6 +140,9 @@ class NetworkRequest:
     driver: str = "bridge"
     parent: str | None = None
     macvlan_mode: str | None = None
+    ipv6: bool = False
+    subnet6: str | None = None
+    gateway6: str | None = None
 
 
 @dataclass(frozen=True)
@@ -236,7 +250,7 @@ class SandboxSpec:
         network["extra_hosts"] = _pairs(network["extra_hosts"])
         if network.get("networks") is not None:
             network["networks"] = tuple(
-                NetworkAttachment(name, ip, mac, tuple(aliases), priority) for name, ip, mac, aliases, priority in network["networks"]
+                NetworkAttachment(name, ip, mac, tuple(aliases), *rest) for name, ip, mac, aliases, *rest in network["networks"]
             )
         values["network"] = NetworkSpec(**network)
         security = dict(data["security"])

@@ -62,7 +62,7 @@ def _document(row: Row) -> dict[str, Any]:
         "network": network_text(sandbox),
         "networks": sandbox.networks,
         "ip_address": sandbox.ip_address,
-        "ports": [output.port_document(port) for port in sandbox.ports],
+        "ports": [output.port_document(its) for port in sandbox.ports for its in port.by_family],
         "labels": dict(sandbox.spec.labels),
     }
 

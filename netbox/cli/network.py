@@ -17,6 +17,8 @@ _CREATE_EPILOG = """\b
 Examples:
   netbox network create front
   netbox network create --subnet 10.20.30.0/24 --gateway 10.20.30.254 --ip-range 10.20.30.128/25 back
+  netbox network create --ipv6 both
+  netbox network create --subnet 10.20.31.0/24 --subnet fd00:31::/64 --gateway fd00:31::fe mixed
   netbox network create --internal --label stage=test -o mtu=1400 inner
   netbox network create --driver macvlan -o parent=eth0 --subnet 192.168.1.0/24 --ip-range 192.168.1.192/27 lan
 """
@@ -24,6 +26,7 @@ _CONNECT_EPILOG = """\b
 Examples:
   netbox network connect back web
   netbox network connect --ip 10.20.30.5 --alias db back web
+  netbox network connect --ip6 fd00:31::5 mixed web
 
 The default route goes by the network with the highest gw-priority, the first name in order between equals; an internal network has none.
 """
@@ -45,10 +48,19 @@ def command() -> None:
     default=None,
     help="bridge (default), or macvlan: each sandbox is a machine of its own on the LAN of a link.",
 )
-@click.option("--subnet", metavar="SUBNET", help="Subnet such as 10.20.30.0/24 (default: a free /24); with macvlan that of the LAN.")
 @click.option(
-    "--gateway", metavar="ADDRESS", help="Address of the host on it (default: the first of the subnet); with macvlan the LAN's router."
+    "--subnet",
+    multiple=True,
+    metavar="SUBNET",
+    help="Subnet such as 10.20.30.0/24 (default: a free /24), or fd00:1::/64; with macvlan that of the LAN.",
 )
+@click.option(
+    "--gateway",
+    multiple=True,
+    metavar="ADDRESS",
+    help="Address of the host on it (default: the first of the subnet); with macvlan the LAN's router.",
+)
+@click.option("--ipv6", is_flag=True, help="IPv6 as well (default subnet: a /64 of the host's own unique local addresses).")
 @click.option("--ip-range", metavar="RANGE", help="Part of the subnet from which addresses are given out.")
 @click.option("--aux-address", "aux_addresses", multiple=True, metavar="NAME=IP", help="Address that is never given out; repeatable.")
 @click.option("--internal", is_flag=True, help="No way out and none in.")
@@ -64,8 +76,9 @@ def command() -> None:
 @click.argument("name")
 def create(
     driver: str | None,
-    subnet: str | None,
-    gateway: str | None,
+    subnet: tuple[str, ...],
+    gateway: tuple[str, ...],
+    ipv6: bool,
     ip_range: str | None,
     aux_addresses: tuple[str, ...],
     internal: bool,
@@ -82,6 +95,7 @@ def create(
             ip_range=ip_range,
             aux_addresses=aux_addresses,
             internal=internal,
+            ipv6=ipv6,
             labels=labels,
             options=driver_options,
             driver=driver,
@@ -104,8 +118,8 @@ def list_networks(output_format: str, quiet: bool, filters: tuple[str, ...]) -> 
     columns = [
         ("NAME", lambda item: item.name),
         ("DRIVER", lambda item: item.driver),
-        ("SUBNET", lambda item: item.subnet or "-"),
-        ("GATEWAY", lambda item: item.gateway or "-"),
+        ("SUBNET", lambda item: ",".join(filter(None, (item.subnet, item.subnet6))) or "-"),
+        ("GATEWAY", lambda item: ",".join(filter(None, (item.gateway, item.gateway6))) or "-"),
         ("INTERNAL", lambda item: "yes" if item.internal else "no"),
         ("STATE", lambda item: "up" if item.standing else "-"),
         ("SANDBOXES", lambda item: output.shortened(",".join(item.users), 40) or "-"),
@@ -181,14 +195,17 @@ def prune(force: bool, filters: tuple[str, ...]) -> int:
 @command.command(epilog=_CONNECT_EPILOG)
 @click.option("--alias", "aliases", multiple=True, metavar="NAME", help="Further name of the sandbox on the network; repeatable.")
 @click.option("--ip", metavar="ADDRESS", help="IPv4 address, kept while the sandbox is stopped.")
+@click.option("--ip6", metavar="ADDRESS", help="IPv6 address, kept as well.")
 @click.option("--mac-address", metavar="MAC", help="MAC address such as 02:42:ac:11:00:02.")
 @click.option("--gw-priority", metavar="NUMBER", default="0", help="The network with the highest has the default route (default 0).")
 @click.argument("network", shell_complete=options.complete_networks)
 @options.sandbox_argument()
-def connect(aliases: tuple[str, ...], ip: str | None, mac_address: str | None, gw_priority: str, network: str, name: str) -> None:
+def connect(
+    aliases: tuple[str, ...], ip: str | None, ip6: str | None, mac_address: str | None, gw_priority: str, network: str, name: str
+) -> None:
     """Put a sandbox on a further network, at once when it runs."""
     with Engine(warm=False) as engine:
-        engine.get(name).connect(network, ip=ip, mac_address=mac_address, aliases=aliases, gw_priority=gw_priority)
+        engine.get(name).connect(network, ip=ip, ip6=ip6, mac_address=mac_address, aliases=aliases, gw_priority=gw_priority)
 
 
 @command.command(epilog="\b\nExample:\n  netbox network disconnect back web")

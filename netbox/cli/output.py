@@ -132,7 +132,8 @@ def timestamp(seconds: float) -> str:
 
 
 def merged_ports(ports: Iterable[PortSpec]) -> list[PortSpec]:
-    """The ports in order, neighbours of one protocol and address joined to ranges."""
+    """The ports in order, for IPv4 and IPv6 by themselves, neighbours of one protocol and address joined to ranges."""
+    ports = [its for port in ports for its in port.by_family]
     result: list[PortSpec] = []
     for port in sorted(ports, key=lambda item: (item.protocol, item.host_ip, item.port, item.host_port)):
         last = result[-1] if result else None
@@ -163,9 +164,10 @@ def port_line(port: PortSpec) -> str:
 
 def host_side(port: PortSpec) -> str:
     """``0.0.0.0:8080``: where the port is reached on the host; without a number where it is still to be chosen."""
+    address = f"[{port.host_ip}]" if ":" in port.host_ip else port.host_ip
     if not port.is_settled:
-        return f"{port.host_ip}:{port_range(port.host_port, port.choices) if port.host_port else '*'}"
-    return f"{port.host_ip}:{port_range(port.host_port, port.length)}"
+        return f"{address}:{port_range(port.host_port, port.choices) if port.host_port else '*'}"
+    return f"{address}:{port_range(port.host_port, port.length)}"
 
 
 def port_range(first: int, count: int) -> str:

@@ -63,7 +63,8 @@ def unpublish(output_format: str, name: str, ports: tuple[str, ...]) -> None:
     _print(gone, output_format)
 
 
-def _print(ports: Sequence[PortSpec], output_format: str) -> None:
+def _print(published: Sequence[PortSpec], output_format: str) -> None:
+    ports = [its for port in published for its in port.by_family]
     if output_format == "json":
         output.echo_json([output.port_document(port) for port in ports])
         return

@@ -229,7 +229,7 @@ def _own_network(context: Context, row: SandboxRow) -> SandboxRow:
 
 
 def _published_on(plan: NetworkPlan) -> str:
-    return plan.entrance.address if plan.entrance is not None else ""
+    return ",".join(plan.published_on)
 
 
 def renew_hosts(context: Context, plan: NetworkPlan) -> None:

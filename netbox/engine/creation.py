@@ -183,7 +183,7 @@ def _remember(context: Context, row: SandboxRow) -> None:
             context.store.insert_sandbox(row)
             spec = SandboxSpec.from_json(row.spec)
             _check_network(context, spec)  # again: from now on a network cannot be removed from under it
-            if any(item.ip for item in spec.network.attachments):
+            if any(item.ip or item.ip6 for item in spec.network.attachments):
                 context.network.reserve(row.id, spec.network)
         os.makedirs(settings.sandbox_root(row.id), mode=0o700)  # no user of the host can run a set-uid file of its writable layer
 

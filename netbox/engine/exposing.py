@@ -6,6 +6,7 @@ other software, are warnings: ``netbox check`` names them too.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from netbox import names
 from netbox.errors import WrongState
 from netbox.network import exposure, firewall_choice, firewall_switch, networks
 from netbox.network.exposure import THIS_HOST, Connection, Step, Walk
-from netbox.network.firewall import ANY_ADDRESS, FirewallBackend, RuleGroup
+from netbox.network.firewall import ANY_ADDRESS, ANY_ADDRESS6, FirewallBackend, RuleGroup
 from netbox.network.firewall_lock import exclusive
 from netbox.network.plan import Endpoint, NetworkPlan
 from netbox.spec import PortSpec
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 OWN, OTHER, HOST, LAN = "own network", "other networks", "this host", "LAN"
 FROM = (OWN, OTHER, HOST, LAN)
 _ELSEWHERE = "elsewhere"  # the interface of the LAN, whatever its name: no rule of ours names it
-_ANYBODY = "192.0.2.1"  # RFC 5737
+_ANYBODY, _ANYBODY6 = "192.0.2.1", "2001:db8::1"  # RFC 5737, RFC 3849
 _NO_BRIDGE = "a network that is to come"
 
 
@@ -101,7 +102,7 @@ class Report:
         """The report as plain JSON values."""
         rows = []
         for row in self.rows:
-            port = row.port and {key: value for key, value in row.port._asdict().items() if key != "choices"}
+            port = row.port and {key: value for key, value in row.port._asdict().items() if key not in ("choices", "with_ipv6")}
             cells = {
                 cell.source: {
                     "reachable": cell.reachable,
@@ -157,6 +158,7 @@ class _View:
         up = {owner.removeprefix("network:") for owner, _ in context.store.journal_owners() if owner.startswith("network:")}
         self.networks = {row.name: row for row in context.store.networks() if row.name in up}
         self.bridges = {row.bridge: row.subnet for row in self.networks.values() if row.bridge}
+        self.bridges6 = {row.bridge: row.subnet6 for row in self.networks.values() if row.subnet6}
         self.names = {names.sandbox_owner(row.id): row.name for row in context.store.sandboxes()}
         certain = [group for group in wanted if group.owner not in known.unfinished]
         self.warnings = [f"{item.kind} ({item.owner or 'of nobody'}): {item.what}" for item in self.backend.differences(certain)]
@@ -170,7 +172,7 @@ class _View:
     def walk(self, interface: str, source: str, destination: str, port: PortSpec | None) -> Walk:
         """A connection to a published port by an address of this host, or to an address of a sandbox's own."""
         connection = Connection(interface, source, destination, port.protocol if port else "tcp", port.host_port if port else 0)
-        return exposure.walk(self.groups, connection, port is not None, self.bridges)
+        return exposure.walk(self.groups, connection, port is not None, self.bridges6 if ":" in destination else self.bridges)
 
     def reasons(self, steps: Iterable[Step]) -> tuple[Reason, ...]:
         """The steps with their places."""
@@ -192,15 +194,24 @@ def _rows(view: _View, row: SandboxRow, plan: NetworkPlan) -> Iterable[Row]:
     bridged = [endpoint for endpoint in plan.endpoints if not endpoint.on_lan]
     for endpoint in bridged:
         yield _row(view, row, endpoint, None)
-    if plan.entrance is not None:
-        for port in plan.ports:
+        if endpoint.address6:
+            yield _row(view, row, _of_ipv6(endpoint), None)
+    for port in (its for item in plan.ports for its in item.by_family):
+        if ":" not in port.host_ip and plan.entrance is not None:
             yield _row(view, row, plan.entrance, port)
+        elif ":" in port.host_ip and plan.way_out6 is not None:
+            yield _row(view, row, _of_ipv6(plan.way_out6), port)
+
+
+def _of_ipv6(endpoint: Endpoint) -> Endpoint:
+    """The endpoint as IPv6 sees it."""
+    return dataclasses.replace(endpoint, address=endpoint.address6, subnet=endpoint.subnet6, gateway=endpoint.gateway6)
 
 
 def _row(view: _View, row: SandboxRow, endpoint: Endpoint, port: PortSpec | None) -> Row:
-    by = endpoint.address if port is None else (endpoint.gateway if port.host_ip == ANY_ADDRESS else port.host_ip)
+    by = endpoint.address if port is None else (endpoint.gateway if port.host_ip in (ANY_ADDRESS, ANY_ADDRESS6) else port.host_ip)
     own = view.walk(endpoint.bridge, _neighbour(endpoint.subnet, endpoint.address), by, port)
-    lan = view.walk(_ELSEWHERE, _ANYBODY, by, port)
+    lan = view.walk(_ELSEWHERE, _anybody(by), by, port)
     local = "127.0.0.1" if port is not None and port.host_ip == ANY_ADDRESS else by
     # A host that speaks to one of its own addresses does so with that address.
     here = view.walk(THIS_HOST, endpoint.gateway if port is None else local, local, port)
@@ -216,10 +227,12 @@ def _row(view: _View, row: SandboxRow, endpoint: Endpoint, port: PortSpec | None
 def _from_others(view: _View, endpoint: Endpoint, by: str, port: PortSpec | None) -> Iterable[tuple[str, Walk]]:
     """From each of the other networks that stand; from one that might be made where there is none."""
     others = [item for item in view.networks.values() if item.bridge and item.name != endpoint.network]
+    others = [item for item in others if item.subnet6 or ":" not in by]
     if not others:
-        yield "", view.walk(_NO_BRIDGE, _ANYBODY, by, port)
+        yield "", view.walk(_NO_BRIDGE, _anybody(by), by, port)
     for item in sorted(others, key=lambda item: item.name):
-        yield item.name, view.walk(item.bridge, _neighbour(item.subnet, item.gateway), by, port)
+        subnet, gateway = (item.subnet6, item.gateway6) if ":" in by else (item.subnet, item.gateway)
+        yield item.name, view.walk(item.bridge, _neighbour(subnet, gateway), by, port)
 
 
 def _cell(view: _View, source: str, walks: Sequence[tuple[str, Walk]], by: str) -> Cell:
@@ -238,6 +251,11 @@ def _without_rule(source: str, passes: bool) -> Reason:
         return Reason("publish", "", "", "no rule leads this address and port to it")
     text = "what this host itself sends is not filtered" if source == HOST else "no rule stops it"
     return Reason("", "", "", text)
+
+
+def _anybody(by: str) -> str:
+    """An address out there, of the same family."""
+    return _ANYBODY6 if ":" in by else _ANYBODY
 
 
 def _neighbour(subnet: str, taken: str) -> str:

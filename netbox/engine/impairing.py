@@ -219,7 +219,9 @@ def peer_prefixes(context: Context, row: SandboxRow, peer: str) -> tuple[str, ..
     if other.id == row.id:
         raise UsageError(f"to {peer}: that is the sandbox itself", "name the other end")
     endpoints = (other.details.get("network") or {}).get("endpoints") or [] if other.state == "running" else []
-    shared = tuple(f"{endpoint['address']}/32" for endpoint in endpoints if endpoint["network"] in own)
+    common = [endpoint for endpoint in endpoints if endpoint["network"] in own]
+    shared = tuple(f"{endpoint['address']}/32" for endpoint in common)
+    shared += tuple(f"{endpoint['address6']}/128" for endpoint in common if endpoint.get("address6"))
     if not shared:
         why = "it shares no network with" if other.state == "running" else "it does not run, so it has no address that"
         raise UsageError(f"to {other.name}: {why} {row.name}{'' if other.state == 'running' else ' could meet'}", "give an address instead")

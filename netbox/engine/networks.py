@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import builtins
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,7 @@ class Member:
     mac_address: str | None
     aliases: tuple[str, ...]
     active: bool
+    address6: str | None = None
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,8 @@ class Network:
     bridge: str | None = None
     subnet: str | None = None
     gateway: str | None = None
+    subnet6: str | None = None
+    gateway6: str | None = None
     ip_range: str | None = None
     aux_addresses: tuple[tuple[str, str], ...] = ()
     internal: bool = False
@@ -75,8 +78,9 @@ class Networks:
         self,
         name: NetworkRequest | str,
         *,
-        subnet: str | None = None,
-        gateway: str | None = None,
+        subnet: Iterable[str] | str | None = None,
+        gateway: Iterable[str] | str | None = None,
+        ipv6: bool = False,
         ip_range: str | None = None,
         aux_addresses: PairsLike | None = None,
         internal: bool = False,
@@ -86,7 +90,8 @@ class Networks:
     ) -> Network:
         """Makes a network: ``engine.networks.create("front", subnet="10.20.30.0/24")``; without a subnet a free /24 is chosen.
 
-        ``options`` are those of ``-o``. With ``driver="macvlan"`` a subnet and the option ``parent`` are needed.
+        ``subnet`` and ``gateway`` may be one for each family; ``ipv6`` chooses a free /64 of unique local addresses. ``options`` are those
+        of ``-o``. With ``driver="macvlan"`` a subnet and the option ``parent`` are needed.
 
         Raises:
             UsageError: a value makes no sense.
@@ -105,6 +110,7 @@ class Networks:
                 ip_range=ip_range,
                 aux_addresses=aux_addresses,
                 internal=internal,
+                ipv6=ipv6,
                 labels=labels,
                 options=options,
                 driver=driver,
@@ -197,6 +203,8 @@ class Networks:
             bridge=None if row.parent else row.bridge,
             subnet=row.subnet,
             gateway=row.gateway,
+            subnet6=row.subnet6 or None,
+            gateway6=row.gateway6 or None,
             ip_range=options.get("ip_range"),
             aux_addresses=tuple(options.get("aux_addresses", {}).items()),
             internal=networks.is_internal(row),
@@ -212,7 +220,7 @@ class Networks:
 
 
 def _member(row: MemberRow, active: bool) -> Member:
-    return Member(row.sandbox_id, row.name, row.address, row.mac, row.aliases, active)
+    return Member(row.sandbox_id, row.name, row.address, row.mac, row.aliases, active, row.address6 or None)
 
 
 def _matches(network: Network, filters: Sequence[tuple[str, str]]) -> bool:

@@ -105,7 +105,7 @@ def _publish_running(context: Context, row: SandboxRow, wanted: tuple[PortSpec, 
     standing = _plan(row).ports
     try:
         context.store.journal(names.sandbox_owner(row.id), LINK).record(REPUBLISH, sandbox_id=row.id)
-        taken, sockets = ports.reserve(context.store, row.id, wanted)
+        taken, sockets = ports.reserve(context.store, row.id, wanted, _plan(row).way_out6 is not None)
         try:
             _hold(context, row, (*standing, *taken), sockets)
         finally:

@@ -100,7 +100,8 @@ def _forget_untranslated(groups: list[RuleGroup]) -> None:
         for rule in group.rules:
             if rule.stage == PUBLISH and rule.protocol in conntrack.PROTOCOLS and rule.ports is not None:
                 first, last = rule.ports
-                conntrack.flush(rule.protocol, rule.destination or "0.0.0.0", first, last - first + 1, keep_translated=True)
+                address = rule.destination or ("::" if rule.ipv6 else "0.0.0.0")
+                conntrack.flush(rule.protocol, address, first, last - first + 1, keep_translated=True)
 
 
 def _running(store: Store) -> set[str]:

@@ -12,6 +12,7 @@ import struct
 from collections.abc import Iterator
 
 from netbox.errors import host_error
+from netbox.kernel import rtnetlink
 from netbox.kernel.rtnetlink import NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, attribute, parse_attributes
 
 NETLINK_NETFILTER = 12
@@ -21,20 +22,20 @@ _NESTED = 0x8000
 CTA_TUPLE_ORIG, CTA_STATUS, CTA_ID, CTA_FILTER = 1, 3, 12, 25
 _IPS_DST_NAT = 1 << 5  # <linux/netfilter/nf_conntrack_common.h>
 CTA_TUPLE_IP, CTA_TUPLE_PROTO = 1, 2
-CTA_IP_V4_DST = 2
+CTA_IP_V4_DST, CTA_IP_V6_DST = 2, 4
 CTA_PROTO_NUM, CTA_PROTO_DST_PORT = 1, 3
 CTA_FILTER_ORIG_FLAGS, CTA_FILTER_REPLY_FLAGS = 1, 2
 _BY_PROTOCOL, _BY_DESTINATION_PORT = 1 << 3, 1 << 5  # CTA_FILTER_F_CTA_PROTO_NUM and …_DST_PORT, net/netfilter/nf_internals.h
 
 PROTOCOLS = {"udp": socket.IPPROTO_UDP, "sctp": socket.IPPROTO_SCTP}
 _HEADER = struct.Struct("=IHHII")
-_FAMILY = struct.pack("=BBH", socket.AF_INET, 0, 0)
+_FAMILY = struct.Struct("=BBH")  # struct nfgenmsg
 _RECEIVE_BUFFER = 1 << 18
 
 
 def flush(protocol: str, address: str, first_port: int, count: int, keep_translated: bool = False) -> int:
-    """Deletes the entries of packets that were sent to one of ``count`` ports of ``address`` (0.0.0.0: any), whatever they were
-    translated to; with ``keep_translated`` only those that were not.
+    """Deletes the entries of packets that were sent to one of ``count`` ports of ``address`` (0.0.0.0 or ``::``: any of the family),
+    whatever they were translated to; with ``keep_translated`` only those that were not.
 
     ``protocol`` is one of ``PROTOCOLS``: a client of those goes on with the same ports, where one of TCP connects anew.
 
@@ -59,9 +60,11 @@ def _entries(netlink: socket.socket, number: int, address: str, first_port: int,
     """The bodies of delete requests for the entries that match. The kernel sorts out most of the table (since 5.8; an older one gives all
     of it).
     """
-    wanted = None if address == "0.0.0.0" else socket.inet_aton(address)
-    for body in _dump(netlink, _filter(number, first_port if count == 1 else None)):
-        attributes = parse_attributes(body[len(_FAMILY) :])
+    family, packed = rtnetlink.packed(address)
+    wanted = packed if any(packed) else None
+    head, kind = _FAMILY.pack(family, 0, 0), CTA_IP_V6_DST if family == socket.AF_INET6 else CTA_IP_V4_DST
+    for body in _dump(netlink, head + _filter(number, first_port if count == 1 else None)):
+        attributes = parse_attributes(body[len(head) :])
         original = attributes.get(CTA_TUPLE_ORIG, b"")
         tuple_ = parse_attributes(original)
         protocol = parse_attributes(tuple_.get(CTA_TUPLE_PROTO, b""))
@@ -70,9 +73,9 @@ def _entries(netlink: socket.socket, number: int, address: str, first_port: int,
         if keep_translated and int.from_bytes(attributes.get(CTA_STATUS, b""), "big") & _IPS_DST_NAT:
             continue
         port = int.from_bytes(protocol.get(CTA_PROTO_DST_PORT, b""), "big")
-        destination = parse_attributes(tuple_.get(CTA_TUPLE_IP, b"")).get(CTA_IP_V4_DST)
+        destination = parse_attributes(tuple_.get(CTA_TUPLE_IP, b"")).get(kind)
         if first_port <= port < first_port + count and wanted in (None, destination):
-            yield _FAMILY + attribute(CTA_TUPLE_ORIG | _NESTED, original) + attribute(CTA_ID, attributes.get(CTA_ID, bytes(4)))
+            yield head + attribute(CTA_TUPLE_ORIG | _NESTED, original) + attribute(CTA_ID, attributes.get(CTA_ID, bytes(4)))
 
 
 def _filter(number: int, port: int | None) -> bytes:
@@ -86,7 +89,7 @@ def _filter(number: int, port: int | None) -> bytes:
 
 
 def _dump(netlink: socket.socket, body: bytes) -> Iterator[bytes]:
-    netlink.send(_message(_CT_GET, NLM_F_DUMP, _FAMILY + body))
+    netlink.send(_message(_CT_GET, NLM_F_DUMP, body))
     while True:
         for kind, payload in _messages(netlink.recv(_RECEIVE_BUFFER)):
             if kind == NLMSG_DONE:

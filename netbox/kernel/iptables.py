@@ -18,6 +18,8 @@ What python-iptables 1.2.0 does to a program, and how this module stays clear of
 - A rule with a jump to a chain opens all five tables to see whether the chain is there, and so creates them in the kernel: ``tables`` is
   overridden.
 - ``udata`` of an extension is freed too early: none of the extensions used here has any (``_refuse_udata`` makes sure).
+- The interface of an IPv6 rule gets a mask of 0x01 bytes, with which "netbox0" is also every name whose letters are odd and even where its
+  own are: the mask is put right afterwards.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from netbox.errors import FirewallError, NoPermission, Unsupported, host_error
+from netbox.kernel import iptables_nat6
 from netbox.kernel.iptables_entry import Entry, matches, validate
 
 LOCK_FILE = "/run/xtables.lock"  # XT_LOCK_NAME of iptables
@@ -47,7 +50,6 @@ _LIBRARIES = {
 }
 
 _TABLES = ("filter", "nat", "raw", "mangle")
-_IP_SIZE = 84  # bytes: struct ipt_ip
 _EXTENSION_HEADER = 32  # bytes: struct xt_entry_match without its data
 _SCRATCH = "NETBOX-COMPARE"  # never committed
 _thread_lock = threading.RLock()
@@ -75,10 +77,11 @@ class Content(NamedTuple):
 class TableEditor:
     """One table, as it is in the calling thread's network namespace. Changes are kept until the end of the ``editing`` block."""
 
-    def __init__(self, iptc: Any, name: str, table: Any) -> None:
+    def __init__(self, iptc: Any, name: str, table: Any, ipv6: bool = False) -> None:
         self._iptc = iptc
         self._table = table
         self.name = name
+        self.ipv6 = ipv6
         self.changed = False
 
     def chains(self) -> list[str]:
@@ -112,7 +115,7 @@ class TableEditor:
 
     def delete(self, chain: str, number: int) -> None:
         """Deletes the ``number``-th rule of a chain, counted from 1. Delete the last ones first: the others move up."""
-        library = self._iptc.ip4tc.iptc
+        library = self._iptc.ip6tc.ip6tc if self.ipv6 else self._iptc.ip4tc.iptc
         # Table wraps deletion by value only, which would have to rebuild the rule byte by byte.
         if library.iptc_delete_num_entry(chain.encode(), number - 1, self._table._handle) != 1:
             raise self._iptc.IPTCError(f"can't delete rule {number} of {chain}: {self._table.strerror()}")
@@ -151,7 +154,9 @@ class TableEditor:
 
     def _blob(self, entry: Entry) -> Any:
         validate(entry)
-        rule = _rule_class(self._iptc)(self._table)
+        if entry.ipv6 != self.ipv6:
+            raise ValueError(f"a rule of the other family: {entry}")
+        rule = _rule_class(self._iptc, self.ipv6)(self._table)
         for attribute, value in (
             ("src", entry.source),
             ("dst", entry.destination),
@@ -161,14 +166,20 @@ class TableEditor:
         ):
             if value:
                 setattr(rule, attribute, value)
+        if self.ipv6:
+            rule.entry.ipv6.iniface_mask = _interface_mask(entry.in_interface)
+            rule.entry.ipv6.outiface_mask = _interface_mask(entry.out_interface)
         for name, parameters in matches(entry):
             match = rule.create_match(name)
             _refuse_udata(match)
             for parameter, value in parameters:
                 match.set_parameter(parameter, value)
             match._final_check()
-        target = rule.create_target(entry.target)
+        by_hand = self.ipv6 and entry.target in iptables_nat6.TARGETS
+        target = rule.create_target("ACCEPT" if by_hand else entry.target)
         _refuse_udata(target)
+        if by_hand:
+            return _with_target(rule.rule, rule.entry, iptables_nat6.target(entry))
         if entry.to_destination:
             target.set_parameter("to-destination", entry.to_destination)
         target._final_check()  # fills in what MASQUERADE needs
@@ -180,13 +191,28 @@ def _refuse_udata(extension: Any) -> None:
         raise Unsupported(f"the xtables extension {extension.name} keeps private data, which python-iptables frees too early")
 
 
+def _with_target(blob: Any, head: Any, target: bytes) -> Any:
+    """A rule with another target."""
+    head.next_offset = head.target_offset + len(target)
+    data = bytes(head) + bytes(blob)[ctypes.sizeof(head) : head.target_offset] + target
+    return (ctypes.c_ubyte * len(data)).from_buffer_copy(data)
+
+
+def _interface_mask(interface: str) -> bytes:
+    """Which bytes of an interface's name count: all with the NUL, those before a ``+`` only, none without a name."""
+    name = interface.removeprefix("!")
+    length = len(name) - 1 if name.endswith("+") else len(name) + 1
+    return b"\xff" * length if name else b""
+
+
 _rule_classes: dict[Any, Any] = {}
 
 
-def _rule_class(iptc: Any) -> Any:
-    if iptc not in _rule_classes:
+def _rule_class(iptc: Any, ipv6: bool) -> Any:
+    if (iptc, ipv6) not in _rule_classes:
+        base = iptc.Rule6 if ipv6 else iptc.Rule
 
-        class OwnRule(iptc.Rule):  # type: ignore[misc]
+        class OwnRule(base):  # type: ignore[misc, valid-type]
             """A rule that looks for a jump's chain in its own table only."""
 
             def __init__(self, table: Any) -> None:
@@ -197,8 +223,8 @@ def _rule_class(iptc: Any) -> Any:
             def tables(self) -> list[Any]:
                 return [self.own_table]
 
-        _rule_classes[iptc] = OwnRule
-    return _rule_classes[iptc]
+        _rule_classes[iptc, ipv6] = OwnRule
+    return _rule_classes[iptc, ipv6]
 
 
 def _content(raw: Any, target: str, is_jump: bool) -> Content:
@@ -206,7 +232,7 @@ def _content(raw: Any, target: str, is_jump: bool) -> Content:
     of an extension's name (struct xt_entry_match, struct xt_entry_target), and the number that stands for a verdict or a jump.
     """
     data = ctypes.string_at(ctypes.addressof(raw), raw.next_offset)
-    parts = [data[:_IP_SIZE]]
+    parts = [data[: type(raw).nfcache.offset]]  # struct ipt_ip or ip6t_ip6
     offset = ctypes.sizeof(type(raw))
     while offset + _EXTENSION_HEADER <= raw.target_offset:
         size = int.from_bytes(data[offset : offset + 2], sys.byteorder)
@@ -240,18 +266,19 @@ def _comment(raw: Any) -> str:
     return ""
 
 
-def loaded_tables() -> set[str]:
+def loaded_tables(ipv6: bool = False) -> set[str]:
     """The legacy tables that somebody has used in the calling thread's network namespace; opening any other one creates it."""
     try:
-        with open("/proc/thread-self/net/ip_tables_names", encoding="ascii") as file:
+        with open(f"/proc/thread-self/net/{'ip6' if ipv6 else 'ip'}_tables_names", encoding="ascii") as file:
             return set(file.read().split())
     except OSError:
         return set()
 
 
 @contextmanager
-def editing(name: str) -> Iterator[TableEditor]:
-    """Opens a table of the calling thread's network namespace and commits, at the end of the block, what was changed in it.
+def editing(name: str, ipv6: bool = False) -> Iterator[TableEditor]:
+    """Opens a table of the calling thread's network namespace and commits, at the end of the block, what was changed in it; that of
+    IPv6 with ``ipv6``.
 
     Raises:
         Unsupported: the iptables package, python-iptables or the kernel's legacy tables are missing.
@@ -262,9 +289,9 @@ def editing(name: str) -> Iterator[TableEditor]:
         raise ValueError(f"no such table: {name}")
     with _thread_lock, _xtables_lock():
         iptc = load()
-        table = _open_table(iptc, name)
+        table = _open_table(iptc, name, ipv6)
         try:
-            editor = TableEditor(iptc, name, table)
+            editor = TableEditor(iptc, name, table, ipv6)
             yield editor
             if editor.changed:
                 table.commit()
@@ -274,11 +301,12 @@ def editing(name: str) -> Iterator[TableEditor]:
             table.close()
 
 
-def _open_table(iptc: Any, name: str) -> Any:
-    cached = iptc.Table._cache.get(name)
+def _open_table(iptc: Any, name: str, ipv6: bool) -> Any:
+    tables, module = (iptc.Table6, "ip6_tables") if ipv6 else (iptc.Table, "ip_tables")
+    cached = tables._cache.get(name)
     try:
         if cached is None:
-            return iptc.Table(name, autocommit=False)  # opens it
+            return tables(name, autocommit=False)  # opens it
         cached.autocommit = False
         cached.refresh()
     except iptc.IPTCError as error:
@@ -286,7 +314,7 @@ def _open_table(iptc: Any, name: str) -> Any:
         if os.geteuid() != 0 or "ermission denied" in reason or "not permitted" in reason:
             raise NoPermission(f"cannot open the firewall table {name}: {reason}", "run it as root (sudo)") from error
         raise Unsupported(
-            f"cannot open the firewall table {name}: {reason}", "a kernel with the legacy ip_tables is needed: modprobe ip_tables"
+            f"cannot open the firewall table {name}: {reason}", f"a kernel with the legacy {module} is needed: modprobe {module}"
         ) from error
     return cached
 

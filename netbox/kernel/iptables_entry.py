@@ -35,6 +35,12 @@ class Entry(NamedTuple):
     to_destination: str = ""
     comment: str = ""
     probability: float = 1.0
+    ipv6: bool = False
+
+    @property
+    def program(self) -> str:
+        """What a person types it into."""
+        return "ip6tables" if self.ipv6 else "iptables"
 
 
 def arguments(entry: Entry) -> list[str]:
@@ -68,7 +74,7 @@ def validate(entry: Entry) -> None:
             raise ValueError(f"bad interface name: {interface}")
     for address in (entry.source, entry.destination):
         if address:
-            _check_network(address.removeprefix("!"))
+            _check_network(address.removeprefix("!"), entry.ipv6)
     if entry.protocol and entry.protocol not in _PROTOCOLS:
         raise ValueError(f"bad protocol: {entry.protocol}")
     if entry.ports is not None and not (entry.protocol and 0 < entry.ports[0] <= entry.ports[1] <= 65535):
@@ -82,27 +88,33 @@ def validate(entry: Entry) -> None:
     if (entry.target == "DNAT") != bool(entry.to_destination):
         raise ValueError("a destination is for DNAT, and DNAT needs one")
     if entry.to_destination:
-        _check_destination(entry.to_destination)
+        _check_destination(entry.to_destination, entry.ipv6)
 
 
-def _check_network(value: str) -> None:
+def _check_network(value: str, ipv6: bool) -> None:
     address, _, length = value.partition("/")
-    _check_address(address)
-    if length and not (length.isdigit() and int(length) <= 32):
+    _check_address(address, ipv6)
+    if length and not (length.isdigit() and int(length) <= (128 if ipv6 else 32)):
         raise ValueError(f"bad network: {value}")
 
 
-def _check_destination(value: str) -> None:
-    address, _, ports = value.partition(":")
-    _check_address(address)
+def _check_destination(value: str, ipv6: bool) -> None:
+    if ipv6:
+        address, bracket, ports = value.removeprefix("[").partition("]")
+        if bracket != "]" or not value.startswith("[") or (ports and not ports.startswith(":")):
+            raise ValueError(f"bad destination: {value}")
+        ports = ports[1:]
+    else:
+        address, _, ports = value.partition(":")
+    _check_address(address, ipv6)
     numbers = re.fullmatch(r"(\d{1,5})(?:-(\d{1,5})(?:/(\d{1,5}))?)?", ports) if ports else None
     if ports and (numbers is None or not all(0 < int(number) <= 65535 for number in numbers.groups() if number)):
         raise ValueError(f"bad destination: {value}")
 
 
-def _check_address(value: str) -> None:
+def _check_address(value: str, ipv6: bool) -> None:
     try:
-        socket.inet_pton(socket.AF_INET, value)
+        socket.inet_pton(socket.AF_INET6 if ipv6 else socket.AF_INET, value)
     except (OSError, ValueError) as error:  # ValueError: an embedded NUL
         raise ValueError(f"bad address: {value!r}") from error
 

@@ -261,8 +261,8 @@ def base_chains() -> list[BaseChain]:
     return found
 
 
-def elements(table: str, set_name: str, keys: Sequence[bytes]) -> list[Element] | None:
-    """The elements of a set that have these keys; ``None`` when one of them, the set or the table is not there.
+def elements(table: str, set_name: str, keys: Sequence[bytes], family: int = socket.AF_INET) -> list[Element] | None:
+    """The elements of a set that have these keys; ``None`` when one of them, the set or the table of the family is not there.
 
     Raises:
         FirewallError: the kernel refuses to tell.
@@ -275,7 +275,7 @@ def elements(table: str, set_name: str, keys: Sequence[bytes]) -> list[Element] 
         try:
             for start in range(0, len(wanted), _KEYS_AT_ONCE):
                 body = place + _attribute(3 | _NESTED, b"".join(wanted[start : start + _KEYS_AT_ONCE]))
-                for _, attributes in _answers(_kept.channel(), _GETSETELEM, _ACK, body, socket.AF_INET):
+                for _, attributes in _answers(_kept.channel(), _GETSETELEM, _ACK, body, family):
                     found += _elements(attributes)
         except OSError as error:
             _raise_unless_absent(error)
@@ -283,11 +283,11 @@ def elements(table: str, set_name: str, keys: Sequence[bytes]) -> list[Element] 
     return found
 
 
-def some_elements(table: str, set_name: str) -> Iterator[Element]:
+def some_elements(table: str, set_name: str, family: int = socket.AF_INET) -> Iterator[Element]:
     """The elements of a set, in no order, as many as the caller takes. Nothing when there is no such set. Raises as ``elements``."""
     body = _attribute(1, table.encode() + b"\0") + _attribute(2, set_name.encode() + b"\0")
     try:
-        for _, attributes in _ask(_GETSETELEM, _DUMP, body, socket.AF_INET):
+        for _, attributes in _ask(_GETSETELEM, _DUMP, body, family):
             yield from _elements(attributes)
     except OSError as error:
         _raise_unless_absent(error)
@@ -310,10 +310,10 @@ def _elements(attributes: dict[int, bytes]) -> Iterator[Element]:
         yield Element(key, _text(data[2 : 2 + data[1]]) if len(data) > 2 and data[0] == 0 else "")
 
 
-def has_table(name: str) -> bool:
-    """Whether the IPv4 table is there; ``False`` on a kernel without nf_tables."""
+def has_table(name: str, family: str = "ip") -> bool:
+    """Whether the table of the family (``ip``, ``ip6``) is there; ``False`` on a kernel without nf_tables."""
     try:
-        return any(_FAMILIES.get(family) == "ip" and _text(attributes[1]) == name for family, attributes in _dump(_GETTABLE))
+        return any(_FAMILIES.get(number) == family and _text(attributes[1]) == name for number, attributes in _dump(_GETTABLE))
     except OSError:
         return False
 

@@ -48,7 +48,7 @@ RTM_NEWADDR, RTM_GETADDR = 20, 22
 RTM_NEWROUTE, RTM_GETROUTE = 24, 26
 RTM_NEWNEIGH = 28
 
-IFF_UP = 0x1
+IFF_UP, IFF_RUNNING = 0x1, 0x40
 ARPHRD_ETHER = 1
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_MASTER, IFLA_LINKINFO = 1, 3, 4, 5, 10, 18
 IFLA_IFALIAS, IFLA_STATS64, IFLA_AF_SPEC, IFLA_NET_NS_FD, IFLA_TARGET_NETNSID = 20, 23, 26, 28, 46
@@ -58,10 +58,12 @@ BR_STATE_FORWARDING = 3
 VETH_INFO_PEER = 1
 IFLA_INET6_ADDR_GEN_MODE, IN6_ADDR_GEN_MODE_NONE = 8, 1
 IFA_ADDRESS, IFA_LOCAL, IFA_BROADCAST = 1, 2, 4
+IFA_F_NODAD, IFA_F_TENTATIVE = 0x02, 0x40
 RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_TABLE = 1, 4, 5, 6, 15
-RT_TABLE_MAIN, RTPROT_BOOT, RT_SCOPE_UNIVERSE, RT_SCOPE_LINK, RTN_UNICAST = 254, 3, 0, 253, 1
+RT_TABLE_MAIN, RT_TABLE_LOCAL, RTPROT_BOOT, RT_SCOPE_UNIVERSE, RT_SCOPE_LINK, RTN_UNICAST, RTN_LOCAL = 254, 255, 3, 0, 253, 1, 2
 NDA_DST, NDA_LLADDR, NUD_STALE = 1, 2, 0x04
 
+LOOPBACK_METRIC = 1024
 LOOPBACK_INDEX = 1  # always, <linux/net/loopback.c> registers it first
 
 _HEADER = struct.Struct("=IHHII")
@@ -71,6 +73,7 @@ _ADDRESS = struct.Struct("=BBBBI")
 _ROUTE = struct.Struct("=BBBBBBBBI")
 _NEIGHBOUR = struct.Struct("=BxxxiHBB")
 _RECEIVE_BUFFER = 1 << 18
+_BITS: dict[int, int] = {socket.AF_INET: 32, socket.AF_INET6: 128}
 
 
 def attribute(kind: int, payload: bytes) -> bytes:
@@ -91,6 +94,12 @@ def number(kind: int, value: int) -> bytes:
 def mac_bytes(mac: str) -> bytes:
     """``02:6e:…`` as six bytes."""
     return bytes.fromhex(mac.replace(":", ""))
+
+
+def packed(address: str) -> tuple[int, bytes]:
+    """An address's family and bytes."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    return family, socket.inet_pton(family, address)
 
 
 def parse_attributes(data: bytes) -> Attributes:
@@ -164,30 +173,47 @@ def delete_link(name: str, netnsid: int | None = None) -> Request:
 
 
 def add_address(index: int, address: str, prefix_length: int) -> Request:
-    """An IPv4 address with its broadcast address. One that is there already is fine."""
-    value = socket.inet_aton(address)
-    broadcast = struct.pack("!I", struct.unpack("!I", value)[0] | (0xFFFFFFFF >> prefix_length))
-    body = _ADDRESS.pack(socket.AF_INET, prefix_length, 0, RT_SCOPE_UNIVERSE, index)
-    body += attribute(IFA_LOCAL, value) + attribute(IFA_ADDRESS, value) + attribute(IFA_BROADCAST, broadcast)
+    """An address: IPv4 with its broadcast address, IPv6 without duplicate address detection. One that is there already is fine."""
+    family, value = packed(address)
+    flags = IFA_F_NODAD if family == socket.AF_INET6 else 0
+    body = _ADDRESS.pack(family, prefix_length, flags, RT_SCOPE_UNIVERSE, index)
+    body += attribute(IFA_LOCAL, value) + attribute(IFA_ADDRESS, value)
+    if family == socket.AF_INET:
+        body += attribute(IFA_BROADCAST, struct.pack("!I", struct.unpack("!I", value)[0] | (0xFFFFFFFF >> prefix_length)))
     return Request(RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, body, f"the address {address}/{prefix_length}", (errno.EEXIST,))
 
 
 def add_default_route(index: int, gateway: str) -> Request:
-    """The IPv4 default route."""
-    body = _ROUTE.pack(socket.AF_INET, 0, 0, 0, RT_TABLE_MAIN, RTPROT_BOOT, RT_SCOPE_UNIVERSE, RTN_UNICAST, 0)
-    body += attribute(RTA_GATEWAY, socket.inet_aton(gateway)) + number(RTA_OIF, index)
+    """The default route of the gateway's family."""
+    family, value = packed(gateway)
+    body = _ROUTE.pack(family, 0, 0, 0, RT_TABLE_MAIN, RTPROT_BOOT, RT_SCOPE_UNIVERSE, RTN_UNICAST, 0)
+    body += attribute(RTA_GATEWAY, value) + number(RTA_OIF, index)
     return Request(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, body, f"the default route by {gateway}")
 
 
 def replace_default_route(index: int, gateway: str) -> Request:
-    """The IPv4 default route, in place of another one: there is no moment without."""
+    """The default route of the gateway's family, in place of another one: there is no moment without."""
     return add_default_route(index, gateway)._replace(flags=NLM_F_CREATE | NLM_F_REPLACE)
 
 
+def add_loopback_route(index: int) -> Request:
+    """Lets answers to ::1 come in by a link, when connection tracking has made ::1 of their destination: the kernel looks for a route to
+    ::1 on the link that a packet came by. A packet that comes with ::1 from a wire is dropped before (net/ipv6/ip6_input.c). Behind the
+    route by lo in order, so that nothing else changes; every link has a metric of its own, because two routes cannot share one. One that
+    is there already is fine.
+    """
+    family, value = packed("::1")
+    body = _ROUTE.pack(family, 128, 0, 0, RT_TABLE_LOCAL, RTPROT_BOOT, RT_SCOPE_UNIVERSE, RTN_LOCAL, 0)
+    body += attribute(RTA_DST, value) + number(RTA_OIF, index) + number(RTA_PRIORITY, LOOPBACK_METRIC + index)
+    return Request(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, body, "the route to ::1", (errno.EEXIST,))
+
+
 def set_neighbour(index: int, address: str, mac: str) -> Request:
-    """Tells the kernel a neighbour's MAC, so that the first packet need not wait for ARP. Stale: it is used at once and verified soon."""
-    body = _NEIGHBOUR.pack(socket.AF_INET, index, NUD_STALE, 0, 0)
-    body += attribute(NDA_DST, socket.inet_aton(address)) + attribute(NDA_LLADDR, mac_bytes(mac))
+    """Tells the kernel a neighbour's MAC, so that the first packet need not wait for ARP or neighbour discovery. Stale: it is used at once
+    and verified soon.
+    """
+    family, value = packed(address)
+    body = _NEIGHBOUR.pack(family, index, NUD_STALE, 0, 0) + attribute(NDA_DST, value) + attribute(NDA_LLADDR, mac_bytes(mac))
     return Request(RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_REPLACE, body, f"the neighbour {address}")
 
 
@@ -228,21 +254,27 @@ class Link:
         self.traffic: tuple[int, ...] = struct.unpack_from("=8Q", counters) if len(counters) >= 64 else (0,) * 8
 
     @property
+    def is_running(self) -> bool:
+        """Whether the kernel has taken note of its carrier: what is sent before is lost."""
+        return bool(self.flags & IFF_RUNNING)
+
+    @property
     def is_up(self) -> bool:
         """Whether it is administratively up."""
         return bool(self.flags & IFF_UP)
 
 
 class Prefix:
-    """An IPv4 route's destination or an address of a link: a number and a prefix length, the link's index, the gateway ("" without) and
-    metric.
+    """A route's destination or an address of a link: a number and a prefix length, the link's index, the gateway ("" without), metric and
+    table, and the length of an address in bits: 32 for IPv4, 128 for IPv6.
     """
 
-    def __init__(self, network: int, length: int, index: int, gateway: str = "", metric: int = 0, table: int = 0) -> None:
+    def __init__(self, network: int, length: int, index: int, gateway: str = "", metric: int = 0, table: int = 0, bits: int = 32) -> None:
         self.network, self.length, self.index, self.gateway, self.metric, self.table = network, length, index, gateway, metric, table
+        self.bits = bits
 
     def __str__(self) -> str:
-        return f"{socket.inet_ntoa(struct.pack('!I', self.network))}/{self.length}"
+        return f"{_written(self.network.to_bytes(self.bits // 8, 'big'))}/{self.length}"
 
 
 def _number(attributes: Attributes, kind: int) -> int:
@@ -250,8 +282,10 @@ def _number(attributes: Attributes, kind: int) -> int:
     return int(struct.unpack("=I", value)[0]) if len(value) == 4 else 0
 
 
-def _ipv4(value: bytes) -> int:
-    return int(struct.unpack("!I", value)[0]) if len(value) == 4 else 0
+def _written(value: bytes) -> str:
+    """Four or sixteen bytes as an address, others as nothing."""
+    family = {4: socket.AF_INET, 16: socket.AF_INET6}.get(len(value))
+    return socket.inet_ntop(family, value) if family is not None else ""
 
 
 class RouteSocket:
@@ -331,35 +365,40 @@ class RouteSocket:
         """Every link of the namespace."""
         return [Link(body) for body in self._dump(RTM_GETLINK, _LINK.pack(0, 0, 0, 0, 0))]
 
-    def addresses(self) -> list[Prefix]:
-        """Every IPv4 address, with the length of its network."""
+    def addresses(self, family: int = socket.AF_INET) -> list[Prefix]:
+        """Every address of a family, with the length of its network."""
         found = []
-        for body in self._dump(RTM_GETADDR, _ADDRESS.pack(socket.AF_INET, 0, 0, 0, 0)):
-            family, length, _, _, index = _ADDRESS.unpack_from(body)
+        for body in self._dump(RTM_GETADDR, _ADDRESS.pack(family, 0, 0, 0, 0)):
+            its_family, length, _, _, index = _ADDRESS.unpack_from(body)
             attributes = parse_attributes(body[_ADDRESS.size :])
-            if family == socket.AF_INET:
-                found.append(Prefix(_ipv4(attributes.get(IFA_LOCAL) or attributes.get(IFA_ADDRESS, b"")), length, index))
+            if its_family == family:
+                value = attributes.get(IFA_LOCAL) or attributes.get(IFA_ADDRESS, b"")
+                found.append(Prefix(int.from_bytes(value, "big"), length, index, bits=_BITS[family]))
         return found
 
-    def routes(self) -> list[Prefix]:
-        """Every IPv4 route of every table."""
+    def is_usable(self, index: int, address: str) -> bool:
+        """Whether a link has the IPv6 address, its link-local one, and all its others for use: the kernel checks them off one by one in a
+        work queue, also where nothing is to be checked.
+        """
+        found: dict[bytes, int] = {}
+        for body in self._dump(RTM_GETADDR, _ADDRESS.pack(socket.AF_INET6, 0, 0, 0, 0)):
+            _, _, flags, _, its_index = _ADDRESS.unpack_from(body)
+            if its_index == index:
+                found[parse_attributes(body[_ADDRESS.size :]).get(IFA_ADDRESS, b"")] = flags
+        local = any(value.startswith(b"\xfe\x80") for value in found)
+        return packed(address)[1] in found and local and not any(flags & IFA_F_TENTATIVE for flags in found.values())
+
+    def routes(self, family: int = socket.AF_INET) -> list[Prefix]:
+        """Every route of a family, in every table."""
         found = []
-        for body in self._dump(RTM_GETROUTE, _ROUTE.pack(socket.AF_INET, 0, 0, 0, 0, 0, 0, 0, 0)):
-            family, length, _, _, table, *_ = _ROUTE.unpack_from(body)
+        for body in self._dump(RTM_GETROUTE, _ROUTE.pack(family, 0, 0, 0, 0, 0, 0, 0, 0)):
+            its_family, length, _, _, table, *_ = _ROUTE.unpack_from(body)
             attributes = parse_attributes(body[_ROUTE.size :])
-            if family != socket.AF_INET:
-                continue
-            gateway = attributes.get(RTA_GATEWAY, b"")
-            found.append(
-                Prefix(
-                    _ipv4(attributes.get(RTA_DST, b"")),
-                    length,
-                    _number(attributes, RTA_OIF),
-                    socket.inet_ntoa(gateway) if len(gateway) == 4 else "",
-                    _number(attributes, RTA_PRIORITY),
-                    _number(attributes, RTA_TABLE) or table,
-                )
-            )
+            if its_family == family:
+                destination = int.from_bytes(attributes.get(RTA_DST, b""), "big")
+                index, metric = _number(attributes, RTA_OIF), _number(attributes, RTA_PRIORITY)
+                gateway, table = _written(attributes.get(RTA_GATEWAY, b"")), _number(attributes, RTA_TABLE) or table
+                found.append(Prefix(destination, length, index, gateway, metric, table, _BITS[family]))
         return found
 
     def _dump(self, kind: int, body: bytes) -> Iterator[bytes]:

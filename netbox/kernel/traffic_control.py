@@ -10,7 +10,7 @@ import errno
 import socket
 import struct
 
-from netbox.kernel.rtnetlink import NLM_F_CREATE, NLM_F_EXCL, Request, attribute, number, text
+from netbox.kernel.rtnetlink import NLM_F_CREATE, NLM_F_EXCL, Request, attribute, number, packed, text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,8 +27,9 @@ TCA_NETEM_CORRUPT = 4
 TCA_U32_CLASSID, TCA_U32_SEL = 1, 5
 TC_LINKLAYER_ETHERNET = 1
 TC_U32_TERMINAL = 1
-ETH_P_IP = 0x0800
-SOURCE, DESTINATION = 12, 16
+ETH_P_IP, ETH_P_IPV6 = 0x0800, 0x86DD
+SOURCE, DESTINATION = 12, 16  # in the header of IPv4
+_OFFSETS6 = {SOURCE: 8, DESTINATION: 24}  # in that of IPv6
 """Where an IPv4 header holds its addresses (RFC 791)."""
 
 TICK = 64  # ns, PSCHED_SHIFT of <net/pkt_sched.h>
@@ -43,7 +44,7 @@ _TC = struct.Struct("=BxxxiIII")
 _RATE = struct.Struct("=BBHhHI")  # struct tc_ratespec
 _NETEM = struct.Struct("=6I")  # struct tc_netem_qopt: latency, limit, loss, gap, duplicate, jitter
 _U32 = struct.Struct("=BBBxHHhhI")  # struct tc_u32_sel without keys
-_U32_KEY = struct.Struct("=IIii")
+_U32_KEY = struct.Struct("=4s4sii")  # struct tc_u32_key
 
 
 def handle(major: int, minor: int = 0) -> int:
@@ -117,18 +118,25 @@ def add_open_class(index: int, parent: int, own: int) -> Request:
 
 
 def add_filter(index: int, parent: int, preference: int, field: int, prefixes: Sequence[str], target: int) -> list[Request]:
-    """IPv4 packets whose address at ``field`` (``SOURCE``, ``DESTINATION``) lies in one of the prefixes go to the class ``target``."""
+    """Packets whose address at ``field`` (``SOURCE``, ``DESTINATION``) lies in one of the prefixes go to the class ``target``."""
     return [_filter(index, parent, preference + offset, field, prefix, target) for offset, prefix in enumerate(prefixes)]
 
 
 def _filter(index: int, parent: int, preference: int, field: int, prefix: str, target: int) -> Request:
     address, _, length = prefix.partition("/")
-    mask = (0xFFFFFFFF << (32 - int(length or 32))) & 0xFFFFFFFF
-    value = struct.unpack("!I", socket.inet_aton(address))[0] & mask
-    key = _U32_KEY.pack(socket.htonl(mask), socket.htonl(value), field, 0)
-    selector = _U32.pack(TC_U32_TERMINAL, 0, 1, 0, 0, 0, 0, 0) + key
+    family, value = packed(address)
+    bits, protocol, offset = len(value) * 8, ETH_P_IP, field
+    if family == socket.AF_INET6:
+        protocol, offset = ETH_P_IPV6, _OFFSETS6[field]
+    mask = (((1 << int(length or bits)) - 1) << (bits - int(length or bits))).to_bytes(len(value), "big")
+    keys = [
+        _U32_KEY.pack(part, bytes(a & b for a, b in zip(part, value[start : start + 4], strict=True)), offset + start, 0)
+        for start in range(0, len(value), 4)
+        if any(part := mask[start : start + 4])
+    ]
+    selector = _U32.pack(TC_U32_TERMINAL, 0, len(keys), 0, 0, 0, 0, 0) + b"".join(keys)
     options = number(TCA_U32_CLASSID, target) + attribute(TCA_U32_SEL, selector)
-    body = _TC.pack(0, index, 0, parent, preference << 16 | socket.htons(ETH_P_IP)) + text(TCA_KIND, "u32")
+    body = _TC.pack(0, index, 0, parent, preference << 16 | socket.htons(protocol)) + text(TCA_KIND, "u32")
     return Request(RTM_NEWTFILTER, NLM_F_CREATE | NLM_F_EXCL, body + attribute(TCA_OPTIONS, options), "u32")
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 from netbox import names
-from netbox.errors import Conflict, UsageError
-from netbox.network import ipam, networks, parents
-from netbox.network.facts import host_facts
+from netbox.errors import Conflict, Unsupported, UsageError
+from netbox.network import forwarding, ipam, networks, parents
+from netbox.network.facts import Occupied, host_facts, machine_id
 from netbox.settings import Settings
 from netbox.spec import NetworkRequest
 from netbox.state.rows import NetworkRow
@@ -29,7 +30,7 @@ def define(store: Store, settings: Settings, request: NetworkRequest) -> Network
     with networks.locked(settings):
         _check_name(store, request.name)
         lan = _lan(request)
-        row = _row(request, _subnet(store, request), lan)
+        row = _row(request, _subnet(store, request), _subnet6(store, request), lan)
         store.put_network(row)
     return row
 
@@ -52,16 +53,36 @@ def _lan(request: NetworkRequest) -> parents.Lan | None:
     return parents.lan(request.parent)
 
 
+def _subnet6(store: Store, request: NetworkRequest) -> ipam.Subnet | None:
+    """A /64 of this host's unique local addresses, unless one was asked for."""
+    if not request.ipv6:
+        if request.gateway6:
+            raise UsageError("--gateway with an IPv6 address needs IPv6 on the network", "give --ipv6 or an IPv6 --subnet too")
+        return None
+    if not forwarding.is_supported():
+        raise Unsupported("this kernel has no IPv6", "start it without ipv6.disable=1, or leave --ipv6 out")
+    occupied = [*networks.reserved_subnets(store, request.name), *host_facts(frozenset(), ipv6=True).occupied]
+    if request.subnet6 is None:
+        if request.gateway6:
+            raise UsageError("--gateway with an IPv6 address needs an IPv6 --subnet", "give the subnet too, such as --subnet fd00:1::/64")
+        return ipam.choose_subnet([item.subnet for item in occupied], [ipam.ula_prefix(machine_id())], ipam.USER_PREFIX_LENGTH6)
+    return _free(request.subnet6, occupied)
+
+
 def _subnet(store: Store, request: NetworkRequest) -> ipam.Subnet:
     if request.parent is None:
         occupied = [*networks.reserved_subnets(store, request.name), *host_facts(frozenset()).occupied]
     else:  # the LAN's own subnet is this host's too, as are the routers and resolvers there
         occupied = [*networks.other_subnets(store, request.name), *host_facts(frozenset({request.parent})).occupied]
     if request.subnet is None:
-        if request.gateway or request.ip_range or request.aux_addresses:
+        if request.gateway or request.ip_range or any(":" not in address for _, address in request.aux_addresses):
             raise UsageError("--gateway, --ip-range and --aux-address need --subnet", "give the subnet too, such as --subnet 10.20.30.0/24")
         return ipam.choose_subnet([item.subnet for item in occupied], ipam.USER_POOLS, ipam.USER_PREFIX_LENGTH)
-    subnet = ipam.Subnet.parse(request.subnet)
+    return _free(request.subnet, occupied)
+
+
+def _free(wanted: str, occupied: Sequence[Occupied]) -> ipam.Subnet:
+    subnet = ipam.Subnet.parse(wanted)
     clash = networks.collision(subnet, occupied)
     if clash is not None:
         raise Conflict(f"the subnet {subnet} collides with {clash.description}", "choose another subnet, or let netbox choose one")
@@ -83,15 +104,26 @@ def _gateway(request: NetworkRequest, subnet: ipam.Subnet, lan: parents.Lan | No
     return gateway
 
 
-def _row(request: NetworkRequest, subnet: ipam.Subnet, lan: parents.Lan | None) -> NetworkRow:
-    gateway = _gateway(request, subnet, lan)
+def _gateway6(request: NetworkRequest, subnet6: ipam.Subnet | None) -> str | None:
+    if subnet6 is None:
+        return None
+    gateway = request.gateway6 or ipam.gateway(subnet6)
+    _check_inside(subnet6, "--gateway", gateway)
+    return gateway
+
+
+def _row(request: NetworkRequest, subnet: ipam.Subnet, subnet6: ipam.Subnet | None, lan: parents.Lan | None) -> NetworkRow:
+    gateway, gateway6 = _gateway(request, subnet, lan), _gateway6(request, subnet6)
     if request.ip_range is not None:
         within = ipam.Subnet.parse(request.ip_range)
         if not (subnet.contains(within.base) and subnet.contains(within.last)):
             raise UsageError(f"--ip-range {within} is not a part of the subnet {subnet}", "choose a smaller one inside of it")
     for name, address in request.aux_addresses:
-        _check_inside(subnet, f"--aux-address {name}={address}", address)
-        if address == gateway:
+        its = subnet6 if ":" in address else subnet
+        if its is None:
+            raise UsageError(f"--aux-address {name}={address}: the network has no IPv6", "give --ipv6 or an IPv6 --subnet too")
+        _check_inside(its, f"--aux-address {name}={address}", address)
+        if address in (gateway, gateway6):
             raise UsageError(f"--aux-address {name}={address} is the network's gateway", "choose another one")
     options = {
         "driver": request.driver,
@@ -101,6 +133,8 @@ def _row(request: NetworkRequest, subnet: ipam.Subnet, lan: parents.Lan | None) 
         "labels": dict(request.labels),
         "mtu": request.mtu,
     }
+    if subnet6 is not None:
+        options |= {"subnet6": str(subnet6), "gateway6": gateway6}
     if request.parent is not None:
         options |= {"parent": request.parent, "macvlan_mode": request.macvlan_mode}
     mtu = request.mtu or 0  # 0: that of the way out, found out at every start
@@ -111,6 +145,5 @@ def _check_inside(subnet: ipam.Subnet, option: str, address: str) -> None:
     value = ipam.number(address)
     if not subnet.contains(value):
         raise UsageError(f"{option}: {address} is outside of the subnet {subnet}", f"choose one of {subnet}")
-    if value in (subnet.base, subnet.last):
-        what = "address of the network itself" if value == subnet.base else "broadcast address"
-        raise UsageError(f"{option}: {address} is the {what} ({subnet})", "choose another one")
+    if value in ipam.unusable(subnet):
+        raise UsageError(f"{option}: {address} is {ipam.unusable(subnet)[value]} ({subnet})", "choose another one")

@@ -21,6 +21,7 @@ from netbox.network.firewall import (
     KEEP,
     LEAVE,
     LOOPBACK,
+    LOOPBACK6,
     MASQUERADE,
     PUBLISH,
     Redirect,
@@ -30,8 +31,8 @@ from netbox.network.firewall import (
 
 THIS_HOST = ""
 """The interface by which what this host sends itself comes in: none."""
-PREROUTING = Rule("prerouting", DROP, destination=LOOPBACK)
-"""Not a rule but what the jump to PUBLISH leaves out, for packets that come from elsewhere."""
+PREROUTING, PREROUTING6 = (Rule("prerouting", DROP, destination=item, ipv6=":" in item) for item in (LOOPBACK, LOOPBACK6))
+"""Not rules but what the jump to PUBLISH leaves out, for packets that come from elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -66,16 +67,18 @@ class Walk:
 
 def walk(groups: Sequence[RuleGroup], connection: Connection, local: bool, bridges: dict[str, str]) -> Walk:
     """Walks a connection to the sandbox that it leads to. ``local`` says that its destination is an address of this host, ``bridges`` gives
-    the subnets of the bridges.
+    the subnets of the bridges, of the family that the connection has.
     """
-    rules = [Step(group.owner, rule) for group in groups for rule in group.rules if rule.probability >= 1]
+    ipv6 = ":" in connection.destination
+    rules = [Step(group.owner, rule) for group in groups for rule in group.rules if rule.probability >= 1 and rule.ipv6 == ipv6]
     here = connection.in_interface == THIS_HOST
     if not here and (step := _first(rules, GUARD, connection)):
         return Walk(False, (step,), True)
     steps: list[Step] = []
     if local:
-        if not here and inside(connection.destination, LOOPBACK):
-            return Walk(False, (Step("netbox", PREROUTING),), True)
+        left_out = PREROUTING6 if ipv6 else PREROUTING
+        if not here and inside(connection.destination, left_out.destination):
+            return Walk(False, (Step("netbox", left_out),), True)
         step = _first(rules, PUBLISH, connection)
         if step is None:
             return Walk(False, (), True)  # this host itself answers, and refuses
@@ -145,8 +148,8 @@ def inside(address: str, network: str) -> bool:
 
 def sentence(rule: Rule) -> str:
     """The rule in words: ``out by netbox0, redirected: accept``."""
-    if rule is PREROUTING:
-        return f"from elsewhere to {LOOPBACK}: not asked"
+    if rule in (PREROUTING, PREROUTING6):
+        return f"from elsewhere to {rule.destination}: not asked"
     ports = rule.ports and (str(rule.ports[0]) if rule.ports[0] == rule.ports[1] else f"{rule.ports[0]}-{rule.ports[1]}")
     named = (
         ("in by", rule.in_interface),

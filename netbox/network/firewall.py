@@ -22,7 +22,7 @@ one network that is reached from another by the host's address sees who asks.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 from netbox.spec import PortSpec
@@ -32,8 +32,8 @@ HAIRPIN, KEEP, LEAVE = "hairpin", "keep", "leave"
 STAGES = (GUARD, FENCE, INGRESS, EGRESS, HAIRPIN, KEEP, LEAVE, PUBLISH)
 """In the order in which rules are put in place: what protects comes before what opens."""
 
-LOOPBACK = "127.0.0.0/8"
-ANY_ADDRESS = "0.0.0.0"
+LOOPBACK, LOOPBACK6 = "127.0.0.0/8", "::1/128"
+ANY_ADDRESS, ANY_ADDRESS6 = "0.0.0.0", "::"
 
 ACCEPT, DROP, MASQUERADE = "accept", "drop", "masquerade"
 ESTABLISHED = ("RELATED", "ESTABLISHED")
@@ -53,7 +53,7 @@ class Rule:
     or interface.
 
     ``ports`` are the first and last destination port. ``states`` are conntrack's: ESTABLISHED, RELATED, DNAT. ``probability`` is the share
-    of packets that match, above 0 and up to 1.
+    of packets that match, above 0 and up to 1. It is about IPv4, or with ``ipv6`` about IPv6.
     """
 
     stage: str
@@ -66,6 +66,7 @@ class Rule:
     ports: tuple[int, int] | None = None
     states: tuple[str, ...] = ()
     probability: float = 1.0
+    ipv6: bool = False
 
 
 @dataclass(frozen=True)
@@ -119,8 +120,10 @@ class FirewallBackend(Protocol):
     def take_down(self) -> None:
         """Takes everything of ours away."""
 
-    def commands(self, add: Sequence[RuleGroup], base: bool) -> list[str]:
-        """The commands that a person would type to put the groups in, with ``base`` including chains and jumps. Has no effect."""
+    def commands(self, add: Sequence[RuleGroup], base: bool, base6: bool = False) -> list[str]:
+        """The commands that a person would type to put the groups in, with ``base`` including chains and jumps for IPv4, with ``base6``
+        for IPv6. Has no effect.
+        """
 
     def differences(self, groups: Sequence[RuleGroup]) -> list[Difference]:
         """What is missing of the groups and of the base, and what is foreign among them. Rules of owners that are not asked about, and
@@ -187,15 +190,36 @@ def network_rules(owner: str, bridge: str, subnet: str, internal: bool = False) 
     )
 
 
+def dual_stack(group: RuleGroup, subnet: str, subnet6: str) -> RuleGroup:
+    """The rules of a network for IPv4, and the same for IPv6. ICMPv6 needs none of its own: neighbour discovery between sandboxes stays
+    inside of the bridge, and that with the host is not forwarded.
+    """
+    counterparts = {subnet: subnet6, LOOPBACK: LOOPBACK6}
+
+    def turned(value: str) -> str:
+        sign, plain = ("!", value[1:]) if value.startswith("!") else ("", value)
+        return sign + counterparts.get(plain, plain)
+
+    return RuleGroup(
+        group.owner,
+        (
+            *group.rules,
+            *(replace(rule, source=turned(rule.source), destination=turned(rule.destination), ipv6=True) for rule in group.rules),
+        ),
+    )
+
+
 def publish_rules(owner: str, address: str, ports: Iterable[PortSpec], neighbours: Iterable[str] = ()) -> RuleGroup:
-    """A sandbox's published ports: one rule for each, also for a range. The client's source address stays as it is.
+    """A sandbox's published ports on its address of one family: one rule for each, also for a range. The client's source address stays as
+    it is.
 
     ``neighbours`` are the subnets of further networks that the sandbox is on: it would answer to a client there directly.
     """
+    ipv6 = ":" in address
     return RuleGroup(
         owner,
         (
-            *(Rule(HAIRPIN, MASQUERADE, source=subnet, destination=address, states=TRANSLATED) for subnet in neighbours),
+            *(Rule(HAIRPIN, MASQUERADE, source=subnet, destination=address, states=TRANSLATED, ipv6=ipv6) for subnet in neighbours),
             *_redirects(address, ports),
         ),
     )
@@ -206,9 +230,10 @@ def _redirects(address: str, ports: Iterable[PortSpec]) -> Iterable[Rule]:
         Rule(
             PUBLISH,
             Redirect(address, port.port),
-            destination="" if port.host_ip == ANY_ADDRESS else port.host_ip,
+            destination="" if port.host_ip in (ANY_ADDRESS, ANY_ADDRESS6) else port.host_ip,
             protocol=port.protocol,
             ports=(port.host_port, port.host_port + port.length - 1),
+            ipv6=":" in address,
         )
         for port in ports
     )

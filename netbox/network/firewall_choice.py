@@ -20,7 +20,7 @@ from netbox.network.firewall_lock import exclusive
 VARIABLE = "NETBOX_FIREWALL"
 IPTABLES, NFTABLES, AUTO = "iptables", "nftables", "auto"
 NAMES = (IPTABLES, NFTABLES)
-_OWN_TABLE = ("ip", "netbox")
+_OWN_TABLE = "netbox"  # of ip and ip6
 _LEGACY_NAMES = "/proc/thread-self/net/ip_tables_names"
 
 
@@ -150,9 +150,9 @@ def _occupied() -> set[str]:
     """The backends that may have something of ours here. Cheap, and loads no library."""
     import importlib.util
 
-    found = {NFTABLES} if nftables.has_table(_OWN_TABLE[1]) else set()
+    found = {NFTABLES} if nftables.has_table(_OWN_TABLE) or nftables.has_table(_OWN_TABLE, "ip6") else set()
     # Without python-iptables none of the rules in the legacy tables is ours.
-    return found | ({IPTABLES} if loaded_tables() and importlib.util.find_spec("iptc") is not None else set())
+    return found | ({IPTABLES} if (loaded_tables() or loaded_tables(ipv6=True)) and importlib.util.find_spec("iptc") is not None else set())
 
 
 def remove(owners: Iterable[str], backends: Iterable[str]) -> None:
@@ -166,7 +166,7 @@ def remove(owners: Iterable[str], backends: Iterable[str]) -> None:
 
 
 def _own(chain: nftables.BaseChain) -> bool:
-    return (chain.family, chain.table) == _OWN_TABLE
+    return chain.table == _OWN_TABLE and chain.family in ("ip", "ip6")
 
 
 def _module_is_ready() -> bool:

@@ -10,15 +10,20 @@ Built-in chains get one jump to each chain and are otherwise left alone, policie
                                                 "martians"
     nat     OUTPUT       -> NETBOX-PUBLISH      for addresses of this host, 127.0.0.0/8 included
     nat     POSTROUTING  -> NETBOX-HAIRPIN   -> NETBOX-KEEP   -> NETBOX-LEAVE
+
+The tables of IPv6 (``ip6tables``) hold the same where a network has IPv6, and nothing of ours where none has. Where ``[::1]:PORT`` of the
+host cannot lead to a sandbox, the jump of OUTPUT leaves ::1 out, so that it refuses at once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from typing import NamedTuple
 
 from netbox.kernel.iptables import Installed, TableEditor, editing, loaded_tables
 from netbox.kernel.iptables_entry import Entry, arguments
+from netbox.network.facts import answers_from_loopback
 from netbox.network.firewall import (
     EGRESS,
     FENCE,
@@ -28,6 +33,7 @@ from netbox.network.firewall import (
     KEEP,
     LEAVE,
     LOOPBACK,
+    LOOPBACK6,
     PUBLISH,
     STAGES,
     Difference,
@@ -67,7 +73,23 @@ _PLACES = {
     LEAVE: _Place("nat", _chain(LEAVE), (_jump("POSTROUTING", LEAVE),), None),
     PUBLISH: _Place("nat", _chain(PUBLISH), (_jump("PREROUTING", PUBLISH, f"!{LOOPBACK}", True), _jump("OUTPUT", PUBLISH, "", True)), None),
 }
-_TABLES = ("raw", "filter", "nat")  # what protects comes first
+
+
+class _Table(NamedTuple):
+    name: str
+    ipv6: bool = False
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether somebody has used it: opening another one would create it in the kernel."""
+        return self.name in loaded_tables(self.ipv6)
+
+    def editing(self) -> AbstractContextManager[TableEditor]:
+        """See ``netbox.kernel.iptables.editing``."""
+        return editing(self.name, self.ipv6)
+
+
+_TABLES = tuple(_Table(name, ipv6) for name in ("raw", "filter", "nat") for ipv6 in (False, True))  # what protects comes first
 _HOOKS = {"raw": ("PREROUTING",), "filter": ("FORWARD",), "nat": ("PREROUTING", "OUTPUT", "POSTROUTING")}
 
 
@@ -87,6 +109,7 @@ def entry(rule: Rule, owner: str) -> Entry:
         to_destination=to_destination,
         probability=rule.probability,
         comment=owner,
+        ipv6=rule.ipv6,
     )
 
 
@@ -94,14 +117,15 @@ def _destination(rule: Rule, redirect: Redirect) -> str:
     """``--to-destination`` of DNAT, whose third revision shifts a range in one rule: ``ADDRESS:FIRST-LAST/BASE``, where BASE becomes
     FIRST.
     """
+    address = f"[{redirect.address}]" if rule.ipv6 else redirect.address
     if rule.ports is None:
         raise ValueError("a redirect needs ports")
     first, last = rule.ports
     if first == last:
-        return f"{redirect.address}:{redirect.port}"
+        return f"{address}:{redirect.port}"
     if first == redirect.port:
-        return redirect.address  # the port stays
-    return f"{redirect.address}:{redirect.port}-{redirect.port + last - first}/{first}"
+        return address  # the port stays
+    return f"{address}:{redirect.port}-{redirect.port + last - first}/{first}"
 
 
 class IptablesBackend:
@@ -112,14 +136,11 @@ class IptablesBackend:
     def apply(self, add: Sequence[RuleGroup] = (), remove: Sequence[str] = ()) -> None:
         """See ``FirewallBackend.apply``. Tables that the change does not concern are not opened when only additions are asked for."""
         leaving = {*remove, *(group.owner for group in add)}
-        entries: dict[str, list[Entry]] = {table: [] for table in _TABLES}
-        for stage in STAGES:
-            for group in add:
-                entries[_PLACES[stage].table] += [entry(rule, group.owner) for rule in group.rules if rule.stage == stage]
+        entries = {table: _entries(table, add) for table in _TABLES}
         # Removal goes the other way round: what opens is closed before what protects is taken away.
         for table in _TABLES if add else reversed(_TABLES):
-            if entries[table] or (remove and table in loaded_tables()):
-                with editing(table) as editor:
+            if entries[table] or (remove and table.is_loaded):
+                with table.editing() as editor:
                     _change(editor, entries[table], leaving)
 
     def owners(self) -> set[str]:
@@ -130,16 +151,17 @@ class IptablesBackend:
         """See ``FirewallBackend.rules``."""
         found = []
         for table in _loaded():
-            with editing(table) as editor:
+            with table.editing() as editor:
                 for rule in _own_rules(editor):
-                    found.append(InstalledRule(rule.comment, f"{rule.table} {rule.chain} {rule.number}"))
+                    place = f"{rule.table} {rule.chain} {rule.number}"
+                    found.append(InstalledRule(rule.comment, f"ip6 {place}" if table.ipv6 else place))
         return found
 
     def places(self, groups: Sequence[RuleGroup]) -> list[list[str | None]]:
         """See ``FirewallBackend.places``."""
         found: list[list[str | None]] = [[None] * len(group.rules) for group in groups]
         for table in _loaded():
-            with editing(table) as editor:
+            with table.editing() as editor:
                 left = {
                     place.chain: list(enumerate(editor.contents(place.chain), 1))
                     for place in _places(editor)
@@ -147,33 +169,33 @@ class IptablesBackend:
                 }
                 for row, group in zip(found, groups, strict=True):
                     for index, rule in enumerate(group.rules):
+                        if _PLACES[rule.stage].table != table.name or rule.ipv6 != table.ipv6:
+                            continue
                         item = entry(rule, group.owner)
                         numbered = left.get(item.chain, ())
                         match = next(
                             (pair for pair in numbered if pair[1].comment == group.owner and pair[1] == editor.rendered(item)), None
                         )
-                        if match is not None and _PLACES[rule.stage].table == table:
+                        if match is not None:
                             left[item.chain].remove(match)
-                            row[index] = f"{table} {item.chain} {match[0]}"
+                            row[index] = f"{_title(editor)} {item.chain} {match[0]}"
         return found
 
     def take_down(self) -> None:
         """See ``FirewallBackend.take_down``."""
         for table in reversed(_loaded()):
-            with editing(table) as editor:
+            with table.editing() as editor:
                 _remove_base(editor)
 
-    def commands(self, add: Sequence[RuleGroup], base: bool) -> list[str]:
+    def commands(self, add: Sequence[RuleGroup], base: bool, base6: bool = False) -> list[str]:
         """See ``FirewallBackend.commands``."""
         lines = []
-        if base:
-            for table in _TABLES:
-                for place in _PLACES.values():
-                    if place.table == table:
-                        lines.append(f"iptables -t {table} -N {place.chain}")
-                for place in _PLACES.values():
-                    if place.table == table:
-                        lines += [_command(table, jump, place.first) for jump in place.jumps]
+        for table in _TABLES:
+            places = [place for place in _PLACES.values() if place.table == table.name]
+            if base6 if table.ipv6 else base:
+                program = "ip6tables" if table.ipv6 else "iptables"
+                lines += [f"{program} -t {table.name} -N {place.chain}" for place in places]
+                lines += [_command(table.name, jump, place.first) for place in places for jump in _jumps(place, table.ipv6)]
         for stage in STAGES:
             for group in add:
                 lines += [_command(_PLACES[stage].table, entry(rule, group.owner), None) for rule in group.rules if rule.stage == stage]
@@ -188,10 +210,10 @@ class IptablesBackend:
             items = _entries(table, groups)
             if not items:
                 continue
-            if table not in loaded_tables():
-                found += [Difference("missing", item.comment, _command(table, item, None)) for item in items]
+            if not table.is_loaded:
+                found += [Difference("missing", item.comment, _command(table.name, item, None)) for item in items]
                 continue
-            with editing(table) as editor:
+            with table.editing() as editor:
                 found += _differences(editor, items, {group.owner for group in groups})
         return found
 
@@ -199,8 +221,8 @@ class IptablesBackend:
         """See ``FirewallBackend.repair``."""
         for table in _TABLES:
             items = _entries(table, groups)
-            if items or table in loaded_tables():
-                with editing(table) as editor:
+            if items or table.is_loaded:
+                with table.editing() as editor:
                     _remove_base(editor)
                     if items:
                         _ensure_base(editor)
@@ -208,10 +230,16 @@ class IptablesBackend:
                             editor.append(item)
 
 
-def _entries(table: str, groups: Sequence[RuleGroup]) -> list[Entry]:
+def _entries(table: _Table, groups: Sequence[RuleGroup]) -> list[Entry]:
     """The rules of the groups in one table, in the order in which they stand."""
-    stages = [stage for stage in STAGES if _PLACES[stage].table == table]
-    return [entry(rule, group.owner) for stage in stages for group in groups for rule in group.rules if rule.stage == stage]
+    stages = [stage for stage in STAGES if _PLACES[stage].table == table.name]
+    return [
+        entry(rule, group.owner)
+        for stage in stages
+        for group in groups
+        for rule in group.rules
+        if rule.stage == stage and rule.ipv6 == table.ipv6
+    ]
 
 
 def _differences(editor: TableEditor, items: Sequence[Entry], asked: set[str]) -> list[Difference]:
@@ -219,12 +247,12 @@ def _differences(editor: TableEditor, items: Sequence[Entry], asked: set[str]) -
     library and the kernel make of a rule is the same for both then.
     """
     found = []
-    jumps = [jump for place in _places(editor) for jump in place.jumps]
+    jumps = [jump for place in _places(editor) for jump in _jumps(place, editor.ipv6)]
     hooks = {hook: editor.contents(hook) for hook in _HOOKS[editor.name]}
     chains = {place.chain: editor.contents(place.chain) if editor.has_chain(place.chain) else None for place in _places(editor)}
     for item in [*jumps, *items]:
         if not editor.has_chain(item.target) and item.target.startswith(PREFIX):
-            found.append(Difference("missing", _JUMP_COMMENT, f"iptables -t {editor.name} -N {item.target}"))
+            found.append(Difference("missing", _JUMP_COMMENT, f"{item.program} -t {editor.name} -N {item.target}"))
             continue
         expected = editor.rendered(item)
         stands = hooks[item.chain] if item.chain in hooks else chains[item.chain]
@@ -238,7 +266,7 @@ def _differences(editor: TableEditor, items: Sequence[Entry], asked: set[str]) -
     for name, rest in foreign:
         for each in rest:
             if each.comment in asked or not is_owner(each.comment):
-                what = f"a rule of {editor.name} {name}: {each.target or 'no target'}"
+                what = f"a rule of {_title(editor)} {name}: {each.target or 'no target'}"
                 found.append(Difference("foreign", each.comment, what))
     return found or _misplaced(editor, items)
 
@@ -249,19 +277,33 @@ def _misplaced(editor: TableEditor, items: Sequence[Entry]) -> list[Difference]:
     for chain, owner in dict.fromkeys((item.chain, item.comment) for item in items):
         should = [editor.rendered(item) for item in items if (item.chain, item.comment) == (chain, owner)]
         if should != [each for each in editor.contents(chain) if each.comment == owner]:
-            found.append(Difference("foreign", owner, f"the order of the rules of {editor.name} {chain}"))
+            found.append(Difference("foreign", owner, f"the order of the rules of {_title(editor)} {chain}"))
     return found
 
 
-def _loaded() -> list[str]:
-    """Our tables that are in use: opening another one would create it in the kernel."""
-    loaded = loaded_tables()
-    return [table for table in _TABLES if table in loaded]
+def _title(editor: TableEditor) -> str:
+    return f"ip6 {editor.name}" if editor.ipv6 else editor.name
+
+
+def _jumps(place: _Place, ipv6: bool) -> list[Entry]:
+    """The jumps to a chain, in the words of a family."""
+    if not ipv6:
+        return list(place.jumps)
+    jumps = [jump._replace(destination=jump.destination.replace(LOOPBACK, LOOPBACK6), ipv6=True) for jump in place.jumps]
+    if answers_from_loopback():
+        return jumps
+    return [jump._replace(destination=f"!{LOOPBACK6}") if jump.chain == "OUTPUT" else jump for jump in jumps]
+
+
+def _loaded() -> list[_Table]:
+    """Our tables that are in use."""
+    loaded = {ipv6: loaded_tables(ipv6) for ipv6 in (False, True)}
+    return [table for table in _TABLES if table.name in loaded[table.ipv6]]
 
 
 def _command(table: str, item: Entry, position: int | None) -> str:
     verb = f"-A {item.chain}" if position is None else f"-I {item.chain} {position + 1}"
-    return f"iptables -t {table} {verb} {' '.join(arguments(item))}"
+    return f"{item.program} -t {table} {verb} {' '.join(arguments(item))}"
 
 
 def _change(editor: TableEditor, entries: Iterable[Entry], leaving: set[str]) -> None:
@@ -288,7 +330,7 @@ def _ensure_base(editor: TableEditor) -> None:
             editor.create_chain(place.chain)
     standing = {(rule.chain, rule.target) for hook in _HOOKS[editor.name] for rule in editor.rules(hook)}
     for place in _places(editor):
-        for jump in place.jumps:
+        for jump in _jumps(place, editor.ipv6):
             if (jump.chain, jump.target) in standing:
                 continue
             if place.first is None:

@@ -14,12 +14,15 @@
       map port_range     protocol . address . first-last -> address (the port stays; other ranges have an element for each port)
       set owned          the index: owner . number, with what the owner has as comment
 
+``table ip6 netbox`` holds the same for IPv6, where a network has it.
+
 An operation is one transaction. What an owner has is found by the index, so neither adding nor removing a port looks at the others' ports;
 the first packet of a connection costs three lookups, however many ports are published.
 """
 
 from __future__ import annotations
 
+import socket
 import struct
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -28,19 +31,22 @@ from netbox.errors import FirewallError
 from netbox.kernel import nftables
 from netbox.network.firewall import STAGES, Difference, InstalledRule, RuleGroup
 from netbox.network.firewall_lock import exclusive
-from netbox.network.firewall_nftables_rules import OWN, OWNED, TABLE, named_element
+from netbox.network.firewall_nftables_rules import OWN, OWNED, TABLES, named_element
 from netbox.network.firewall_nftables_table import (
     BASE_KEY,
-    BASE_RULES,
     CHAINS,
     IN_CHAINS,
-    SETS,
     VERSION,
     Rendered,
     Table,
+    base_rules,
     index_key,
+    sets,
     typed,
 )
+
+_FAMILIES = {False: socket.AF_INET, True: socket.AF_INET6}
+_FAMILY_NAMES = {ipv6: name.partition(" ")[0] for ipv6, name in TABLES.items()}
 
 
 class NftablesBackend:
@@ -51,57 +57,82 @@ class NftablesBackend:
     def apply(self, add: Sequence[RuleGroup] = (), remove: Sequence[str] = ()) -> None:
         """See ``FirewallBackend.apply``. Everything is one transaction."""
         groups = list({group.owner: group for group in add}.values())
-        rendered = [Rendered(group) for group in groups]  # before anything else: a bad value is the caller's
+        # Before anything else: a bad value is the caller's.
+        rendered = {ipv6: [Rendered(group, ipv6) for group in groups] for ipv6 in TABLES}
         with exclusive():
-            stands = _stands()
-            if not stands and not groups and not nftables.has_table(OWN):
-                return
+            # The table of IPv6 is nobody's business who neither adds to it nor takes anything away.
+            families = [ipv6 for ipv6, items in rendered.items() if not ipv6 or remove or any(item.entries for item in items)]
+            families = [ipv6 for ipv6 in families if any(item.entries for item in rendered[ipv6]) or _stands(ipv6) or _has_table(ipv6)]
             try:
-                _change(rendered, remove, stands, None)
+                _run(line for ipv6 in families for line in _change(rendered[ipv6], remove, ipv6, None))
             except FirewallError:
-                # Somebody has changed the table behind the index: look at all of it, which costs more, and try once more.
-                table = Table(nftables.listing())
-                _change(rendered, remove, stands, table)
+                # Somebody has changed a table behind its index: look at all of it, which costs more, and try once more.
+                tables = {ipv6: _table(ipv6) for ipv6 in families}
+                _run(line for ipv6 in families for line in _change(rendered[ipv6], remove, ipv6, tables[ipv6]))
 
     def owners(self) -> set[str]:
         """See ``FirewallBackend.owners``."""
-        return Table(nftables.listing()).owners()
+        return {owner for ipv6 in TABLES for owner in _table(ipv6).owners()}
 
     def rules(self) -> list[InstalledRule]:
         """See ``FirewallBackend.rules``."""
-        return Table(nftables.listing()).installed()
+        return [rule for ipv6 in TABLES for rule in _table(ipv6).installed()]
 
     def places(self, groups: Sequence[RuleGroup]) -> list[list[str | None]]:
         """See ``FirewallBackend.places``."""
-        return Table(nftables.listing()).places(groups)
+        found = [_table(ipv6).places(groups) for ipv6 in TABLES]
+        return [[first or second for first, second in zip(*rows, strict=True)] for rows in zip(*found, strict=True)]
 
     def take_down(self) -> None:
         """See ``FirewallBackend.take_down``."""
         with exclusive():
-            if nftables.has_table(OWN):
-                nftables.run(f"delete table {TABLE}")
+            _run(f"delete table {name}" for ipv6, name in TABLES.items() if _has_table(ipv6))
 
-    def commands(self, add: Sequence[RuleGroup], base: bool) -> list[str]:
+    def commands(self, add: Sequence[RuleGroup], base: bool, base6: bool = False) -> list[str]:
         """See ``FirewallBackend.commands``."""
-        lines = _base_commands() if base else []
-        for group in _by_stage([Rendered(group) for group in add]):
-            lines += group
+        lines = []
+        for ipv6, wanted in ((False, base), (True, base6)):
+            lines += _base_commands(ipv6) if wanted else []
+            for part in _by_stage([Rendered(group, ipv6) for group in add]):
+                lines += part
         return [typed(line) for line in lines]
 
     def differences(self, groups: Sequence[RuleGroup]) -> list[Difference]:
         """See ``FirewallBackend.differences``."""
-        return Table(nftables.listing()).differences(groups)
+        return [item for ipv6 in TABLES for item in _table(ipv6).differences(groups)]
 
     def repair(self, groups: Sequence[RuleGroup]) -> None:
-        """See ``FirewallBackend.repair``. The table is made anew in one transaction; connections do not live in it."""
-        rendered = [Rendered(group) for group in groups]
+        """See ``FirewallBackend.repair``. The tables are made anew in one transaction; connections do not live in them."""
+        rendered = {ipv6: [Rendered(group, ipv6) for group in groups] for ipv6 in TABLES}
         with exclusive():
-            lines = [f"add table {TABLE}", f"delete table {TABLE}"]
-            if any(group.entries for group in rendered):
-                lines += [*_base_commands(), *(line for part in _by_stage(rendered) for line in part)]
-                lines += [line for group in rendered for line in group.index()]
-                lines.append(_base_entry())
-            nftables.run("\n".join(lines) + "\n")
+            lines = []
+            for ipv6, items in rendered.items():
+                lines += _cleared(ipv6) if not ipv6 or _has_table(ipv6) else []
+                if any(group.entries for group in items):
+                    lines += [*_base_commands(ipv6), *(line for part in _by_stage(items) for line in part)]
+                    lines += [line for group in items for line in group.index()]
+                    lines.append(_base_entry(ipv6))
+            _run(lines)
+
+
+def _run(lines: Iterable[str]) -> None:
+    """One transaction; nothing for no lines."""
+    text = "".join(f"{line}\n" for line in lines)
+    if text:
+        nftables.run(text)
+
+
+def _table(ipv6: bool) -> Table:
+    return Table(nftables.listing(table=TABLES[ipv6]) if not ipv6 or _has_table(ipv6) else [], ipv6)
+
+
+def _has_table(ipv6: bool) -> bool:
+    return nftables.has_table(OWN, _FAMILY_NAMES[ipv6])
+
+
+def _cleared(ipv6: bool) -> list[str]:
+    """Takes a table away, whether it is there or not."""
+    return [f"add table {TABLES[ipv6]}", f"delete table {TABLES[ipv6]}"]
 
 
 def _by_stage(groups: Sequence[Rendered]) -> Iterable[list[str]]:
@@ -110,17 +141,18 @@ def _by_stage(groups: Sequence[Rendered]) -> Iterable[list[str]]:
     yield [item.add() for group in groups for item in group.elements]
 
 
-def _base_commands() -> list[str]:
+def _base_commands(ipv6: bool) -> list[str]:
     """The table with chains, sets and the rules that are everybody's. What is there already stays; those rules are made anew."""
-    lines = [f"add table {TABLE}"]
-    lines += [f"add {kind} {TABLE} {name} {{ {definition} }}" for name, (kind, definition) in SETS.items()]
-    lines += [f"add chain {TABLE} {name}" + (f" {{ {hook} }}" if hook else "") for name, hook in CHAINS.items()]
-    lines += [rule.command for rule in BASE_RULES]
+    table = TABLES[ipv6]
+    lines = [f"add table {table}"]
+    lines += [f"add {kind} {table} {name} {{ {definition} }}" for name, (kind, definition) in sets(ipv6).items()]
+    lines += [f"add chain {table} {name}" + (f" {{ {hook} }}" if hook else "") for name, hook in CHAINS.items()]
+    lines += [rule.command for rule in base_rules(ipv6)]
     return lines
 
 
-def _base_entry() -> str:
-    return f'add element {TABLE} {OWNED} {{ "{BASE_KEY}" . {VERSION} comment "the table is complete" }}'
+def _base_entry(ipv6: bool) -> str:
+    return f'add element {TABLES[ipv6]} {OWNED} {{ "{BASE_KEY}" . {VERSION} comment "the table is complete" }}'
 
 
 def _raw_key(key: str, number: int) -> bytes:
@@ -128,77 +160,78 @@ def _raw_key(key: str, number: int) -> bytes:
     return key.encode().ljust(16, b"\0") + struct.pack("=I", number)
 
 
-def _stands() -> bool:
+def _stands(ipv6: bool) -> bool:
     """Whether the index says that the base is complete."""
-    return nftables.elements(OWN, OWNED, [_raw_key(BASE_KEY, VERSION)]) is not None
+    return nftables.elements(OWN, OWNED, [_raw_key(BASE_KEY, VERSION)], _FAMILIES[ipv6]) is not None
 
 
-def _indexed(owner: str) -> list[str]:
+def _indexed(owner: str, ipv6: bool) -> list[str]:
     """What the index says that the owner has. Two questions at most, whatever others have."""
     key = index_key(owner)
-    found = nftables.elements(OWN, OWNED, [_raw_key(key, 0)])
+    found = nftables.elements(OWN, OWNED, [_raw_key(key, 0)], _FAMILIES[ipv6])
     if not found:
         return []
     count, _, entry = found[0].comment.partition(" ")
     if count == "1" or not count.isdecimal():
         return [entry]
-    found = nftables.elements(OWN, OWNED, [_raw_key(key, number) for number in range(int(count))])
+    found = nftables.elements(OWN, OWNED, [_raw_key(key, number) for number in range(int(count))], _FAMILIES[ipv6])
     return [item.comment.partition(" ")[2] for item in found or []]
 
 
-def _others(leaving: Iterable[str]) -> bool:
+def _others(leaving: Iterable[str], ipv6: bool) -> bool:
     """Whether the index knows an owner that does not leave. Reads no further than to the first one."""
     keys = {BASE_KEY.encode(), *(index_key(owner).encode() for owner in leaving)}
-    return any(item.key[:16].rstrip(b"\0") not in keys for item in nftables.some_elements(OWN, OWNED))
+    return any(item.key[:16].rstrip(b"\0") not in keys for item in nftables.some_elements(OWN, OWNED, _FAMILIES[ipv6]))
 
 
-def _change(add: Sequence[Rendered], remove: Sequence[str], stands: bool, table: Table | None) -> None:
-    """One transaction: old ones out, new ones in. ``table`` is everything that stands, ``None``: the index is enough.
+def _change(add: Sequence[Rendered], remove: Sequence[str], ipv6: bool, table: Table | None) -> list[str]:
+    """What changes in the table of a family: old ones out, new ones in. ``table`` is everything that stands, ``None``: the index is enough.
 
     Nothing is deleted that need not be: the kernel waits for RCU after a deletion.
     """
     lines: list[str] = []
+    stands = _stands(ipv6)
     leaving = dict.fromkeys([*(group.owner for group in add), *remove])
-    entries = {owner: _indexed(owner) if stands else [] for owner in leaving}
-    if table is None and not all(entries[owner] for owner in remove):
-        table = Table(nftables.listing())  # nothing is in the index, but the caller thinks that something stands
+    entries = {owner: _indexed(owner, ipv6) if stands else [] for owner in leaving}
+    if table is None and not all(entries[owner] or (ipv6 and stands and _indexed(owner, False)) for owner in remove):
+        table = _table(ipv6)  # nothing is in the index, but the caller thinks that something stands: in IPv6 it need not
     for owner in leaving:
-        lines += table.removal(owner) if table is not None else _removal(owner, entries[owner])
+        lines += table.removal(owner) if table is not None else _removal(owner, entries[owner], ipv6)
     if not any(group.entries for group in add):
         # What the index has forgotten may stand as well: only the whole table can say that nobody is left.
-        if (lines or table is not None) and not _others(leaving) and not Table(nftables.listing()).owners() - set(leaving):
-            lines = [f"add table {TABLE}", f"delete table {TABLE}"]
+        if (lines or table is not None) and not _others(leaving, ipv6) and not _table(ipv6).owners() - set(leaving):
+            lines = _cleared(ipv6)
     else:
         if not stands:
-            lines = [*_cleared_base(), *_base_commands(), *lines, _base_entry()]
+            lines = [*_cleared_base(ipv6), *_base_commands(ipv6), *lines, _base_entry(ipv6)]
         for part in _by_stage(add):
             lines += part
         lines += [line for group in add for line in group.index()]
-    if lines:
-        nftables.run("\n".join(lines) + "\n")
+    return lines
 
 
-def _cleared_base() -> list[str]:
+def _cleared_base(ipv6: bool) -> list[str]:
     """Takes what is left of a base that somebody has damaged out of the way, so that its rules do not stand twice."""
-    if not nftables.has_table(OWN):
+    if not _has_table(ipv6):
         return []
-    there = {item["rule"]["handle"]: item["rule"]["chain"] for item in nftables.listing(terse=True) if _comment(item) == OWN}
-    return [f"delete rule {TABLE} {chain} handle {handle}" for handle, chain in there.items()]
+    name = TABLES[ipv6]
+    there = {item["rule"]["handle"]: item["rule"]["chain"] for item in nftables.listing(True, name) if _comment(item) == OWN}
+    return [f"delete rule {name} {chain} handle {handle}" for handle, chain in there.items()]
 
 
 def _comment(item: dict[str, Any]) -> str:
     return str(item.get("rule", {}).get("comment", ""))
 
 
-def _removal(owner: str, entries: Sequence[str]) -> list[str]:
+def _removal(owner: str, entries: Sequence[str], ipv6: bool) -> list[str]:
     if not entries:
         return []
-    lines = []
+    lines, name = [], TABLES[ipv6]
     for entry in entries:
         if entry == IN_CHAINS:
-            rules = (item["rule"] for item in nftables.listing(terse=True) if _comment(item) == owner)
-            lines += [f"delete rule {TABLE} {rule['chain']} handle {rule['handle']}" for rule in rules]
+            rules = (item["rule"] for item in nftables.listing(True, name) if _comment(item) == owner)
+            lines += [f"delete rule {name} {rule['chain']} handle {rule['handle']}" for rule in rules]
         else:
-            lines.append(named_element(entry).delete())
+            lines.append(named_element(entry, ipv6).delete())
     keys = ", ".join(f'"{index_key(owner)}" . {number}' for number in range(len(entries)))
-    return [*lines, f"delete element {TABLE} {OWNED} {{ {keys} }}"]
+    return [*lines, f"delete element {name} {OWNED} {{ {keys} }}"]

@@ -9,10 +9,12 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from netbox.kernel.iptables_entry import validate
-from netbox.network.firewall import LOOPBACK, PUBLISH, STAGES, Redirect, Rule
+from netbox.network.firewall import LOOPBACK, LOOPBACK6, PUBLISH, STAGES, Redirect, Rule
 from netbox.network.firewall_iptables import entry
 
-TABLE = "ip netbox"
+TABLES = {False: "ip netbox", True: "ip6 netbox"}
+"""Of IPv4, and of IPv6."""
+_FAMILIES = {False: "ip", True: "ip6"}
 OWN = "netbox"
 """The comment of the rules that are everybody's."""
 PORT, ADDRESS_PORT, PORT_RANGE, OWNED = "port", "address_port", "port_range", "owned"
@@ -31,16 +33,17 @@ class Term(NamedTuple):
 
 
 class ChainRule(NamedTuple):
-    """A rule of a chain."""
+    """A rule of a chain, in the table of IPv4 or of IPv6."""
 
     chain: str
     terms: tuple[Term, ...]
     comment: str
+    ipv6: bool = False
 
     @property
     def command(self) -> str:
         """The command that adds it at the end of its chain."""
-        return f'add rule {TABLE} {self.chain} {" ".join(term.text for term in self.terms)} comment "{self.comment}"'
+        return f'add rule {TABLES[self.ipv6]} {self.chain} {" ".join(term.text for term in self.terms)} comment "{self.comment}"'
 
     @property
     def listed(self) -> list[dict[str, Any]]:
@@ -59,6 +62,7 @@ class Element(NamedTuple):
     target: str = ""
     port: int = 0  # of the target, for the first one; 0: the port stays
     owner: str = ""
+    ipv6: bool = False
 
     @property
     def name(self) -> str:
@@ -73,7 +77,8 @@ class Element(NamedTuple):
     def keys(self) -> list[str]:
         """The keys in the map."""
         if self.set == PORT_RANGE:
-            return [f"{self.protocol} . {self.address or '0.0.0.0/0'} . {self.first}-{self.last}"]
+            everywhere = "::/0" if self.ipv6 else "0.0.0.0/0"
+            return [f"{self.protocol} . {self.address or everywhere} . {self.first}-{self.last}"]
         middle = f" . {self.address}" if self.set == ADDRESS_PORT else ""
         return [f"{self.protocol}{middle} . {number}" for number in range(self.first, self.last + 1)]
 
@@ -86,18 +91,18 @@ class Element(NamedTuple):
     def add(self) -> str:
         """The command that adds it."""
         pairs = (f'{key} comment "{self.comment}" : {value}' for key, value in zip(self.keys(), self.values(), strict=True))
-        return f"add element {TABLE} {self.set} {{ {', '.join(pairs)} }}"
+        return f"add element {TABLES[self.ipv6]} {self.set} {{ {', '.join(pairs)} }}"
 
     def delete(self) -> str:
         """The command that takes it away."""
-        return f"delete element {TABLE} {self.set} {{ {', '.join(self.keys())} }}"
+        return f"delete element {TABLES[self.ipv6]} {self.set} {{ {', '.join(self.keys())} }}"
 
 
-def named_element(name: str) -> Element:
+def named_element(name: str, ipv6: bool = False) -> Element:
     """The element that ``Element.name`` named; good for ``delete``."""
     kind, protocol, address, ports = name.split(" ")
     first, _, last = ports.partition("-")
-    return Element(kind, protocol, "" if address == "*" else address, int(first), int(last))
+    return Element(kind, protocol, "" if address == "*" else address, int(first), int(last), ipv6=ipv6)
 
 
 def element(rule: Rule, owner: str) -> Element | None:
@@ -115,8 +120,9 @@ def element(rule: Rule, owner: str) -> Element | None:
         return None
     (first, last), (target, port) = rule.ports, rule.verdict
     if first != last and first == port:
-        return Element(PORT_RANGE, rule.protocol, rule.destination, first, last, target, 0, owner)
-    return Element(ADDRESS_PORT if rule.destination else PORT, rule.protocol, rule.destination, first, last, target, port, owner)
+        return Element(PORT_RANGE, rule.protocol, rule.destination, first, last, target, 0, owner, rule.ipv6)
+    kind = ADDRESS_PORT if rule.destination else PORT
+    return Element(kind, rule.protocol, rule.destination, first, last, target, port, owner, rule.ipv6)
 
 
 def chain_rule(rule: Rule, owner: str) -> ChainRule:
@@ -129,41 +135,42 @@ def chain_rule(rule: Rule, owner: str) -> ChainRule:
     terms = [
         *_interface("iifname", rule.in_interface),
         *_interface("oifname", rule.out_interface),
-        *_address("saddr", rule.source),
-        *_address("daddr", rule.destination),
+        *_address("saddr", rule.source, rule.ipv6),
+        *_address("daddr", rule.destination, rule.ipv6),
         *_transport(rule),
         *_connection(rule.states),
         *_share(rule.probability),
         _verdict(rule),
     ]
-    return ChainRule(CHAINS[rule.stage], tuple(terms), owner)
+    return ChainRule(CHAINS[rule.stage], tuple(terms), owner, rule.ipv6)
 
 
-def jump(hook: str, stage: str, *terms: Term) -> ChainRule:
+def jump(hook: str, stage: str, *terms: Term, ipv6: bool = False) -> ChainRule:
     """A rule that leads to a stage's chain."""
     target = CHAINS[stage]
-    return ChainRule(hook, (*terms, Term(f"jump {target}", {"jump": {"target": target}})), OWN)
+    return ChainRule(hook, (*terms, Term(f"jump {target}", {"jump": {"target": target}})), OWN, ipv6)
 
 
 LOCAL = Term("fib daddr type local", {"match": {"op": "==", "left": {"fib": {"result": "type", "flags": ["daddr"]}}, "right": "local"}})
 
 
-def not_loopback() -> Term:
-    """A destination that is not 127.0.0.0/8."""
-    return _address("daddr", f"!{LOOPBACK}")[0]
+def not_loopback(ipv6: bool = False) -> Term:
+    """A destination that is not 127.0.0.0/8, or ::1."""
+    return _address("daddr", f"!{LOOPBACK6 if ipv6 else LOOPBACK}", ipv6)[0]
 
 
-def lookup(name: str) -> ChainRule:
+def lookup(name: str, ipv6: bool = False) -> ChainRule:
     """The rule of PUBLISH that asks a map."""
+    ip = _FAMILIES[ipv6]
     with_address = name != PORT
     fields: list[dict[str, Any]] = [{"meta": {"key": "l4proto"}}]
     if with_address:
-        fields.append({"payload": {"protocol": "ip", "field": "daddr"}})
+        fields.append({"payload": {"protocol": ip, "field": "daddr"}})
     fields.append({"payload": {"protocol": "th", "field": "dport"}})
     protocols = ["tcp", "udp", "sctp"]
-    key = "meta l4proto . ip daddr . th dport" if with_address else "meta l4proto . th dport"
+    key = f"meta l4proto . {ip} daddr . th dport" if with_address else "meta l4proto . th dport"
     # With a port among the values the family has to be said; without one it is not listed.
-    text, family = ("dnat", {}) if name == PORT_RANGE else ("dnat ip", {"family": "ip"})
+    text, family = ("dnat", {}) if name == PORT_RANGE else (f"dnat {ip}", {"family": ip})
     return ChainRule(
         CHAINS[PUBLISH],
         (
@@ -177,6 +184,7 @@ def lookup(name: str) -> ChainRule:
             ),
         ),
         OWN,
+        ipv6,
     )
 
 
@@ -198,14 +206,15 @@ def _interface(key: str, value: str) -> list[Term]:
     return [_match(f'{key} {"!= " if negated else ""}"{name}"', {"meta": {"key": key}}, name, negated)]
 
 
-def _address(field: str, value: str) -> list[Term]:
+def _address(field: str, value: str, ipv6: bool) -> list[Term]:
     if not value:
         return []
-    negated, network = value.startswith("!"), value.removeprefix("!").removesuffix("/32")
+    ip = _FAMILIES[ipv6]
+    negated, network = value.startswith("!"), value.removeprefix("!").removesuffix("/128" if ipv6 else "/32")
     address, _, length = network.partition("/")
     right: Any = {"prefix": {"addr": address, "len": int(length)}} if length else address
-    text = f"ip {field} {'!= ' if negated else ''}{network}"
-    return [_match(text, {"payload": {"protocol": "ip", "field": field}}, right, negated)]
+    text = f"{ip} {field} {'!= ' if negated else ''}{network}"
+    return [_match(text, {"payload": {"protocol": ip, "field": field}}, right, negated)]
 
 
 def _transport(rule: Rule) -> list[Term]:
@@ -243,7 +252,7 @@ def _verdict(rule: Rule) -> Term:
         raise ValueError("a redirect needs ports")
     (first, last), (address, port) = rule.ports, rule.verdict
     if first == last:
-        return Term(f"dnat to {address}:{port}", {"dnat": {"addr": address, "port": port}})
+        return Term(f"dnat to {f'[{address}]' if rule.ipv6 else address}:{port}", {"dnat": {"addr": address, "port": port}})
     if first == port:
         return Term(f"dnat to {address}", {"dnat": {"addr": address}})
     raise ValueError("a range that is shifted is for plain published ports only")

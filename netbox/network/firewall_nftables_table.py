@@ -1,10 +1,13 @@
-"""Our table of nf_tables as it stands in the kernel, and how it differs from what should stand. Pure."""
+"""Our table of nf_tables as it stands in the kernel, and how it differs from what should stand. Pure, but for one look at a
+sysctl.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from netbox.network.facts import answers_from_loopback
 from netbox.network.firewall import (
     EGRESS,
     FENCE,
@@ -26,7 +29,7 @@ from netbox.network.firewall_nftables_rules import (
     OWNED,
     PORT,
     PORT_RANGE,
-    TABLE,
+    TABLES,
     ChainRule,
     Element,
     chain_rule,
@@ -55,35 +58,48 @@ CHAINS = {
     "prerouting": "type nat hook prerouting priority -100 ; policy accept ;",
     "output": "type nat hook output priority -100 ; policy accept ;",
 }
-SETS = {
+_SETS = {
     OWNED: ("set", "type ifname . mark ;"),
-    PORT: ("map", "type inet_proto . inet_service : ipv4_addr . inet_service ;"),
-    ADDRESS_PORT: ("map", "type inet_proto . ipv4_addr . inet_service : ipv4_addr . inet_service ;"),
-    PORT_RANGE: ("map", "type inet_proto . ipv4_addr . inet_service : ipv4_addr ; flags interval ;"),
+    PORT: ("map", "type inet_proto . inet_service : {address} . inet_service ;"),
+    ADDRESS_PORT: ("map", "type inet_proto . {address} . inet_service : {address} . inet_service ;"),
+    PORT_RANGE: ("map", "type inet_proto . {address} . inet_service : {address} ; flags interval ;"),
 }
-BASE_RULES = (
-    jump("forward", FENCE),
-    jump("forward", INGRESS),
-    jump("forward", EGRESS),
-    lookup(ADDRESS_PORT),
-    lookup(PORT),
-    lookup(PORT_RANGE),
-    jump("prerouting", PUBLISH, LOCAL, not_loopback()),
-    jump("output", PUBLISH, LOCAL),
-    jump("postrouting", HAIRPIN),
-    jump("postrouting", KEEP),
-    jump("postrouting", LEAVE),
-)
+
+
+def sets(ipv6: bool) -> dict[str, tuple[str, str]]:
+    """The sets and maps of a family's table: kind and definition."""
+    address = "ipv6_addr" if ipv6 else "ipv4_addr"
+    return {name: (kind, definition.format(address=address)) for name, (kind, definition) in _SETS.items()}
+
+
+def base_rules(ipv6: bool) -> tuple[ChainRule, ...]:
+    """The rules of a family's table that are everybody's. What is sent to ::1 is left out where no answer would come back."""
+    return (
+        jump("forward", FENCE, ipv6=ipv6),
+        jump("forward", INGRESS, ipv6=ipv6),
+        jump("forward", EGRESS, ipv6=ipv6),
+        lookup(ADDRESS_PORT, ipv6),
+        lookup(PORT, ipv6),
+        lookup(PORT_RANGE, ipv6),
+        jump("prerouting", PUBLISH, LOCAL, not_loopback(ipv6), ipv6=ipv6),
+        jump("output", PUBLISH, LOCAL, *(() if not ipv6 or answers_from_loopback() else (not_loopback(True),)), ipv6=ipv6),
+        jump("postrouting", HAIRPIN, ipv6=ipv6),
+        jump("postrouting", KEEP, ipv6=ipv6),
+        jump("postrouting", LEAVE, ipv6=ipv6),
+    )
 
 
 class Rendered:
-    """A group in the terms of nft."""
+    """What a group has in the table of a family, in the terms of nft."""
 
-    def __init__(self, group: RuleGroup) -> None:
+    def __init__(self, group: RuleGroup, ipv6: bool = False) -> None:
         self.owner = group.owner
+        self.ipv6 = ipv6
         self.rules: list[tuple[str, ChainRule]] = []
         self.elements: list[Element] = []
         for rule in group.rules:
+            if rule.ipv6 != ipv6:
+                continue
             item = element(rule, group.owner)
             if item is not None:
                 self.elements.append(item)
@@ -97,12 +113,12 @@ class Rendered:
 
     def index(self) -> list[str]:
         """The commands that put it into the index."""
-        return [index_command(self.owner, self.entries)] if self.entries else []
+        return [index_command(self.owner, self.entries, self.ipv6)] if self.entries else []
 
 
 def typed(line: str) -> str:
     """A command as it is typed into a shell: braces, semicolons, quotes and ``@`` are words of nft's, not of the shell's."""
-    return f"nft '{line}'" if any(sign in line for sign in '{;"*<>') else f"nft {line}"
+    return f"nft '{line}'" if any(sign in line for sign in '{;"*<>[') else f"nft {line}"
 
 
 def index_key(owner: str) -> str:
@@ -110,17 +126,18 @@ def index_key(owner: str) -> str:
     return f"{int.from_bytes(owner.encode(), 'big') % _PRIME:x}"
 
 
-def index_command(owner: str, entries: Sequence[str]) -> str:
-    """The command that puts what an owner has into the index."""
+def index_command(owner: str, entries: Sequence[str], ipv6: bool) -> str:
+    """The command that puts what an owner has into the index of a family's table."""
     key, count = index_key(owner), len(entries)
     items = ", ".join(f'"{key}" . {number} comment "{count} {entry}"' for number, entry in enumerate(entries))
-    return f"add element {TABLE} {OWNED} {{ {items} }}"
+    return f"add element {TABLES[ipv6]} {OWNED} {{ {items} }}"
 
 
 class Table:
-    """Our table as the kernel has it."""
+    """Our table of a family as the kernel has it."""
 
-    def __init__(self, listed: Iterable[dict[str, Any]]) -> None:
+    def __init__(self, listed: Iterable[dict[str, Any]], ipv6: bool = False) -> None:
+        self.ipv6 = ipv6
         self.rules: list[dict[str, Any]] = []
         self.chains: dict[str, dict[str, Any]] = {}
         self.elements: dict[tuple[str, str], tuple[str, str]] = {}  # (set, key) -> (value, comment)
@@ -153,13 +170,13 @@ class Table:
             number = number + 1 if rule["chain"] == chain else 1
             chain = rule["chain"]
             if rule.get("comment", "") not in ("", OWN):
-                found.append(InstalledRule(rule["comment"], f"{chain} {number}"))
+                found.append(InstalledRule(rule["comment"], f"{'ip6 ' if self.ipv6 else ''}{chain} {number}"))
         ranges = set()
         for (name, key), (_, comment) in self.elements.items():
             owner, _, ports = comment.partition(" ")
             if name == OWNED or not owner:
                 continue
-            place = f"{name} {key if not ports else key.rpartition(' . ')[0] + ' . ' + ports}"
+            place = f"{'ip6 ' if self.ipv6 else ''}{name} {key if not ports else key.rpartition(' . ')[0] + ' . ' + ports}"
             if place not in ranges:
                 ranges.add(place)
                 found.append(InstalledRule(owner, place))
@@ -176,19 +193,23 @@ class Table:
         return [[self._place(rule, group.owner, left) for rule in group.rules] for group in groups]
 
     def _place(self, rule: Rule, owner: str, left: dict[tuple[str, str, str], list[int]]) -> str | None:
+        if rule.ipv6 != self.ipv6:
+            return None
+        family = "ip6 " if self.ipv6 else ""
         item = element(rule, owner)
         if item is not None:
             stands = all(self.elements.get((item.set, key)) == (value, item.comment) for key, value in _pairs(item))
             keys = item.keys()
             shown = keys[0] if len(keys) == 1 else f"{keys[0].rpartition(' . ')[0]} . {item.first}-{item.last}"
-            return f"map {item.set} {shown}" if stands else None
+            return f"{family}map {item.set} {shown}" if stands else None
         wanted = chain_rule(rule, owner)
         numbers = left.get((wanted.chain, owner, _significant(wanted.listed)))
-        return f"{wanted.chain} {numbers.pop(0)}" if numbers else None
+        return f"{family}{wanted.chain} {numbers.pop(0)}" if numbers else None
 
     def removal(self, owner: str) -> list[str]:
         """The commands that take away everything of an owner's."""
-        lines = [f"delete rule {TABLE} {rule['chain']} handle {rule['handle']}" for rule in self.rules if rule.get("comment") == owner]
+        table = TABLES[self.ipv6]
+        lines = [f"delete rule {table} {rule['chain']} handle {rule['handle']}" for rule in self.rules if rule.get("comment") == owner]
         keys: dict[str, list[str]] = {}
         for (name, key), (_, comment) in self.elements.items():
             if name == OWNED:
@@ -197,16 +218,16 @@ class Table:
                     keys.setdefault(name, []).append(f'"{first}" . {number}')
             elif comment.partition(" ")[0] == owner:
                 keys.setdefault(name, []).append(key)
-        return [*lines, *(f"delete element {TABLE} {name} {{ {', '.join(found)} }}" for name, found in keys.items())]
+        return [*lines, *(f"delete element {table} {name} {{ {', '.join(found)} }}" for name, found in keys.items())]
 
     def differences(self, groups: Sequence[RuleGroup]) -> list[Difference]:
         """See ``FirewallBackend.differences``."""
-        rendered = [Rendered(group) for group in groups]
+        rendered = [Rendered(group, self.ipv6) for group in groups]
         if not any(group.entries for group in rendered):
             return []  # a table without any of our owners is none of the running ones' business
         asked = {group.owner for group in rendered}
         found = self._base_differences()
-        wanted = [*BASE_RULES, *(rule for group in rendered for _, rule in group.rules)]
+        wanted = [*base_rules(self.ipv6), *(rule for group in rendered for _, rule in group.rules)]
         standing = [ChainRule(rule["chain"], (), str(rule.get("comment", ""))) for rule in self.rules]
         bodies = [_significant(rule["expr"]) for rule in self.rules]
         left = list(zip(standing, bodies, strict=True))
@@ -227,14 +248,14 @@ class Table:
         found = []
         for name, definition in CHAINS.items():
             chain = self.chains.get(name)
-            command = f"add chain {TABLE} {name}" + (f" {{ {definition} }}" if definition else "")
+            command = f"add chain {TABLES[self.ipv6]} {name}" + (f" {{ {definition} }}" if definition else "")
             if chain is None:
                 found.append(Difference("missing", OWN, typed(command)))
             elif definition and chain.get("policy", "accept") != "accept":
                 found.append(Difference("foreign", OWN, f"the policy of the chain {name}: {chain['policy']}"))
-        for name, (kind, definition) in SETS.items():
+        for name, (kind, definition) in sets(self.ipv6).items():
             if name not in self.sets:
-                found.append(Difference("missing", OWN, typed(f"add {kind} {TABLE} {name} {{ {definition} }}")))
+                found.append(Difference("missing", OWN, typed(f"add {kind} {TABLES[self.ipv6]} {name} {{ {definition} }}")))
         return found
 
     def _misplaced(self, wanted: Sequence[ChainRule]) -> list[Difference]:

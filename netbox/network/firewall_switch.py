@@ -9,11 +9,12 @@ then from both backends.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from netbox import names
 from netbox.network import firewall, firewall_choice, networks
-from netbox.network.firewall import RuleGroup
+from netbox.network.firewall import Rule, RuleGroup
 from netbox.network.firewall_lock import exclusive
 from netbox.network.plan import NetworkPlan
 from netbox.spec import PortSpec
@@ -95,20 +96,19 @@ def follow(store: Store) -> bool:
 
 
 def published(plan: NetworkPlan) -> RuleGroup:
-    """The rules of a sandbox's published ports; none when its default route goes by no bridge."""
+    """The rules of a sandbox's published ports; none where it has no way out by a bridge."""
     owner = names.sandbox_owner(plan.sandbox_id)
-    if plan.entrance is None or not plan.ports:
-        return RuleGroup(owner, ())
-    return firewall.publish_rules(owner, plan.entrance.address, plan.ports, _neighbours(plan))
+    return _publish_rules(owner, *plan.published_on, plan.ports, _neighbours(plan)) if plan.ports else RuleGroup(owner, ())
 
 
 def published_row(plan: NetworkPlan, backend: str) -> dict[str, Any]:
     """What the journal's row ``rules`` says about a sandbox's published ports."""
-    group = published(plan)
+    address, address6 = plan.published_on
     return {
-        "owner": group.owner,
+        "owner": names.sandbox_owner(plan.sandbox_id),
         "backend": backend,
-        "address": plan.entrance.address if plan.entrance is not None else "",
+        "address": address,
+        "address6": address6,
         "ports": [list(port) for port in plan.ports],
         "neighbours": _neighbours(plan),
     }
@@ -116,7 +116,22 @@ def published_row(plan: NetworkPlan, backend: str) -> dict[str, Any]:
 
 def _neighbours(plan: NetworkPlan) -> list[str]:
     """The subnets of further networks, where the sandbox answers to a client directly."""
-    return [endpoint.subnet for endpoint in plan.interfaces if endpoint is not plan.entrance and not endpoint.internal]
+    others = [endpoint for endpoint in plan.interfaces if not endpoint.internal]
+    return [item.subnet for item in others if item is not plan.entrance] + [
+        item.subnet6 for item in others if item.subnet6 and item is not plan.way_out6
+    ]
+
+
+def _publish_rules(owner: str, address: str, address6: str, ports: Iterable[PortSpec], neighbours: Iterable[str]) -> RuleGroup:
+    """The rules of the ports whose family the sandbox has."""
+    ports, neighbours = [its for port in ports for its in port.by_family], tuple(neighbours)
+    rules: list[Rule] = []
+    for own in filter(None, (address, address6)):
+        is_ipv6 = ":" in own
+        its = [port for port in ports if (":" in port.host_ip) == is_ipv6]
+        if its:
+            rules += firewall.publish_rules(owner, own, its, [item for item in neighbours if (":" in item) == is_ipv6]).rules
+    return RuleGroup(owner, tuple(rules))
 
 
 def replace(store: Store, group: RuleGroup) -> None:
@@ -129,7 +144,7 @@ def replace(store: Store, group: RuleGroup) -> None:
         if group.rules:
             holders, chosen = standing(store), firewall_choice.choose().name
             target = chosen if chosen in holders or not holders else min(holders)
-            firewall_choice.backend(target).apply([group])
+            firewall_choice.backend(target).apply([group], [group.owner])  # of either family
         firewall_choice.remove_everywhere([group.owner], but=target)
 
 
@@ -148,8 +163,9 @@ def publish_again(store: Store, plan: NetworkPlan) -> None:
 def _published(row: JournalRow, plan: NetworkPlan | None) -> RuleGroup:
     if plan is not None:
         return published(plan)
-    published_ports = [PortSpec(*port) for port in row.args["ports"]]
-    return firewall.publish_rules(row.args["owner"], row.args["address"], published_ports, row.args.get("neighbours", ()))
+    args = row.args
+    taken = [PortSpec(*port) for port in args["ports"]]
+    return _publish_rules(args["owner"], args["address"], args.get("address6", ""), taken, args.get("neighbours", ()))
 
 
 def _lost(plan: NetworkPlan, impairments: list[dict[str, Any]]) -> RuleGroup:

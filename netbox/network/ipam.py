@@ -1,4 +1,4 @@
-"""Subnets and addresses: which are free, which comes next. Pure; IPv4 as numbers, because the module ``ipaddress`` costs a start 5 ms."""
+"""Subnets and addresses: which are free, which comes next. Pure; addresses are numbers: the module ``ipaddress`` costs a start 5 ms."""
 
 from __future__ import annotations
 
@@ -14,31 +14,37 @@ MAC_PREFIX = "02:6e"  # locally administered, unicast; the address follows
 
 
 class Subnet(NamedTuple):
-    """An IPv4 network: its first address as a number and the length of its prefix in bits."""
+    """A network: its first address as a number, the length of its prefix, and that of an address in bits: 32 for IPv4, 128 for IPv6."""
 
     base: int
     length: int
+    bits: int = 32
 
     @classmethod
     def parse(cls, text: str) -> Subnet:
-        """``10.210.0.0/20`` as a value; host bits are cleared. Raises ``ValueError``."""
+        """``10.210.0.0/20`` or ``fd00:1::/64`` as a value; host bits are cleared. Raises ``ValueError``."""
         address, separator, length = text.partition("/")
-        bits = int(length) if separator else 32
-        if not 0 <= bits <= 32:
+        bits = 128 if ":" in address else 32
+        prefix = int(length) if separator else bits
+        if not 0 <= prefix <= bits:
             raise ValueError(f"bad prefix length: {text}")
-        return cls(number(address) & _mask(bits), bits)
+        return cls(number(address) & _mask(prefix, bits), prefix, bits)
 
     def __str__(self) -> str:
-        return f"{dotted(self.base)}/{self.length}"
+        return f"{self.written(self.base)}/{self.length}"
 
     @property
     def last(self) -> int:
-        """The broadcast address."""
-        return self.base | (~_mask(self.length) & 0xFFFFFFFF)
+        """The last address, which is the broadcast address of IPv4."""
+        return self.base | ((1 << (self.bits - self.length)) - 1)
+
+    def written(self, address: int) -> str:
+        """An address of this family as text."""
+        return dotted(address) if self.bits == 32 else socket.inet_ntop(socket.AF_INET6, address.to_bytes(16, "big"))
 
     def overlaps(self, other: Subnet) -> bool:
         """Whether they have an address in common."""
-        return self.base <= other.last and other.base <= self.last
+        return self.bits == other.bits and self.base <= other.last and other.base <= self.last
 
     def contains(self, address: int) -> bool:
         """Whether the address lies in it."""
@@ -46,11 +52,12 @@ class Subnet(NamedTuple):
 
 
 def number(address: str) -> int:
-    """A dotted address as a number. Raises ``ValueError``."""
+    """An address as a number. Raises ``ValueError``."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
     try:
-        return int(struct.unpack("!I", socket.inet_pton(socket.AF_INET, address))[0])
+        return int.from_bytes(socket.inet_pton(family, address), "big")
     except OSError as error:
-        raise ValueError(f"not an IPv4 address: {address}") from error
+        raise ValueError(f"not an address: {address}") from error
 
 
 def dotted(value: int) -> str:
@@ -58,13 +65,13 @@ def dotted(value: int) -> str:
     return socket.inet_ntoa(struct.pack("!I", value))
 
 
-def _mask(length: int) -> int:
-    return (0xFFFFFFFF << (32 - length)) & 0xFFFFFFFF
+def _mask(length: int, bits: int) -> int:
+    return ((1 << length) - 1) << (bits - length)
 
 
 # Corners of the private ranges (RFC 1918) that other software's defaults leave alone: docker takes 172.17/16 to 172.31/16 and 192.168/16,
 # podman 10.88/16 and 10.89/16, libvirt 192.168.122/24, LXC 10.0.3/24, Kubernetes 10.96/12, 10.244/16 and 10.42/15.
-USER_PREFIX_LENGTH = 24  # of a user-defined network
+USER_PREFIX_LENGTH, USER_PREFIX_LENGTH6 = 24, 64  # of a user-defined network
 POOLS = tuple(Subnet.parse(text) for text in ("10.210.0.0/16", "10.201.0.0/16", "10.187.0.0/16", "172.16.0.0/16", "192.168.192.0/18"))
 
 USER_POOLS = (*(Subnet.parse(text) for text in ("10.211.0.0/16", "10.202.0.0/16", "10.188.0.0/16")), *POOLS)
@@ -78,8 +85,8 @@ def choose_subnet(occupied: Sequence[Subnet], pools: Iterable[Subnet] = POOLS, l
         HostError: everything overlaps.
     """
     for pool in pools:
-        for base in range(pool.base, pool.last + 1, 1 << (32 - length)):
-            candidate = Subnet(base, length)
+        for base in range(pool.base, pool.last + 1, 1 << (pool.bits - length)):
+            candidate = Subnet(base, length, pool.bits)
             if collision(candidate, occupied) is None:
                 return candidate
     raise HostError(
@@ -88,16 +95,28 @@ def choose_subnet(occupied: Sequence[Subnet], pools: Iterable[Subnet] = POOLS, l
 
 
 def collision(subnet: Subnet, occupied: Iterable[Subnet]) -> Subnet | None:
-    """What the subnet overlaps. Default routes do not count, nor their halves (0.0.0.0/1 and 128.0.0.0/1), with which a VPN covers one."""
+    """What the subnet overlaps. Default routes do not count, nor the parts with which a VPN covers one: halves (0.0.0.0/1 and 128.0.0.0/1),
+    in IPv6 also 2000::/3 and all of fc00::/7.
+    """
     for other in occupied:
-        if other.length > 1 and subnet.overlaps(other):
+        if other.length > (1 if other.bits == 32 else 7) and subnet.overlaps(other):
             return other
     return None
 
 
 def gateway(subnet: Subnet) -> str:
     """The bridge's own address: the first of the subnet."""
-    return dotted(subnet.base + 1)
+    return subnet.written(subnet.base + 1)
+
+
+def ula_prefix(secret: str) -> Subnet:
+    """The /48 of unique local addresses of a host (RFC 4193): fd00::/8, then 40 bits out of ``secret``, such as its machine-id(5), which
+    does not show in them.
+    """
+    import hashlib  # when a network is made
+
+    digest = hashlib.sha256(f"netbox ULA {secret}".encode()).digest()
+    return Subnet((0xFD << 40 | int.from_bytes(digest[:5], "big")) << 80, 48, 128)
 
 
 def check_address(subnet: Subnet, gateway_address: str, wanted: str, reserved_addresses: Mapping[str, str] | None = None) -> None:
@@ -106,19 +125,28 @@ def check_address(subnet: Subnet, gateway_address: str, wanted: str, reserved_ad
     Raises:
         UsageError: it lies outside the subnet, or is the network's, the broadcast or the gateway's address.
     """
+    option, kind = ("--ip", "an IPv4") if subnet.bits == 32 else ("--ip6", "an IPv6")
     try:
+        if (":" in wanted) != (subnet.bits == 128):
+            raise ValueError(wanted)
         value = number(wanted)
     except ValueError as error:
-        raise UsageError(f"--ip {wanted}: not an IPv4 address", f"choose one of {subnet}") from error
+        raise UsageError(f"{option} {wanted}: not {kind} address", f"choose one of {subnet}") from error
     if not subnet.contains(value):
-        raise UsageError(f"--ip {wanted} is outside the network's subnet {subnet}", f"choose one of {subnet}")
-    for reserved, what in ((subnet.base, "the address of the network itself"), (subnet.last, "its broadcast address")):
-        if value == reserved:
-            raise UsageError(f"--ip {wanted} is {what} ({subnet})", "choose another one")
+        raise UsageError(f"{option} {wanted} is outside the network's subnet {subnet}", f"choose one of {subnet}")
+    if value in unusable(subnet):
+        raise UsageError(f"{option} {wanted} is {unusable(subnet)[value]} ({subnet})", "choose another one")
     if wanted == gateway_address:
-        raise UsageError(f"--ip {wanted} is the network's gateway", "choose another one")
+        raise UsageError(f"{option} {wanted} is the network's gateway", "choose another one")
     if reserved_addresses and wanted in reserved_addresses:
-        raise UsageError(f"--ip {wanted} is reserved for {reserved_addresses[wanted]} (--aux-address)", "choose another one")
+        raise UsageError(f"{option} {wanted} is reserved for {reserved_addresses[wanted]} (--aux-address)", "choose another one")
+
+
+def unusable(subnet: Subnet) -> dict[int, str]:
+    """The addresses of a subnet that no host can have. IPv6 knows no broadcast; its first address is that of every router (RFC 4291)."""
+    if subnet.bits == 32:
+        return {subnet.base: "the address of the network itself", subnet.last: "its broadcast address"}
+    return {subnet.base: "the address of every router on the network"}
 
 
 def next_address(
@@ -150,7 +178,27 @@ def next_address(
         if address not in taken and first <= number(address) <= last and address != gateway_address and address not in reserved:
             return address
     where = f"the network {subnet}" if within is None else f"the range {within} of the network {subnet}"
-    raise Conflict(f"{where} has no free address left: {len(taken)} are taken", "remove a sandbox")
+    count = sum(":" not in address for address in taken)
+    raise Conflict(f"{where} has no free address left: {count} are taken", "remove a sandbox")
+
+
+def next_address6(subnet: Subnet, gateway_address: str, offset: int, taken: Collection[str], reserved: Collection[str] = ()) -> str:
+    """The IPv6 address for a sandbox whose IPv4 address is the ``offset``-th of its subnet: the one at the same place, so that it is as
+    stable; where that is not free, the lowest free one behind the places that IPv4 addresses have.
+
+    Raises:
+        Conflict: the subnet is full.
+    """
+    used = {gateway_address, *taken, *reserved}
+    span = 1 << (subnet.bits - subnet.length)
+    # A /64 has room behind 32 bits of offsets. In a small subnet places are shared.
+    behind = 1 << 32 if span > 1 << 33 else 1
+    for place in (offset, *range(behind, behind + len(used) + 1)):
+        value = subnet.base + place
+        if 0 < place < span and subnet.written(value) not in used:
+            return subnet.written(value)
+    count = sum(":" in address for address in taken)
+    raise Conflict(f"the network {subnet} has no free address left: {count} are taken", "remove a sandbox")
 
 
 def mac_for(address: str) -> str:

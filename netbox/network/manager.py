@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import NamedTuple
 
 from netbox import names
 from netbox.errors import Conflict, NotFound, UsageError
@@ -33,11 +34,18 @@ def check(spec: NetworkSpec, hostname: str | None) -> None:
     for item in spec.attachments:
         if item.mac_address is not None:
             ipam.check_mac(item.mac_address)
-        if item.ip is not None:
-            try:
-                ipam.number(item.ip)
-            except ValueError:
-                raise UsageError(f"--ip {item.ip}: not an IPv4 address", "write it as 10.210.0.5") from None
+        for option, address, example in (("--ip", item.ip, "10.210.0.5"), ("--ip6", item.ip6, "fd00:1::5")):
+            if address is not None and not _is_address(address, ":" in example):
+                kind = "IPv6" if ":" in example else "IPv4"
+                raise UsageError(f"{option} {address}: not an {kind} address", f"write it as {example}")
+
+
+def _is_address(text: str, is_ipv6: bool) -> bool:
+    try:
+        ipam.number(text)
+    except ValueError:
+        return False
+    return (":" in text) == is_ipv6
 
 
 class NetworkManager:
@@ -74,7 +82,7 @@ class NetworkManager:
         check_endpoints(endpoints, spec)
         if spec.ports:
             recorder.record("port", sandbox_id=sandbox_id)
-        taken, sockets = ports.reserve(self._store, sandbox_id, spec.ports)
+        taken, sockets = ports.reserve(self._store, sandbox_id, spec.ports, _has_ipv6(endpoints))
         return Prepared(mode.prepare(request, _facts(endpoints, taken, base)), sockets)
 
     def preview(self, sandbox_id: str, hostname: str | None, spec: NetworkSpec, target: JoinTarget | None) -> NetworkPlan:
@@ -93,18 +101,18 @@ class NetworkManager:
             row, stands = networks.preview(self._store, attachment.network)
             endpoints.append(self._lease_preview(row, sandbox_id, attachment, index, stands))
         check_endpoints(endpoints, spec)
-        taken = ports.check(self._store, sandbox_id, spec.ports)
+        taken = ports.check(self._store, sandbox_id, spec.ports, _has_ipv6(endpoints))
         return mode.prepare(request, _facts(endpoints, taken, networks.any_stands(self._store)))
 
     def reserve(self, sandbox_id: str, spec: NetworkSpec) -> None:
-        """Keeps the addresses of ``--ip`` on user-defined networks for a sandbox, from now until it is removed.
+        """Keeps the addresses of ``--ip`` and ``--ip6`` on user-defined networks for a sandbox, from now until it is removed.
 
         Raises:
             UsageError, NotFound, Conflict: as ``prepare``.
         """
         for attachment in spec.attachments:
             row = self._store.network(attachment.network)
-            if attachment.ip is not None and row is not None and attachment.network != names.DEFAULT_NETWORK:
+            if (attachment.ip or attachment.ip6) and row is not None and attachment.network != names.DEFAULT_NETWORK:
                 self._lease(row, sandbox_id, attachment, 0, False, boot="")
 
     def connect(self, sandbox_id: str, attachment: NetworkAttachment, taken_names: Collection[str], recorder: Recorder) -> Endpoint:
@@ -139,10 +147,12 @@ class NetworkManager:
             HostError, FirewallError: the kernel refuses.
         """
         if plan.way_out is not None:
-            drivers.move_default_route(plan.way_out, netns_fd)
+            drivers.move_default_route(plan.way_out, netns_fd, plan.way_out.gateway)
+        if plan.way_out6 is not None:
+            drivers.move_default_route(plan.way_out6, netns_fd, plan.way_out6.gateway6)
         if plan.ports:
             firewall_switch.publish_again(self._store, plan)
-            ports.forget(plan.ports, keep_translated=plan.entrance is not None and plan.entrance.address == published_on)
+            ports.forget(plan.ports, keep_translated=",".join(plan.published_on) == published_on)
 
     def attach(self, plan: NetworkPlan, netns_fd: int, recorder: Recorder) -> None:
         """Builds the interfaces of a sandbox's namespace. Does nothing in the modes host and container.
@@ -227,15 +237,15 @@ class NetworkManager:
     def describe(self, plan: NetworkPlan) -> list[str]:
         """The commands that a person would type to build the plan, the network included unless it stands."""
         commands: list[str] = []
-        base = not plan.base_stands
+        base, base6 = not plan.base_stands, not networks.any_stands6(self._store)
         for endpoint in plan.endpoints:
             if not endpoint.standing and endpoint.on_lan:
                 commands += parents.describe(endpoint.parent)
             elif not endpoint.standing:
-                options = {"internal": endpoint.internal}
+                options = {"internal": endpoint.internal, "subnet6": endpoint.subnet6, "gateway6": endpoint.gateway6}
                 row = NetworkRow(endpoint.network, endpoint.bridge, endpoint.subnet, endpoint.gateway, endpoint.mtu, 0.0, options)
-                commands += networks.describe(row, base)
-                base = False
+                commands += networks.describe(row, base, base6, networks.forwarding6(self._store, row))
+                base, base6 = False, base6 and not row.subnet6
         commands += modes.planned(plan).describe(plan)
         if plan.ports:
             commands += firewall.backend().commands([firewall_switch.published(plan)], base=False)
@@ -248,31 +258,28 @@ class NetworkManager:
     def _lease(
         self, row: NetworkRow, sandbox_id: str, attachment: NetworkAttachment, index: int, stood: bool, boot: str | None = None
     ) -> Endpoint:
-        choice: dict[str, str] = {}
+        choice: list[_Addresses] = []
 
-        def choose(taken: dict[str, str], released: list[str]) -> tuple[str, str]:
-            address, mac = self._choose(row, sandbox_id, attachment, taken, released)
-            choice["mac"] = mac
-            return address, mac
+        def choose(taken: dict[str, str], released: list[str]) -> _Addresses:
+            choice.append(self._choose(row, sandbox_id, attachment, taken, released))
+            return choice[-1]
 
         boot = boot_id() if boot is None else boot
-        static = attachment.ip is not None
-        address = self._store.allocate_lease(row.name, sandbox_id, boot, choose, static=static, aliases=attachment.aliases)
-        return _endpoint(row, sandbox_id, address, choice["mac"], attachment, index, stood)
+        kept = {"static": attachment.ip is not None, "static6": attachment.ip6 is not None}
+        self._store.allocate_lease(row.name, sandbox_id, boot, choose, **kept, aliases=attachment.aliases)
+        return _endpoint(row, sandbox_id, choice[-1], attachment, index, stood)
 
     def _lease_preview(self, row: NetworkRow, sandbox_id: str, attachment: NetworkAttachment, index: int, stood: bool) -> Endpoint:
-        def choose(taken: dict[str, str], released: list[str]) -> tuple[str, str]:
-            raise _Preview(*self._choose(row, sandbox_id, attachment, taken, released))
+        def choose(taken: dict[str, str], released: list[str]) -> _Addresses:
+            raise _Preview(self._choose(row, sandbox_id, attachment, taken, released))
 
         try:
             self._store.allocate_lease(row.name, sandbox_id, boot_id(), choose)
         except _Preview as preview:  # the transaction was rolled back
-            return _endpoint(row, sandbox_id, preview.address, preview.mac, attachment, index, stood)
+            return _endpoint(row, sandbox_id, preview.chosen, attachment, index, stood)
         raise AssertionError("unreachable: choose always raises")
 
-    def _choose(
-        self, row: NetworkRow, sandbox_id: str, spec: NetworkAttachment, taken: dict[str, str], released: list[str]
-    ) -> tuple[str, str]:
+    def _choose(self, row: NetworkRow, sandbox_id: str, spec: NetworkAttachment, taken: dict[str, str], released: list[str]) -> _Addresses:
         subnet = ipam.Subnet.parse(row.subnet)
         auxiliary = {address: name for name, address in row.options.get("aux_addresses", {}).items()}
         if row.parent:
@@ -285,13 +292,9 @@ class NetworkManager:
         else:
             address = ipam.dotted(ipam.number(spec.ip))
             ipam.check_address(subnet, row.gateway, address, auxiliary)
-            if address in taken:
-                raise Conflict(
-                    f"the address {address} is taken by sandbox {self._name(taken[address])}",
-                    "choose another one, or remove that sandbox",
-                )
+            self._refuse_taken(address, taken)
         if row.options.get("macvlan_mode") == "passthru":
-            return address, parents.find(row.parent).mac
+            return _Addresses(address, parents.find(row.parent).mac, "")
         mac = ipam.mac_for(address) if spec.mac_address is None else ipam.check_mac(spec.mac_address)
         for lease in self._store.leases(row.name):
             if lease.mac == mac and lease.sandbox_id != sandbox_id and taken.get(lease.address) == lease.sandbox_id:
@@ -300,30 +303,58 @@ class NetworkManager:
                 )
         if mac == ipam.mac_for(row.gateway) and not row.parent:
             raise Conflict(f"the MAC {mac} is that of the bridge {row.bridge}", "choose another one")
-        return address, mac
+        return _Addresses(address, mac, self._choose6(row, spec, address, taken))
+
+    def _choose6(self, row: NetworkRow, spec: NetworkAttachment, address: str, taken: dict[str, str]) -> str:
+        """The IPv6 address that goes with ``address``; nothing on a network without IPv6."""
+        if not row.subnet6:
+            if spec.ip6 is not None:
+                hint = "make one that has (netbox network create --ipv6)"
+                raise UsageError(f"--ip6 {spec.ip6}: network {row.name} has no IPv6", hint)
+            return ""
+        subnet, subnet6 = ipam.Subnet.parse(row.subnet), ipam.Subnet.parse(row.subnet6)
+        auxiliary = {address: name for name, address in row.options.get("aux_addresses", {}).items()}
+        if spec.ip6 is None:
+            return ipam.next_address6(subnet6, row.gateway6, ipam.number(address) - subnet.base, taken, auxiliary)
+        wanted = subnet6.written(ipam.number(spec.ip6))
+        ipam.check_address(subnet6, row.gateway6, wanted, auxiliary)
+        self._refuse_taken(wanted, taken)
+        return wanted
+
+    def _refuse_taken(self, address: str, taken: dict[str, str]) -> None:
+        if address in taken:
+            holder = self._name(taken[address])
+            raise Conflict(f"the address {address} is taken by sandbox {holder}", "choose another one, or remove that sandbox")
 
     def _name(self, sandbox_id: str) -> str:
         row = self._store.sandbox(sandbox_id)
         return row.name if row is not None else names.short_id(sandbox_id)
 
 
+class _Addresses(NamedTuple):
+    """What a sandbox has on a network; ``address6`` is empty without IPv6."""
+
+    address: str
+    mac: str
+    address6: str
+
+
 class _Preview(Exception):
     """Carries a choice out of a transaction that must not be committed."""
 
-    def __init__(self, address: str, mac: str) -> None:
-        super().__init__(address, mac)
-        self.address = address
-        self.mac = mac
+    def __init__(self, chosen: _Addresses) -> None:
+        super().__init__(*chosen)
+        self.chosen = chosen
 
 
-def _endpoint(row: NetworkRow, sandbox_id: str, address: str, mac: str, attachment: NetworkAttachment, index: int, stood: bool) -> Endpoint:
+def _endpoint(row: NetworkRow, sandbox_id: str, chosen: _Addresses, attachment: NetworkAttachment, index: int, stood: bool) -> Endpoint:
     return Endpoint(
         network=row.name,
         bridge="" if row.parent else row.bridge,
         subnet=row.subnet,
         gateway=row.gateway,
-        address=address,
-        mac_address=mac,
+        address=chosen.address,
+        mac_address=chosen.mac,
         mtu=row.mtu,
         interface=f"eth{index}",
         host_interface="" if row.parent else names.veth(sandbox_id, index),
@@ -334,6 +365,9 @@ def _endpoint(row: NetworkRow, sandbox_id: str, address: str, mac: str, attachme
         driver=row.driver,
         parent=row.parent,
         mode=row.options.get("macvlan_mode") or "",
+        subnet6=row.subnet6,
+        gateway6=row.gateway6,
+        address6=chosen.address6,
     )
 
 
@@ -371,6 +405,11 @@ def check_endpoints(endpoints: Sequence[Endpoint], spec: NetworkSpec) -> None:
         )
     where = f"on internal networks only ({spec.title})" if endpoints else "on no network"
     raise UsageError(f"cannot publish a port: the sandbox is {where}", "add a network with a way out, such as --network bridge")
+
+
+def _has_ipv6(endpoints: Iterable[Endpoint]) -> bool:
+    """Whether ports are published for IPv6 too."""
+    return any(endpoint.address6 and not endpoint.internal for endpoint in endpoints)
 
 
 def _sum(counters: Iterable[Traffic]) -> Traffic:

@@ -32,7 +32,7 @@ def serve(store: Store, row: NetworkRow, recorder: Recorder) -> None:
     from netbox.network.nameservice import hooks
     from netbox.network.nameservice.zone import Served
 
-    served = Served(row.name, row.bridge, (row.gateway,), (row.subnet,), bool(row.options.get("internal")))
+    served = Served(row.name, row.bridge, (row.gateway,), tuple(filter(None, (row.subnet, row.subnet6))), bool(row.options.get("internal")))
     hooks.network_up(store.settings, served, _members(store), recorder)
 
 

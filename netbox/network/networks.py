@@ -9,14 +9,16 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from netbox import names
 from netbox.errors import Conflict, HostError, NotFound, host_error
 from netbox.kernel import rtnetlink, sysctl
 from netbox.kernel.rtnetlink import Link, RouteSocket
 from netbox.network import firewall, ipam, naming, parents
+from netbox.network import forwarding as forwarding_ipv6
 from netbox.network.facts import HostFacts, Occupied, boot_id, host_facts
 from netbox.network.firewall import RuleGroup
 from netbox.network.resolve import host_files, nameservers
@@ -25,6 +27,7 @@ from netbox.state.journal import NETWORK, Journal, of_kind
 from netbox.state.rows import NetworkRow
 from netbox.state.store import Store
 
+IPV6_MTU = 1280  # bytes, the least (RFC 8200)
 LOCK_FILE = "network.lock"
 LOCK_TIMEOUT = 30.0  # seconds
 _POLL_INTERVAL = 0.002
@@ -69,10 +72,13 @@ def choose(store: Store, name: str, row: NetworkRow | None, facts: HostFacts) ->
         Conflict: the subnet collides with the host's network, and sandboxes use it.
     """
     if row is not None:
-        clash = collision(ipam.Subnet.parse(row.subnet), facts.occupied)
+        colliding, clash = _first_collision(row, facts)
         if clash is None:
-            return row._replace(mtu=row.options.get("mtu") or facts.mtu)
-        message = f"the subnet {row.subnet} of network {name} collides with {clash.description}"
+            mtu = row.options.get("mtu") or facts.mtu
+            if row.subnet6 and mtu < IPV6_MTU:
+                raise HostError(f"network {name} cannot have IPv6: the MTU of the way out is {mtu}, {IPV6_MTU} are needed", "raise it")
+            return row._replace(mtu=mtu)
+        message = f"the subnet {colliding} of network {name} collides with {clash.description}"
         if name != names.DEFAULT_NETWORK:
             raise Conflict(message, f"take that away, or make the network again with another subnet (netbox network rm {name})")
         if _in_use(store, name):
@@ -83,6 +89,15 @@ def choose(store: Store, name: str, row: NetworkRow | None, facts: HostFacts) ->
     return NetworkRow(name, names.bridge(name), str(subnet), ipam.gateway(subnet), facts.mtu, time.time(), {})
 
 
+def _first_collision(row: NetworkRow, facts: HostFacts) -> tuple[str, Occupied | None]:
+    """The subnet that collides, and with what."""
+    for subnet in filter(None, (row.subnet, row.subnet6)):
+        clash = collision(ipam.Subnet.parse(subnet), facts.occupied)
+        if clash is not None:
+            return subnet, clash
+    return row.subnet, None
+
+
 def not_found(store: Store, name: str) -> NotFound:
     """The error for a name that no network has."""
     known = ", ".join(sorted({"bridge", "host", "none", *(row.name for row in store.networks())}))
@@ -91,13 +106,18 @@ def not_found(store: Store, name: str) -> NotFound:
 
 def reserved_subnets(store: Store, name: str) -> list[Occupied]:
     """What the host's own routes do not show, and a new subnet of network ``name`` avoids too: other networks, the host's resolvers."""
-    resolvers = [server for server in nameservers(host_files().resolv_conf) if ":" not in server]
+    resolvers = [server for server in nameservers(host_files().resolv_conf) if "%" not in server]
     return other_subnets(store, name) + [Occupied(ipam.Subnet.parse(server), f"the resolver {server} of this host") for server in resolvers]
 
 
 def other_subnets(store: Store, name: str) -> list[Occupied]:
     """The subnets of all networks but ``name``."""
-    return [Occupied(ipam.Subnet.parse(row.subnet), f"network {row.name} ({row.subnet})") for row in store.networks() if row.name != name]
+    return [
+        Occupied(ipam.Subnet.parse(subnet), f"network {row.name} ({subnet})")
+        for row in store.networks()
+        for subnet in filter(None, (row.subnet, row.subnet6))
+        if row.name != name
+    ]
 
 
 def collision(subnet: ipam.Subnet, occupied: Sequence[Occupied]) -> Occupied | None:
@@ -127,7 +147,7 @@ def ensure(store: Store, name: str) -> tuple[NetworkRow, bool]:
         if row is not None and link.is_up:  # the last step of a bring-up, but for the names
             naming.serve(store, row, journal)
             return row, True
-    row = choose(store, name, row, host_facts(frozenset({names.bridge(name)})))
+    row = choose(store, name, row, host_facts(frozenset({names.bridge(name)}), ipv6=row is not None and bool(row.subnet6)))
     store.put_network(row)
     try:
         _bring_up(store, row, journal, journaled)
@@ -166,7 +186,8 @@ def preview(store: Store, name: str) -> tuple[NetworkRow, bool]:
     link_of_bridge = bridge_link(names.bridge(name))
     if row is not None and link_of_bridge is not None and link_of_bridge.is_up:
         return row, True
-    return choose(store, name, row, host_facts(frozenset({names.bridge(name)}))), False
+    ipv6 = row is not None and bool(row.subnet6)
+    return choose(store, name, row, host_facts(frozenset({names.bridge(name)}), ipv6)), False
 
 
 def bridge_link(bridge: str) -> Link | None:
@@ -182,10 +203,14 @@ def bridge_link(bridge: str) -> Link | None:
         raise host_error("ask the kernel for", bridge, error) from error
 
 
-def bridge_sysctls(bridge: str) -> list[tuple[str, str]]:
+def bridge_sysctls(bridge: str, ipv6: bool = False) -> list[tuple[str, str]]:
     """The sysctls of a bridge device; they go with it. ``route_localnet`` lets 127.0.0.1:PORT of the host be a published port."""
     values = [(f"net.ipv4.conf.{bridge}.route_localnet", "1"), (f"net.ipv4.conf.{bridge}.forwarding", "1")]
-    if os.path.exists("/proc/sys/net/ipv6"):
+    if ipv6:
+        # Nobody else has these addresses, so nobody is asked for them; and no sandbox is a router of the host's.
+        keys = {"accept_ra": "0", "accept_dad": "0", "disable_ipv6": "0"}
+        values += [(f"net.ipv6.conf.{bridge}.{key}", value) for key, value in keys.items()]
+    elif os.path.exists("/proc/sys/net/ipv6"):
         # Else a sandbox could make the host believe its router advertisements.
         values.append((f"net.ipv6.conf.{bridge}.disable_ipv6", "1"))
     return values
@@ -250,28 +275,47 @@ def _bring_up(store: Store, row: NetworkRow, journal: Journal, journaled: set[st
     forwarding = _forwarding_before(store)
     internal = is_internal(row)
     backend = firewall.backend()
-    rows = [
+    ipv6 = forwarding6(store, row)
+    rows: list[tuple[str, dict[str, Any]]] = [
         ("sysctl", {"name": IP_FORWARD, "old": forwarding, "boot_id": boot_id()}),
+        (forwarding_ipv6.KIND, {"old": ipv6, "boot_id": boot_id()}),
         ("bridge", {"name": bridge}),
         ("network_rules", {"owner": owner, "backend": backend.name}),
     ]
     # Rows that an unfinished take-down left are good enough, the old value of the sysctl is even better than today's.
     held = {item.args.get("backend") for item in journal.rows() if item.kind == "network_rules"}
     known = journaled if backend.name in held else journaled - {"network_rules"}
-    journal.record_all([item for item in rows if item[0] not in known and (item[0] != "sysctl" or (forwarding != "1" and not internal))])
-    gateway, length = row.gateway, int(row.subnet.partition("/")[2])
+    needless = {kind for kind, is_so in (("sysctl", forwarding == "1" or internal), (forwarding_ipv6.KIND, not ipv6)) if is_so}
+    journal.record_all([item for item in rows if item[0] not in known | needless])
     with RouteSocket() as netlink:
-        netlink.request(rtnetlink.add_bridge(bridge, ipam.mac_for(gateway), row.mtu))
+        netlink.request(rtnetlink.add_bridge(bridge, ipam.mac_for(row.gateway), row.mtu))
         link = netlink.link(bridge)
         if link is None:
             raise HostError(f"the bridge {bridge} is gone", "another program removed it; try again")
-        for name, value in bridge_sysctls(bridge):
+        for name, value in bridge_sysctls(bridge, bool(row.subnet6)):
             sysctl.write(name, value)
         # What protects comes before what opens; the bridge's being up says that all of it is done.
         backend.apply([rule_group(row)])
         if not internal and sysctl.read(IP_FORWARD) != "1":
             sysctl.write(IP_FORWARD, "1")
-        netlink.request(rtnetlink.add_address(link.index, gateway, length), rtnetlink.set_up(link.index))
+        if ipv6:
+            forwarding_ipv6.turn_on(ipv6)
+        addresses = [rtnetlink.add_address(link.index, *gateway) for gateway in gateways(row)]
+        answers = [rtnetlink.add_loopback_route(link.index)] if row.subnet6 else []
+        netlink.request(*addresses, rtnetlink.set_up(link.index), *answers)
+
+
+def forwarding6(store: Store, row: NetworkRow) -> dict[str, str]:
+    """What of the host's sysctls changes for the network's IPv6, as it was before; empty where nothing does."""
+    if not row.subnet6 or is_internal(row):
+        return {}
+    return forwarding_ipv6.before(store, [item.bridge for item in store.networks()])
+
+
+def gateways(row: NetworkRow) -> list[tuple[str, int]]:
+    """The bridge's addresses, each with the length of its subnet's prefix."""
+    pairs = ((row.gateway, row.subnet), (row.gateway6, row.subnet6))
+    return [(gateway, int(subnet.partition("/")[2])) for gateway, subnet in pairs if gateway]
 
 
 def is_internal(row: NetworkRow) -> bool:
@@ -281,17 +325,30 @@ def is_internal(row: NetworkRow) -> bool:
 
 def rule_group(row: NetworkRow) -> RuleGroup:
     """The rules of a network."""
-    return firewall.network_rules(names.network_owner(row.name), row.bridge, row.subnet, is_internal(row))
+    group = firewall.network_rules(names.network_owner(row.name), row.bridge, row.subnet, is_internal(row))
+    return firewall.dual_stack(group, row.subnet, row.subnet6) if row.subnet6 else group
 
 
-def describe(row: NetworkRow, base: bool = True) -> list[str]:
-    """How a network is brought up, as the commands that a person would type; with ``base`` including the firewall's chains. No effects."""
-    length = row.subnet.partition("/")[2]
+def any_stands6(store: Store) -> bool:
+    """Whether some network with IPv6 stands: the firewall's chains for IPv6 are there then."""
+    standing = {owner for owner, _ in store.journal_owners(NETWORK)}
+    return any(row.subnet6 and names.network_owner(row.name) in standing for row in store.networks())
+
+
+def describe(row: NetworkRow, base: bool = True, base6: bool = False, ipv6_forwarding: Mapping[str, str] | None = None) -> list[str]:
+    """How a network is brought up, as the commands that a person would type; with ``base`` including the firewall's chains, with ``base6``
+    those for IPv6. No effects.
+    """
     return [
         f"ip link add {row.bridge} address {ipam.mac_for(row.gateway)} mtu {row.mtu} type bridge",
-        *(f"sysctl -qw {name}={value}" for name, value in bridge_sysctls(row.bridge)),
-        *firewall.backend().commands([rule_group(row)], base=base),
+        *(f"sysctl -qw {name}={value}" for name, value in bridge_sysctls(row.bridge, bool(row.subnet6))),
+        *firewall.backend().commands([rule_group(row)], base=base, base6=base6 and bool(row.subnet6)),
         *([] if is_internal(row) else [f"sysctl -qw {IP_FORWARD}=1"]),
-        f"ip address add {row.gateway}/{length} broadcast + dev {row.bridge}",
+        *(forwarding_ipv6.commands(dict(ipv6_forwarding)) if ipv6_forwarding else []),
+        *(
+            f"ip address add {gateway}/{length} {'nodad' if ':' in gateway else 'broadcast +'} dev {row.bridge}"
+            for gateway, length in gateways(row)
+        ),
         f"ip link set {row.bridge} up",
+        *([f"ip -6 route add local ::1/128 dev {row.bridge} table local metric {rtnetlink.LOOPBACK_METRIC}"] if row.subnet6 else []),
     ]

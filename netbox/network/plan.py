@@ -29,7 +29,7 @@ class Endpoint:
     """One interface of a sandbox on a network. ``address`` is empty where a preview could not choose one; ``mtu`` is in bytes.
 
     ``standing`` says that the network stood when the plan was made. With the driver ``macvlan`` there is no ``bridge`` and no
-    ``host_interface``, but a ``parent`` and the ``mode`` of the link.
+    ``host_interface``, but a ``parent`` and the ``mode`` of the link. What is called ``6`` is empty on a network without IPv6.
     """
 
     network: str
@@ -48,6 +48,14 @@ class Endpoint:
     driver: str = "bridge"
     parent: str = ""
     mode: str = ""
+    subnet6: str = ""
+    gateway6: str = ""
+    address6: str = ""
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Its addresses, IPv4 first."""
+        return tuple(filter(None, (self.address, self.address6)))
 
     @property
     def precedence(self) -> tuple[bool, int, bool, str]:
@@ -65,6 +73,11 @@ class Endpoint:
     def prefix_length(self) -> int:
         """The length of the subnet's prefix in bits."""
         return int(self.subnet.partition("/")[2])
+
+    @property
+    def prefix_length6(self) -> int:
+        """The length of the IPv6 subnet's prefix in bits; 0 without IPv6."""
+        return int(self.subnet6.partition("/")[2] or 0)
 
 
 @dataclass(frozen=True)
@@ -115,6 +128,17 @@ class NetworkPlan:
     def entrance(self) -> Endpoint | None:
         """The interface on which ports are published: that with the default route, unless it is on a LAN."""
         return self.way_out if self.way_out is not None and not self.way_out.on_lan else None
+
+    @property
+    def way_out6(self) -> Endpoint | None:
+        """The interface with the IPv6 default route, on which ports are published for IPv6: the first one that has IPv6."""
+        return next((endpoint for endpoint in self.endpoints if endpoint.address6 and not endpoint.internal), None)
+
+    @property
+    def published_on(self) -> tuple[str, str]:
+        """The IPv4 and the IPv6 address to which published ports lead; empty where there is none."""
+        entrance, entrance6 = self.entrance, self.way_out6
+        return entrance.address if entrance is not None else "", entrance6.address6 if entrance6 is not None else ""
 
     @property
     def address(self) -> str:

@@ -13,6 +13,7 @@ import socket
 from collections.abc import Iterable
 
 from netbox.errors import Conflict, NoPermission, UsageError, host_error
+from netbox.network.facts import answers_from_loopback
 from netbox.spec import PortSpec
 from netbox.state.store import Store
 
@@ -26,18 +27,23 @@ _KINDS = {
 }
 _WITHOUT_SOCKETS = (errno.EPROTONOSUPPORT, errno.ESOCKTNOSUPPORT)
 _DYNAMIC_PORTS = (49152, 65535)  # RFC 6335, section 6; what is chosen where no socket can be asked
+_ANY_ADDRESS, _ANY_ADDRESS6, _LOOPBACK6 = "0.0.0.0", "::", "::1"
 
 
-def reserve(store: Store, sandbox_id: str, ports: Iterable[PortSpec]) -> tuple[tuple[PortSpec, ...], list[socket.socket]]:
+def reserve(
+    store: Store, sandbox_id: str, ports: Iterable[PortSpec], ipv6: bool = False
+) -> tuple[tuple[PortSpec, ...], list[socket.socket]]:
     """Takes host ports for a sandbox; a ``host_port`` of 0 becomes one that the kernel chose (the first of a run of free ones for a range),
-    and of several ``choices`` the first free one is taken.
+    and of several ``choices`` the first free one is taken. With ``ipv6`` the sandbox has an IPv6 address: what is for every address is
+    taken on every IPv6 address too.
 
     Raises:
         Conflict: a sandbox or another program has a port; the message names it.
-        UsageError: the host has no such address, or the ports are more than this process may have open files.
+        UsageError: the host has no such address, the sandbox has no IPv6 address, or the ports are more than this process may have open
+            files.
     """
-    ports = tuple(ports)
-    _check_file_limit(sum(port.length for port in ports))
+    ports = tuple(_in_families(ports, ipv6))
+    _check_file_limit(sum(port.length * len(port.by_family) for port in ports))
     reserved = list(ports)
     sockets: list[socket.socket] = []
     try:
@@ -51,6 +57,30 @@ def reserve(store: Store, sandbox_id: str, ports: Iterable[PortSpec]) -> tuple[t
     return tuple(reserved), sockets
 
 
+def _in_families(ports: Iterable[PortSpec], ipv6: bool) -> Iterable[PortSpec]:
+    """What is for every address is for those of IPv6 too where the sandbox has it, unless another port of the request is there."""
+    asked = tuple(ports)
+    for port in asked:
+        if ":" in port.host_ip and not ipv6:
+            raise UsageError(
+                f"cannot publish on [{port.host_ip}]: the sandbox has no IPv6 address",
+                "put it on a network that has (netbox network create --ipv6), not an internal one",
+            )
+        if port.host_ip == _LOOPBACK6 and not answers_from_loopback():
+            raise UsageError(
+                "cannot publish on [::1]: bridged packets pass ip6tables here, and answers to ::1 are lost then",
+                "publish on 127.0.0.1, or: sysctl -w net.bridge.bridge-nf-call-ip6tables=0",
+            )
+        free = not any(":" in other.host_ip and _overlap(port, other) for other in asked)
+        yield port._replace(with_ipv6=ipv6 and port.host_ip == _ANY_ADDRESS and free)
+
+
+def _overlap(one: PortSpec, other: PortSpec) -> bool:
+    if one.protocol != other.protocol or not one.host_port or not other.host_port:
+        return False
+    return one.host_port < other.host_port + other.length and other.host_port < one.host_port + one.length
+
+
 def holds_by_socket(protocol: str) -> bool:
     """Whether this kernel has sockets of the protocol, so that ports of it are held by them."""
     try:
@@ -62,12 +92,12 @@ def holds_by_socket(protocol: str) -> bool:
     return True
 
 
-def check(store: Store, sandbox_id: str, ports: Iterable[PortSpec]) -> tuple[PortSpec, ...]:
+def check(store: Store, sandbox_id: str, ports: Iterable[PortSpec], ipv6: bool = False) -> tuple[PortSpec, ...]:
     """What ``reserve`` would give now, but for ports that the kernel would choose; nothing stays taken. Raises what ``reserve`` raises."""
-    ports = tuple(ports)
+    ports = tuple(_in_families(ports, ipv6))
     try:
         with store.database.transaction():
-            taken, sockets = reserve(store, sandbox_id, ports)
+            taken, sockets = reserve(store, sandbox_id, ports, ipv6)
             _close(sockets)
             raise _RollBack
     except _RollBack:
@@ -79,7 +109,7 @@ def held(ports: Iterable[PortSpec]) -> list[bytes]:
     found: list[bytes] = []
     ports = tuple(ports)
     protocols = {protocol for protocol in {port.protocol for port in ports} if protocol != "sctp" or holds_by_socket(protocol)}
-    for port in ports:
+    for port in (its for item in ports for its in item.by_family):
         if port.protocol in protocols:
             number = _KINDS[port.protocol][1]
             found += [b"%d %s %d" % (number, port.host_ip.encode(), port.host_port + offset) for offset in range(port.length)]
@@ -93,7 +123,7 @@ def forget(ports: Iterable[PortSpec], keep_translated: bool = False) -> None:
     Raises:
         HostError: the kernel refuses.
     """
-    for port in ports:
+    for port in (its for item in ports for its in item.by_family):
         if port.protocol != "tcp":
             from netbox.kernel import conntrack  # most publish no such port
 
@@ -144,15 +174,18 @@ def _reserve_choice(store: Store, sandbox_id: str, port: PortSpec) -> tuple[Port
 
 def _claim(store: Store, sandbox_id: str, port: PortSpec) -> None:
     with store.database.transaction():  # all of a range, or none
-        for offset in range(port.length):
-            store.claim_port(sandbox_id, port.protocol, port.host_ip, port.host_port + offset)
+        for its in port.by_family:
+            for offset in range(port.length):
+                store.claim_port(sandbox_id, port.protocol, its.host_ip, port.host_port + offset)
 
 
 def _bind_range(port: PortSpec, start: int = 0) -> list[socket.socket]:
+    """``start``: how many ports of the first family are bound already."""
     sockets: list[socket.socket] = []
     try:
-        for offset in range(start, port.length):
-            sockets += _bind(port, port.host_port + offset)
+        for position, its in enumerate(port.by_family):
+            for offset in range(0 if position else start, port.length):
+                sockets += _bind(its, port.host_port + offset)
     except BaseException:
         _close(sockets)
         raise
@@ -165,8 +198,9 @@ def _bind(port: PortSpec, number: int) -> list[socket.socket]:
     """
     is_tcp = port.protocol == "tcp"
     kind, protocol = _KINDS[port.protocol]
+    family = socket.AF_INET6 if ":" in port.host_ip else socket.AF_INET
     try:
-        sock = socket.socket(socket.AF_INET, kind | socket.SOCK_CLOEXEC, protocol)
+        sock = socket.socket(family, kind | socket.SOCK_CLOEXEC, protocol)
     except OSError as error:
         if port.protocol == "sctp" and error.errno in _WITHOUT_SOCKETS:
             return []
@@ -176,6 +210,8 @@ def _bind(port: PortSpec, number: int) -> list[socket.socket]:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections in TIME_WAIT do not matter
         elif port.protocol == "udp":
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 0)  # a stray datagram does not stay
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.bind((port.host_ip, number))
         if is_tcp:
             # With the option on both sides another program could listen on the port: this socket only holds it (inet_csk_bind_conflict).
@@ -191,7 +227,7 @@ def _bind_error(port: PortSpec, number: int, error: OSError) -> Exception:
     if error.errno == errno.EADDRINUSE:
         from netbox.kernel.processes import port_holder  # reads all of /proc: only for the message
 
-        address = None if port.host_ip == "0.0.0.0" else port.host_ip
+        address = None if port.host_ip in (_ANY_ADDRESS, _ANY_ADDRESS6) else port.host_ip
         holder = port_holder(port.protocol, number, address) if number else None
         return Conflict(f"{subject} is in use by {holder or 'another program'}", "choose another port, or stop that program")
     if error.errno == errno.EADDRNOTAVAIL:

@@ -63,7 +63,7 @@ def host_mode_files(plan: NetworkPlan, host: HostFiles) -> dict[str, str]:
 
 def own_addresses(plan: NetworkPlan) -> tuple[str, ...]:
     """The addresses for which the hosts file has the sandbox's name."""
-    return tuple(endpoint.address for endpoint in plan.endpoints) or ("127.0.0.1",)
+    return tuple(address for endpoint in plan.endpoints for address in endpoint.addresses) or ("127.0.0.1",)
 
 
 def hosts(hostname: str, addresses: Sequence[str], extra: Iterable[tuple[str, str]]) -> str:

@@ -42,6 +42,9 @@ _NEEDS = {
 _BRIDGE_NETFILTER = "/proc/sys/net/bridge/bridge-nf-call-iptables"
 
 
+_Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
 class Impairment(NamedTuple):
     """What happens to the packets of one direction (``in`` to the sandbox, ``out`` of it), as the sandbox sees it.
 
@@ -91,16 +94,20 @@ def merged(standing: Sequence[Impairment], new: Sequence[Impairment]) -> list[Im
     replaced = {(item.direction, item.prefixes) for item in new}
     result = [item for item in standing if (item.direction, item.prefixes) not in replaced] + list(new)
     for direction in (IN, OUT):
-        seen: list[tuple[ipaddress.IPv4Network, str]] = []
+        seen: list[tuple[_Network, str]] = []
         for item in (item for item in result if item.direction == direction):
-            for network in map(ipaddress.IPv4Network, item.prefixes):
+            for network in map(ipaddress.ip_network, item.prefixes):
                 for other, label in seen:
-                    if network.overlaps(other):
+                    if _overlap(network, other):
                         raise Conflict(f"the peer {item.to} overlaps {label}, which is impaired already", "lift that first (--off --to)")
                 seen.append((network, item.to))
         if len(seen) > _PEERS_MAX:
             raise Conflict(f"{len(seen)} peers are too many", f"{_PEERS_MAX} can be told apart")
     return result
+
+
+def _overlap(one: _Network, other: _Network) -> bool:
+    return int(one[0]) <= int(other[-1]) and int(other[0]) <= int(one[-1]) and one.version == other.version
 
 
 # -- queueing disciplines ------------------------------------------------------------------------------------------------------------------
@@ -188,8 +195,9 @@ class _Builder:
         field, word = (tc.DESTINATION, "dst") if direction == OUT else (tc.SOURCE, "src")
         requests = tc.add_filter(self._index, root, preference, field, prefixes, target)
         for number, (request, prefix) in enumerate(zip(requests, prefixes, strict=True), preference):
-            match = f"u32 match ip {word} {prefix} flowid {tc.name(target)}"
-            self.made.append(Step(request, f"filter add dev DEV parent {tc.name(root)} protocol ip pref {number} {match}"))
+            key, protocol = ("ip6", "ipv6") if ":" in prefix else ("ip", "ip")
+            match = f"u32 match {key} {word} {prefix} flowid {tc.name(target)}"
+            self.made.append(Step(request, f"filter add dev DEV parent {tc.name(root)} protocol {protocol} pref {number} {match}"))
 
     def _add_qdisc(self, request: Request, at: _At, own: int, command: str) -> None:
         self.made.append(Step(request, f"qdisc add dev DEV {_parent(at.parent)} handle {tc.name(own)} {command}"))
@@ -205,13 +213,15 @@ def _parent(parent: int) -> str:
 def loss_rules(plan: NetworkPlan, direction: str, impairments: Sequence[Impairment]) -> RuleGroup:
     """The rules for the loss in one direction. Pure."""
     rules = []
-    for endpoint in plan.endpoints:
+    for endpoint, own in [(item, address) for item in plan.endpoints for address in item.addresses]:
         for item in impairments:
             if item.direction != direction or not item.loss or (direction == OUT and endpoint.on_lan):
                 continue
             for peer in item.prefixes or ("",):
+                if peer and (":" in peer) != (":" in own):
+                    continue
                 in_interface = endpoint.interface if direction == IN else endpoint.bridge
-                source, destination = (peer, endpoint.address) if direction == IN else (endpoint.address, peer)
+                source, destination = (peer, own) if direction == IN else (own, peer)
                 rules.append(
                     Rule(
                         firewall.GUARD,
@@ -220,6 +230,7 @@ def loss_rules(plan: NetworkPlan, direction: str, impairments: Sequence[Impairme
                         source=source,
                         destination=destination,
                         probability=item.loss / 100,
+                        ipv6=":" in own,
                     )
                 )
     return RuleGroup(names.impairment_owner(plan.sandbox_id), tuple(rules))
@@ -243,8 +254,8 @@ def check(plan: NetworkPlan, impairments: Sequence[Impairment]) -> None:
     if _reads_one(_BRIDGE_NETFILTER):
         return
     for item in impairments:
-        subnets = [ipaddress.IPv4Network(endpoint.subnet) for endpoint in plan.endpoints]
-        local = not item.prefixes or any(ipaddress.IPv4Network(prefix).overlaps(subnet) for prefix in item.prefixes for subnet in subnets)
+        subnets = [ipaddress.ip_network(subnet) for endpoint in plan.endpoints for subnet in (endpoint.subnet, endpoint.subnet6) if subnet]
+        local = not item.prefixes or any(_overlap(ipaddress.ip_network(one), subnet) for one in item.prefixes for subnet in subnets)
         if item.loss and item.direction == OUT and local:
             raise Unsupported(
                 "cannot lose what goes to sandboxes of the same network: bridged packets do not pass the firewall here",

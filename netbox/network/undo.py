@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from netbox.errors import Unsupported, host_error
 from netbox.kernel import sysctl
 from netbox.kernel.rtnetlink import RouteSocket, delete_link
-from netbox.network import firewall_choice, firewall_switch, naming, networks, ports
+from netbox.network import firewall_choice, firewall_switch, forwarding, naming, networks, ports
 from netbox.network.facts import boot_id
 from netbox.settings import Settings
 from netbox.spec import PortSpec
@@ -84,10 +84,16 @@ def _restore_sysctl(context: UndoContext, args: dict[str, Any]) -> None:
         return
 
 
-def _others_need_it(store: Store) -> bool:
+def _restore_ipv6_forwarding(context: UndoContext, args: dict[str, Any]) -> None:
+    if args["boot_id"] != boot_id() or _others_need_it(context.store, forwarding.KIND) or _foreign_bridges(context.store):
+        return
+    forwarding.restore(args["old"])
+
+
+def _others_need_it(store: Store, kind: str = "sysctl") -> bool:
     """Whether more networks than the one that goes down have the row."""
     owners = [owner for owner, _ in store.journal_owners(NETWORK)]
-    return sum(any(row.kind == "sysctl" for row in store.journal(owner, NETWORK).rows()) for owner in owners) > 1
+    return sum(any(row.kind == kind for row in store.journal(owner, NETWORK).rows()) for owner in owners) > 1
 
 
 def _foreign_bridges(store: Store) -> bool:
@@ -114,4 +120,5 @@ HANDLERS: dict[str, Callable[[UndoContext, dict[str, Any]], None]] = {
     "network_rules": _remove_rules,
     "nameservice": _stop_serving_names,
     "sysctl": _restore_sysctl,
+    forwarding.KIND: _restore_ipv6_forwarding,
 }

@@ -16,11 +16,9 @@ _DOMAIN_MAX = 253
 
 
 def parse_ipv4(value: str, option: str = "address") -> str:
-    """An IPv4 address in four decimal numbers that a host can have or bind. Raises ``UsageError``, for IPv6 with "not offered yet"."""
+    """An IPv4 address in four decimal numbers that a host can have or bind. Raises ``UsageError``."""
     hint = "write an IPv4 address such as 172.30.0.10"
     text = plain_text(value, option)
-    if ":" in text:
-        raise UsageError(f"{option} {quote(text)}: IPv6 is not offered yet", hint)
     try:
         first = socket.inet_pton(socket.AF_INET, text)[0]
     except (OSError, UnicodeError):
@@ -39,6 +37,39 @@ def parse_sandbox_ip(value: str, option: str = "ip") -> str:
         kind = "a loopback address" if text.startswith("127.") else "not the address of a host"
         raise UsageError(f"{option} {quote(text)}: {kind}", "choose an address of the network's subnet")
     return text
+
+
+def parse_ipv6(value: str, option: str = "address") -> str:
+    """An IPv6 address that a host can have or bind, in its shortest form (RFC 5952); brackets are taken off. Raises ``UsageError``."""
+    hint = "write an IPv6 address such as fd00:1::10"
+    text = plain_text(value, option)
+    bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
+    try:
+        packed = socket.inet_pton(socket.AF_INET6, bare)
+    except (OSError, UnicodeError):
+        raise UsageError(f"{option} {quote(text)}: not an IPv6 address", hint) from None
+    for is_it, kind in (
+        (packed[0] == 0xFF, "a multicast address"),
+        (packed[0] == 0xFE and packed[1] & 0xC0 == 0x80, "a link-local address, which is good on one link only"),
+        (packed[:12] == bytes(10) + b"\xff\xff", "an IPv4 address in the form of IPv6"),
+    ):
+        if is_it:
+            raise UsageError(f"{option} {quote(text)}: {kind}", hint)
+    return socket.inet_ntop(socket.AF_INET6, packed)
+
+
+def parse_sandbox_ip6(value: str, option: str = "ip6") -> str:
+    """An IPv6 address that a sandbox can have: unicast, neither loopback nor link-local. Raises ``UsageError``."""
+    text = parse_ipv6(value, option)
+    if text in ("::", "::1"):
+        kind = "the loopback address" if text == "::1" else "not the address of a host"
+        raise UsageError(f"{option} {quote(text)}: {kind}", "choose an address of the network's subnet")
+    return text
+
+
+def parse_any_sandbox_ip(value: str, option: str) -> str:
+    """An address of either family that a sandbox can have. Raises ``UsageError``."""
+    return parse_sandbox_ip6(value, option) if ":" in plain_text(value, option) else parse_sandbox_ip(value, option)
 
 
 def parse_any_address(value: str, option: str) -> str:

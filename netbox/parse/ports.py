@@ -6,21 +6,22 @@ import re
 from collections.abc import Iterable, Sequence
 
 from netbox.errors import UsageError
-from netbox.parse.addresses import parse_ipv4
+from netbox.parse.addresses import parse_ipv4, parse_ipv6
 from netbox.parse.text import parse_integer, quote
 from netbox.spec import ExposedPort, PortSpec
 
 PORT_MAX = 65535
 PROTOCOLS = ("tcp", "udp", "sctp")
-_FORM_HINT = "write [ip:][hostport:]port[/tcp|udp|sctp], such as 8080:80, 127.0.0.1:5353:53/udp or 8000-8010:80-90"
+_FORM_HINT = "write [ip:][hostport:]port[/tcp|udp|sctp], such as 8080:80, 127.0.0.1:5353:53/udp, [::1]:8080:80 or 8000-8010:80-90"
 _NAME_HINT = "use up to 15 lower-case letters, digits and single hyphens, at least one letter, as in http or metrics-2"
 ANY_ADDRESS = "0.0.0.0"
+ANY_ADDRESS6 = "::"
 
 
 def parse_port(value: str | int | PortSpec) -> PortSpec:
     """One published port or range; a number is the port inside, its host port chosen by netbox.
 
-    Raises ``UsageError`` for ports outside 1 to 65535, reversed ranges, ranges of unequal length, unknown protocols and IPv6 addresses.
+    Raises ``UsageError`` for ports outside 1 to 65535, reversed ranges, ranges of unequal length, unknown protocols.
     """
     if isinstance(value, PortSpec):
         return _check_port(value)
@@ -44,9 +45,15 @@ def parse_port(value: str | int | PortSpec) -> PortSpec:
 
 def _split(rest: str, text: str) -> tuple[str, str | None, str]:
     """Host address, host port (None: to be chosen) and port inside, still as text."""
-    if rest.startswith("[") or rest.count(":") > 2:
-        raise UsageError(f"port {quote(text)}: publishing on an IPv6 address is not offered yet", "publish on an IPv4 address")
+    if rest.startswith("["):
+        address, bracket, behind = rest.partition("]")
+        parts = behind.split(":")
+        if not bracket or len(parts) != 3 or parts[0]:
+            raise UsageError(f"port {quote(text)}: no ports behind the address", "write it as [fd00:1::10]:8080:80")
+        return parse_ipv6(address[1:], "published address"), parts[1] or None, parts[2]
     parts = rest.split(":")
+    if len(parts) > 3:
+        raise UsageError(f"port {quote(text)}: an IPv6 address stands in brackets", "write it as [fd00:1::10]:8080:80")
     if len(parts) == 1:
         return ANY_ADDRESS, None, parts[0]
     if len(parts) == 2:
@@ -93,7 +100,11 @@ def _check_port(port: PortSpec) -> PortSpec:
     parse_integer(port.host_port + port.length - 1, "last host port of a range", 0, PORT_MAX)
     parse_integer(port.choices, "number of host ports to choose from", 1, PORT_MAX if port.host_port and port.length == 1 else 1)
     parse_integer(port.host_port + port.choices - 1, "last host port to choose", 0, PORT_MAX)
-    return port._replace(protocol=_protocol(port.protocol, format_port(port)), host_ip=parse_ipv4(port.host_ip, "published address"))
+    return port._replace(protocol=_protocol(port.protocol, format_port(port)), host_ip=_address(port.host_ip), with_ipv6=False)
+
+
+def _address(value: str) -> str:
+    return parse_ipv6(value, "published address") if ":" in value else parse_ipv4(value, "published address")
 
 
 def format_port(port: PortSpec) -> str:
@@ -101,8 +112,13 @@ def format_port(port: PortSpec) -> str:
     inside = _format_range(port.port, port.length) + ("" if port.protocol == "tcp" else f"/{port.protocol}")
     host = _format_range(port.host_port, max(port.length, port.choices)) if port.host_port else ""
     if port.host_ip != ANY_ADDRESS:
-        return f"{port.host_ip}:{host}:{inside}"
+        return f"{bracketed(port.host_ip)}:{host}:{inside}"
     return f"{host}:{inside}" if host else inside
+
+
+def bracketed(address: str) -> str:
+    """An address as it stands before a port: IPv6 in brackets."""
+    return f"[{address}]" if ":" in address else address
 
 
 def _format_range(first: int, count: int) -> str:
@@ -125,7 +141,9 @@ def check_overlaps(ports: Sequence[PortSpec]) -> None:
 def _overlap(one: PortSpec, other: PortSpec) -> bool:
     if one.protocol != other.protocol or not one.is_settled or not other.is_settled:
         return False
-    if one.host_ip != other.host_ip and ANY_ADDRESS not in (one.host_ip, other.host_ip):
+    if (":" in one.host_ip) != (":" in other.host_ip):
+        return False
+    if one.host_ip != other.host_ip and not {ANY_ADDRESS, ANY_ADDRESS6} & {one.host_ip, other.host_ip}:
         return False
     return one.host_port < other.host_port + other.length and other.host_port < one.host_port + one.length
 

@@ -72,6 +72,7 @@ class RunOptions(TypedDict, total=False):
     network: str | Iterable[str | NetworkAttachment] | None
     network_aliases: Iterable[str] | None
     ip: str | None
+    ip6: str | None
     mac_address: str | None
     ports: Iterable[str | int | PortSpec] | None
     publish_all: bool
@@ -162,7 +163,8 @@ def _resources(given: Mapping[str, Any]) -> Resources:
 def _network(given: Mapping[str, Any]) -> NetworkSpec:
     ip = addresses.parse_sandbox_ip(given["ip"]) if "ip" in given else None
     mac_address = addresses.parse_mac(given["mac_address"]) if "mac_address" in given else None
-    mode, attachments = networks.parse_networks(given.get("network"), ip, mac_address, given.get("network_aliases"))
+    ip6 = addresses.parse_sandbox_ip6(given["ip6"]) if "ip6" in given else None
+    mode, attachments = networks.parse_networks(given.get("network"), ip, mac_address, given.get("network_aliases"), ip6)
     published = tuple(ports.parse_port(port) for port in each(given.get("ports")))
     exposed = ports.parse_exposed(each(given.get("expose")))
     if given.get("publish_all"):

@@ -110,19 +110,18 @@ def parse_direction(value: str) -> tuple[str, ...]:
 
 
 def parse_peer_address(value: str) -> str | None:
-    """The canonical prefix of an IPv4 address or subnet, or ``None`` when it is not an address (but the name of a sandbox perhaps).
+    """The canonical prefix of an address or subnet, or ``None`` when it is not an address (but the name of a sandbox perhaps).
 
-    Raises ``UsageError`` for IPv6, host bits behind the prefix, and the subnet of all addresses.
+    Raises ``UsageError`` for host bits behind the prefix, and the subnet of all addresses.
     """
     text = plain_text(value, "to")
-    if ":" in text:
-        raise UsageError(f"to {quote(text)}: only IPv4 peers can be told apart", _PEER_HINT)
-    if re.fullmatch(r"[0-9.]+(/[0-9]*)?", text, re.ASCII) is None or "." not in text:
+    if ":" not in text and (re.fullmatch(r"[0-9.]+(/[0-9]*)?", text, re.ASCII) is None or "." not in text):
         return None
+    kind = "IPv6" if ":" in text else "IPv4"
     try:
-        network = ipaddress.IPv4Network(text)
+        network = ipaddress.IPv6Network(text) if ":" in text else ipaddress.IPv4Network(text)
     except ValueError as error:
-        reason = "host bits are set behind its prefix" if "host bits" in str(error) else "not an IPv4 address or subnet"
+        reason = "host bits are set behind its prefix" if "host bits" in str(error) else f"not an {kind} address or subnet"
         raise UsageError(f"to {quote(text)}: {reason}", _PEER_HINT) from None
     if network.prefixlen == 0:
         raise UsageError(f"to {quote(text)}: that is everybody", "leave --to out")

@@ -48,10 +48,20 @@ class NetworkRow(NamedTuple):
         """The link of the host that a macvlan network is on, otherwise nothing."""
         return str(self.options.get("parent") or "")
 
+    @property
+    def subnet6(self) -> str:
+        """The IPv6 subnet (``fd00:1::/64``); empty without IPv6."""
+        return str(self.options.get("subnet6") or "")
+
+    @property
+    def gateway6(self) -> str:
+        """The bridge's IPv6 address; empty without IPv6."""
+        return str(self.options.get("gateway6") or "")
+
 
 class LeaseRow(NamedTuple):
-    """An address that a sandbox holds. ``boot_id`` is that of the boot in which it is used; a ``static`` one belongs to the sandbox also
-    while it is stopped, then with an empty ``boot_id``.
+    """An address that a sandbox holds, IPv4 or IPv6. ``boot_id`` is that of the boot in which it is used; a ``static`` one belongs
+    to the sandbox also while it is stopped, then with an empty ``boot_id``.
     """
 
     network: str
@@ -72,10 +82,11 @@ class MemberRow(NamedTuple):
     address: str
     mac: str | None
     state: str
+    address6: str = ""
 
 
 class PortRow(NamedTuple):
-    """A host port that a sandbox holds; ``host_ip`` 0.0.0.0 means every address."""
+    """A host port that a sandbox holds; ``host_ip`` 0.0.0.0 means every IPv4 address, ``::`` every IPv6 one."""
 
     protocol: str
     host_ip: str

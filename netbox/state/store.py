@@ -150,15 +150,17 @@ class Store:
         network: str,
         sandbox_id: str,
         boot_id: str,
-        choose: Callable[[dict[str, str], list[str]], tuple[str, str | None]],
+        choose: Callable[[dict[str, str], list[str]], tuple[str, str | None, str]],
         *,
         static: bool = False,
+        static6: bool = False,
         aliases: Iterable[str] = (),
     ) -> str:
         """Takes an address for a sandbox, in place of one that it had on the network; two processes never get the same.
 
         ``choose`` is pure: it gets the addresses of others with their sandboxes' ids and the free ones that were used before, the longest
-        free first, and returns (address, MAC). A lease of an earlier boot is void unless it is static, and a static one without a sandbox.
+        free first, and returns (IPv4 address, MAC, IPv6 address or nothing). A lease of an earlier boot is void unless it is
+        static, and a static one without a sandbox.
 
         Raises:
             NetboxError: what ``choose`` raises.
@@ -170,12 +172,17 @@ class Store:
                 boot_id, network,
             )  # fmt: skip
             taken = {address: holder for address, holder, valid in rows if holder not in (None, sandbox_id) and valid}
-            address, mac = choose(taken, [address for address, holder, _ in rows if address not in taken and holder != sandbox_id])
+            address, mac, address6 = choose(
+                taken, [address for address, holder, _ in rows if address not in taken and holder != sandbox_id]
+            )
             self._free_leases(sandbox_id, network)
-            self.database.change(
-                "INSERT OR REPLACE INTO leases (network, address, mac, sandbox_id, boot_id, static, aliases) VALUES (?, ?, ?, ?, ?, ?, ?)",
-                network, address, mac, sandbox_id, boot_id, static, json.dumps(list(aliases)),
-            )  # fmt: skip
+            for item, kept in ((address, static), (address6, static6)):
+                if item:
+                    self.database.change(
+                        "INSERT OR REPLACE INTO leases (network, address, mac, sandbox_id, boot_id, static, aliases)"
+                        " VALUES (?, ?, ?, ?, ?, ?, ?)",
+                        network, item, mac, sandbox_id, boot_id, kept, json.dumps(list(aliases)),
+                    )  # fmt: skip
         return address
 
     def release_leases(self, sandbox_id: str, network: str | None = None) -> None:
@@ -215,7 +222,11 @@ class Store:
             " WHERE l.network = ? AND (? IS NULL OR l.boot_id = ?) ORDER BY s.name",
             network, boot_id, boot_id,
         )  # fmt: skip
-        return [MemberRow(identity, name, tuple(json.loads(aliases)), *rest) for identity, name, aliases, *rest in rows]
+        found: dict[str, MemberRow] = {}
+        for identity, name, aliases, address, mac, state in rows:
+            known = found.get(identity) or MemberRow(identity, name, tuple(json.loads(aliases)), "", mac, state)
+            found[identity] = known._replace(**{"address6" if ":" in address else "address": address})
+        return list(found.values())
 
     def network_users(self, network: str) -> list[str]:
         """The names of the sandboxes that are on a network, running or not."""
@@ -234,13 +245,14 @@ class Store:
         """Takes a host port for a sandbox.
 
         Raises:
-            Conflict: a sandbox has the port on this address, or on every address.
+            Conflict: a sandbox has the port on this address, or on every address of its family.
         """
         with self.database.transaction():
             rows = self.database.query(
                 "SELECT p.sandbox_id, s.name FROM ports p LEFT JOIN sandboxes s ON s.id = p.sandbox_id"
-                " WHERE protocol = ? AND port = ? AND (host_ip = ? OR host_ip = '0.0.0.0' OR ? = '0.0.0.0')",
-                protocol, port, host_ip, host_ip,
+                " WHERE protocol = ? AND port = ? AND (instr(host_ip, ':') > 0) = ?"
+                " AND (host_ip = ? OR host_ip IN ('0.0.0.0', '::') OR ? IN ('0.0.0.0', '::'))",
+                protocol, port, ":" in host_ip, host_ip, host_ip,
             )  # fmt: skip
             if rows:
                 holder, name = rows[0]
@@ -256,7 +268,8 @@ class Store:
 
     def keep_ports(self, sandbox_id: str, ports: Iterable[PortSpec]) -> None:
         """Frees the host ports of a sandbox but for these."""
-        kept = {(port.protocol, port.host_ip, port.host_port + offset) for port in ports for offset in range(port.length)}
+        by_family = [its for port in ports for its in port.by_family]
+        kept = {(port.protocol, port.host_ip, port.host_port + offset) for port in by_family for offset in range(port.length)}
         with self.database.transaction():
             for row in self.ports(sandbox_id):
                 if row[:3] not in kept:

@@ -416,3 +416,124 @@ def test_foreign_rules_are_no_difference_and_stay(backend: FirewallBackend) -> N
     assert leaks.firewall() == before
     backend.take_down()
     remove_foreign_rules()
+
+
+# -- IPv6 ----------------------------------------------------------------------------------------------------------------------------------
+
+NETWORK6 = firewall.dual_stack(NETWORK, "10.9.0.0/20", "fd00:9::/64")
+INTERNAL6 = firewall.dual_stack(INTERNAL, "10.9.32.0/20", "fd00:9:1::/64")
+PORTS6 = RuleGroup(
+    "sandbox:six",
+    (
+        *ports("sandbox:six", 8080).rules,
+        *firewall.publish_rules(
+            "sandbox:six",
+            "fd00:9::2",
+            [
+                PortSpec(80, 8080, host_ip="::"),
+                PortSpec(53, 5353, protocol="udp", host_ip="2001:db8::1"),
+                PortSpec(9000, 9000, 11, host_ip="::"),
+                PortSpec(90, 8000, 11, "udp", "::"),
+            ],
+        ).rules,
+    ),
+)
+GROUPS6 = [NETWORK6, INTERNAL6, PORTS6]
+DAMAGE6 = {
+    "everything flushed": {"iptables": ["-t nat -F", "-F", "-t raw -F"], "nftables": ["delete table ip6 netbox"]},
+    "a chain flushed": {"iptables": ["-F NETBOX-FENCE"], "nftables": ["flush chain ip6 netbox fence"]},
+    "a jump gone": {
+        "iptables": ["-t nat -D PREROUTING ! -d ::1 -m addrtype --dst-type LOCAL -m comment --comment netbox -j NETBOX-PUBLISH"],
+        "nftables": ["flush chain ip6 netbox prerouting"],
+    },
+    "the index gone": {"iptables": [], "nftables": ["flush set ip6 netbox owned"]},
+    "a rule put in front": {"iptables": ["-I NETBOX-INGRESS -j DROP"], "nftables": ["insert rule ip6 netbox ingress drop"]},
+    "a port led elsewhere": {
+        "iptables": ["-t nat -R NETBOX-PUBLISH 1 -p tcp --dport 8080 -m comment --comment sandbox:six -j DNAT --to [fd00:9::9]:80"],
+        "nftables": [
+            "delete element ip6 netbox port { tcp . 8080 }",
+            'add element ip6 netbox port { tcp . 8080 comment "sandbox:six" : fd00:9::9 . 80 }',
+        ],
+    },
+}
+
+
+def ours6() -> set[str]:
+    return {line for line in leaks.firewall() if "netbox" in line.lower() and ("ip6" in line or "'family': 'ip6'" in line)}
+
+
+def test_ipv6_comes_and_goes_with_who_has_it(backend: FirewallBackend) -> None:
+    before = leaks.firewall()
+    backend.apply([OTHER, ports("sandbox:a", 8081)])
+    assert ours6() == set()
+    backend.apply(GROUPS6)
+    assert ours6()
+    assert backend.owners() == {"network:other", "sandbox:a", *(group.owner for group in GROUPS6)}
+    assert len(backend.rules()) == len(OTHER.rules) + 1 + sum(len(group.rules) for group in GROUPS6)
+    built = leaks.firewall()
+    backend.apply(GROUPS6)
+    assert leaks.firewall() == built
+    backend.apply([ports("sandbox:six", 8080)], ["sandbox:six"])  # without IPv6 now
+    assert not any("sandbox:six" in line for line in ours6())
+    backend.apply(remove=["sandbox:six", "sandbox:a"])
+    assert ours6()
+    backend.apply(remove=["network:bridge", "network:inner"])
+    assert ours6() == set()
+    assert backend.differences([OTHER]) == []
+    backend.apply(remove=["network:other"])
+    assert leaks.firewall() == before
+    backend.apply(GROUPS6)
+    backend.take_down()
+    assert leaks.firewall() == before
+
+
+def test_the_commands_for_ipv6_do_what_the_backend_does(backend: FirewallBackend) -> None:
+    backend.apply(GROUPS6)
+    built = leaks.firewall()
+    backend.take_down()
+    for line in backend.commands(GROUPS6, base=True, base6=True):
+        for program in ("ip6tables ", "iptables "):
+            line = line.replace(program, program.strip() + "-legacy ", 1) if line.startswith(program) else line
+        subprocess.run(shlex.split(line), check=True, timeout=20)
+    assert {line for line in leaks.firewall() if " owned" not in line} == {line for line in built if " owned" not in line}
+    backend.take_down()
+
+
+@pytest.mark.parametrize("name", DAMAGE6)
+def test_damage_to_ipv6_is_named_and_repaired(backend: FirewallBackend, name: str) -> None:
+    backend.apply(GROUPS6)
+    assert backend.differences(GROUPS6) == []
+    built = leaks.firewall()
+    lines = DAMAGE6[name][backend.name]
+    for line in lines:
+        words = ["ip6tables-legacy", *line.split()] if backend.name == "iptables" else ["nft", line]
+        subprocess.run(words, check=True, timeout=20)
+    assert bool(backend.differences(GROUPS6)) is bool(lines)
+    backend.repair(GROUPS6)
+    assert backend.differences(GROUPS6) == []
+    assert leaks.firewall() == built
+    for line in lines:
+        subprocess.run(["ip6tables-legacy", *line.split()] if backend.name == "iptables" else ["nft", line], check=True, timeout=20)
+    backend.apply(remove=["sandbox:six"])
+    assert "sandbox:six" not in backend.owners()
+    backend.take_down()
+    assert not any("netbox" in line.lower() for line in leaks.firewall())
+
+
+def test_an_interface_of_an_ipv6_rule_is_compared_as_a_whole(private_host: PrivateHost) -> None:
+    """python-iptables would let "netbox0" match every name whose letters are odd and even where its own are."""
+    backend = IptablesBackend()
+    rule = firewall.Rule(firewall.GUARD, firewall.DROP, in_interface="lo", ipv6=True)
+    like = firewall.Rule(firewall.GUARD, firewall.DROP, in_interface="nm", ipv6=True)  # as l and o
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sink, socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as source:
+        sink.bind(("::1", 0))
+        sink.settimeout(20)
+        backend.apply([RuleGroup("impair:a", (like,))])
+        source.sendto(b"x", sink.getsockname())
+        assert sink.recv(9) == b"x"
+        backend.apply([RuleGroup("impair:a", (rule,))])
+        sink.settimeout(0.3)
+        source.sendto(b"x", sink.getsockname())
+        with pytest.raises(TimeoutError):
+            sink.recv(9)
+    backend.take_down()

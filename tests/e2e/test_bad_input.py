@@ -46,7 +46,13 @@ TABLE = {
     "addresses": """
         run --ip 10.0.0.999 busybox true               | not an IPv4 address
         run --ip 192.0.2.5 busybox true                | outside the network's subnet 10.
-        run --ip fe80::1 busybox true                  | IPv6 is not offered yet
+        run --ip fe80::1 busybox true                  | not an IPv4 address
+        run --ip6 10.0.0.9 busybox true                | not an IPv6 address
+        run --ip6 fe80::1 busybox true                 | a link-local address
+        run --ip6 fd00::5 busybox true                 | network bridge has no IPv6
+        run --ip6 fd00::5 --network none busybox true  | network none has no addresses
+        run -p [fd00::1]:80:80 busybox true            | the sandbox has no IPv6 address
+        run -p [fd00::1]:80 busybox true               | no ports behind the address
         run --ip 10.210.0.5 --network none busybox true | ip cannot be used with network none
         run --mac-address 01:00:5e:00:00:01 busybox true | a multicast address
         run --mac-address ff:ff:ff:ff:ff:ff busybox true | a multicast address

@@ -35,9 +35,9 @@ def inside(cli: Cli, name: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def server(cli: Cli, name: str, protocol: str, port: int) -> Iterator[Server]:
+def server(cli: Cli, name: str, protocol: str, port: int, address: str = "0.0.0.0") -> Iterator[Server]:
     with inside(cli, name):
-        started = serve(protocol, port)
+        started = serve(protocol, port, address)
     try:
         yield started
     finally:

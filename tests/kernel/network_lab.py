@@ -59,7 +59,7 @@ class Server:
             except TimeoutError:
                 continue
 
-    def _answer(self, peer: tuple[str, int]) -> bytes:
+    def _answer(self, peer: tuple[Any, ...]) -> bytes:
         return f"{peer[0]} {self._socket.getsockname()[1]}".encode()
 
     def close(self) -> None:
@@ -69,21 +69,27 @@ class Server:
 
 
 def serve(protocol: str, port: int, address: str = "0.0.0.0") -> Server:
-    """A server in the calling thread's network namespace."""
-    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM)
+    """A server in the calling thread's network namespace; on an IPv6 address it serves IPv6 alone."""
+    sock = socket.socket(_family(address), socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if sock.family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
     sock.bind((address, port))
     if protocol == "tcp":
         sock.listen(8)
     return Server(sock)
 
 
+def _family(address: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
+
+
 def ask(protocol: str, address: str, port: int, timeout: float = TIMEOUT, source_port: int = 0) -> str | None:
     """What a ``Server`` answers, as ``client-address server-port``; None when nothing does. From the calling thread's namespace."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM) as client:
+    with socket.socket(_family(address), socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM) as client:
         client.settimeout(timeout)
         if source_port:
-            client.bind(("0.0.0.0", source_port))
+            client.bind(("", source_port))
         try:
             client.connect((address, port))
             if protocol == "udp":
@@ -149,6 +155,16 @@ class Guest:
     @property
     def address(self) -> str:
         return self.plan.address
+
+    @property
+    def address6(self) -> str:
+        assert self.plan.endpoint is not None
+        return self.plan.endpoint.address6
+
+    @property
+    def gateway6(self) -> str:
+        assert self.plan.endpoint is not None
+        return self.plan.endpoint.gateway6
 
     @property
     def gateway(self) -> str:

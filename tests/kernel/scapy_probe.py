@@ -7,8 +7,10 @@
 {"kind": "sctp", "address": A, "port": P, "retries": N}          -> [initiate tag of the INIT ACK, is its checksum right], or null
 {"kind": "frame", "interface": I, "mac": M, "source": S, "address": A, "port": P, "protocol": "tcp"}
                               (or "udp", "icmp")                 -> null, nothing is awaited; "source_port": P, "payload": TEXT and
-                                                                    "route": [A, …] (loose source route) may be given
+                                                                     "route": [A, …] (loose source route) may be given
 {"kind": "frames", "frames": [FRAME, …]}                         -> null; all of one interface, sent quickly
+{"kind": "frame6", "interface": I, "mac": M, "source": S, "address": A, "port": P}
+                                        a datagram over IPv6     -> null, nothing is awaited
 """
 
 from __future__ import annotations
@@ -91,7 +93,15 @@ def forged(request: dict[str, Any]) -> Packet:
     )
 
 
-KINDS = {"arp": arp, "ping": ping, "tcp": tcp, "udp": udp, "sctp": sctp, "frame": frame, "frames": frames}
+def frame6(request: dict[str, Any]) -> None:
+    from scapy.layers.inet6 import IPv6  # few ask for it, and it takes a while
+
+    own = get_if_hwaddr(request["interface"])
+    datagram = UDP(sport=4000, dport=request["port"]) / Raw(b"forged")
+    sendp(Ether(src=own, dst=request["mac"]) / IPv6(src=request["source"], dst=request["address"]) / datagram, iface=request["interface"])
+
+
+KINDS = {"arp": arp, "ping": ping, "tcp": tcp, "udp": udp, "sctp": sctp, "frame": frame, "frames": frames, "frame6": frame6}
 
 if __name__ == "__main__":
     json.dump([KINDS[request["kind"]](request) for request in json.load(sys.stdin)], sys.stdout)

@@ -110,6 +110,9 @@ def test_every_undo_is_idempotent(lab: Lab, kind: str) -> None:
         "network_rules": {"owner": "network:gone"},
         "nameservice": {"network": "gone"},
         "impairment": {"owner": "impair:nobody", "impairment": {"loss": 1.0, "direction": "out"}},
+        "macvlan": {"interface": "eth0", "mac_address": "02:6e:00:00:00:99", "netnsid": 4321},
+        "vlan": {"name": "nothere0.7"},
+        "ipv6_forwarding": {"old": {"net/ipv6/conf/nb-ffffffff/accept_ra": "1"}, "boot_id": boot_id()},
         "sysctl": {"name": "net.ipv4.conf.nb-ffffffff.forwarding", "old": "0", "boot_id": boot_id()},
     }
     for _ in range(2):
@@ -210,7 +213,7 @@ def test_leases_of_another_boot_are_void(lab: Lab) -> None:
     keeper = lab.guest()
     network = keeper.plan.endpoint
     assert network is not None
-    lab.store.allocate_lease("bridge", "e" * 64, "another boot", lambda taken, released: ("10.210.0.3", None))
+    lab.store.allocate_lease("bridge", "e" * 64, "another boot", lambda taken, released: ("10.210.0.3", None, ""))
     lab.end(keeper)
     assert "netbox0" not in links()  # the void lease does not keep it
     assert lab.guest(ip="10.210.0.3").address == "10.210.0.3"

@@ -25,6 +25,7 @@ _SYSCTLS = (
     "net/ipv4/ip_forward",
     "net/ipv6/conf/all/forwarding",
     "net/ipv6/conf/default/forwarding",
+    "net/ipv6/conf/default/accept_ra",
     "net/bridge/bridge-nf-call-iptables",
     "net/bridge/bridge-nf-call-ip6tables",
     *(f"net/ipv4/conf/all/{name}" for name in ("forwarding", "route_localnet", "rp_filter", "arp_ignore")),

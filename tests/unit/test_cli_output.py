@@ -134,7 +134,8 @@ def test_merging_changes_no_mapping(found: list[PortSpec]) -> None:
     def mappings(items: list[PortSpec]) -> list[tuple[object, ...]]:
         return sorted(
             (port.protocol, port.host_ip, port.port + index, port.host_port + index if port.host_port else 0)
-            for port in items
+            for item in items
+            for port in item.by_family
             for index in range(port.length)
         )
 

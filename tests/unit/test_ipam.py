@@ -27,7 +27,7 @@ def test_subnets_agree_with_the_standard_library(one: ipaddress.IPv4Network, two
     assert mine.contains(other.base) == (two.network_address in one)
 
 
-@pytest.mark.parametrize("text", ["", "10.0.0", "10.0.0.0/33", "10.0.0.0/-1", "10.0.0.256/8", "::1/64", "10.0.0.0/x"])
+@pytest.mark.parametrize("text", ["", "10.0.0", "10.0.0.0/33", "10.0.0.0/-1", "10.0.0.256/8", "::1/129", "fd00:::/64", "10.0.0.0/x"])
 def test_a_malformed_subnet_is_refused(text: str) -> None:
     with pytest.raises(ValueError):
         Subnet.parse(text)
@@ -175,3 +175,81 @@ def test_user_defined_networks_leave_the_default_one_its_place() -> None:
     assert not first.overlaps(ipam.choose_subnet([]))
     assert str(ipam.choose_subnet([first], ipam.USER_POOLS, ipam.USER_PREFIX_LENGTH)) == "10.211.1.0/24"
     assert set(ipam.POOLS) <= set(ipam.USER_POOLS)
+
+
+# -- IPv6 ----------------------------------------------------------------------------------------------------------------------------------
+
+ULA = Subnet.parse("fd00:1::/64")
+networks6 = st.builds(
+    lambda base, length: ipaddress.IPv6Network((base, length), strict=False), st.integers(0, 2**128 - 1), st.integers(0, 128)
+)
+
+
+@given(networks6, networks6, networks)
+def test_subnets_of_ipv6_too(one: ipaddress.IPv6Network, two: ipaddress.IPv6Network, other: ipaddress.IPv4Network) -> None:
+    mine = Subnet.parse(str(one))
+    assert ipaddress.IPv6Network(str(mine)) == one
+    assert mine.last == int(one.broadcast_address)
+    assert mine.overlaps(Subnet.parse(str(two))) == one.overlaps(two)
+    assert not mine.overlaps(Subnet.parse(str(other)))
+
+
+@given(st.text(max_size=40), st.lists(networks6.filter(lambda network: network.prefixlen >= 50), max_size=12))
+def test_a_host_has_a_prefix_of_its_own(secret: str, occupied: list[ipaddress.IPv6Network]) -> None:
+    prefix = ipam.ula_prefix(secret)
+    assert ipaddress.IPv6Network(str(prefix)).subnet_of(ipaddress.IPv6Network("fd00::/8"))
+    assert ipam.ula_prefix(secret) == prefix
+    taken = [Subnet.parse(str(network)) for network in occupied]
+    first = ipam.choose_subnet(taken, [prefix], 64)
+    second = ipam.choose_subnet([*taken, first], [prefix], 64)
+    assert first.length == 64
+    assert prefix.contains(first.base)
+    assert not first.overlaps(second)
+    assert all(not first.overlaps(other) for other in taken)
+
+
+def test_ways_out_of_ipv6_are_no_collision() -> None:
+    for text in ("::/0", "::/1", "2000::/3", "fc00::/7"):
+        assert ipam.collision(ULA, [Subnet.parse(text)]) is None
+    assert ipam.collision(ULA, [Subnet.parse("fd00::/8")]) is not None
+
+
+def test_the_ipv6_address_follows_the_other_one() -> None:
+    gateway = ipam.gateway(ULA)
+    assert gateway == "fd00:1::1"
+    assert ipam.next_address6(ULA, gateway, 5, ()) == "fd00:1::5"
+    assert ipam.next_address6(ULA, gateway, 5, {"fd00:1::5"}) == "fd00:1::1:0:0"
+    assert ipam.next_address6(ULA, gateway, 5, (), {"fd00:1::5", "fd00:1::1:0:0"}) == "fd00:1::1:0:1"
+    small = Subnet.parse("fd00:2::/125")
+    assert ipam.next_address6(small, "fd00:2::1", 9, ()) == "fd00:2::2"
+    with pytest.raises(Conflict, match="no free address"):
+        ipam.next_address6(small, "fd00:2::1", 9, {f"fd00:2::{n}" for n in range(2, 8)})
+
+
+@given(st.lists(st.integers(2, 250), max_size=60), st.integers(64, 122))
+def test_an_ipv6_address_is_never_given_out_twice(offsets: list[int], length: int) -> None:
+    subnet = Subnet.parse(f"fd00:3::/{length}")
+    taken: set[str] = set()
+    for offset in offsets:
+        address = ipam.next_address6(subnet, "fd00:3::1", offset, taken)
+        assert address not in taken
+        assert address != "fd00:3::1"
+        assert subnet.base < ipam.number(address) <= subnet.last
+        taken.add(address)
+
+
+@pytest.mark.parametrize(
+    ("address", "why"),
+    [
+        ("fd00:2::5", "outside"),
+        ("fd00:1::", "every router"),
+        ("fd00:1::1", "gateway"),
+        ("fd00:1::9", "reserved for router"),
+        ("10.0.0.1", "not an IPv6 address"),
+        ("fd00:1:", "not an IPv6 address"),
+    ],
+)
+def test_an_ipv6_address_that_a_sandbox_cannot_have(address: str, why: str) -> None:
+    with pytest.raises(UsageError, match=f"--ip6 .*{why}"):
+        ipam.check_address(ULA, "fd00:1::1", address, {"fd00:1::9": "router"})
+    ipam.check_address(ULA, "fd00:1::1", "fd00:1::5")

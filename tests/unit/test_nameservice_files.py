@@ -169,15 +169,15 @@ class Row(NamedTuple):
     name: str
     aliases: tuple[str, ...]
     address: str
+    address6: str = ""
     state: str = "running"
 
 
 def test_members_out_of_the_state_database() -> None:
-    rows = {"front": [Row("a", "web", ("www",), "10.1.0.2"), Row("b", "early", (), "")]}
+    rows = {"front": [Row("a", "web", ("www",), "10.1.0.2", "fd00::2"), Row("b", "early", (), "")]}
     stored = hooks.StoredMembers(
         lambda network: rows.get(network, []),
         lambda sandbox_id: ["192.0.2.9"] if sandbox_id == "a" else [],
-        lambda network, sandbox_id: ["fd00::2"] if (network, sandbox_id) == ("front", "a") else [],
     )
     assert stored.network_members("front") == [Member("a", "web", ("www",), ("10.1.0.2", "fd00::2"), ("192.0.2.9",)), Member("b", "early")]
     assert stored.network_members("back") == []

@@ -28,7 +28,7 @@ def one_line(error: UsageError) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("::1", "IPv6 is not offered yet"),
+        ("::1", "not an IPv4 address"),
         ("10.0.0", "not an IPv4 address"),
         ("10.0.0.256", "not an IPv4 address"),
         ("010.0.0.1", "not an IPv4 address"),

@@ -40,6 +40,22 @@ def test_bad_attachments(text: str, reason: str) -> None:
         parse_attachment(text)
 
 
+def test_both_families() -> None:
+    request = build_network("front", subnet=["fd00:1::/64", "10.20.30.0/24"], gateway=["fd00:1::FE"], aux_addresses={"router": "fd00:1::5"})
+    assert (request.subnet, request.subnet6, request.gateway, request.gateway6) == ("10.20.30.0/24", "fd00:1::/64", None, "fd00:1::fe")
+    assert request.ipv6
+    assert request.aux_addresses == (("router", "fd00:1::5"),)
+    assert build_network("front", ipv6=True).subnet6 is None
+    assert not build_network("front").ipv6
+    assert parse_attachment("name=back,ip6=FD00::5").ip6 == "fd00::5"
+    back = NetworkAttachment("back")
+    assert parse_networks(["back"], None, None, None, "fd00::6") == ("bridge", (back._replace(ip6="fd00::6"),))
+    with pytest.raises(UsageError, match="two addresses"):
+        parse_networks(["name=back,ip6=fd00::5"], None, None, None, "fd00::6")
+    spec = build_spec("busybox", network="back", ip6="fd00::6")
+    assert SandboxSpec.from_json(json.loads(json.dumps(spec.to_json()))) == spec
+
+
 def test_the_mode_and_the_networks() -> None:
     front, back = NetworkAttachment("front"), NetworkAttachment("back")
     assert parse_networks(None, None, None, None) == ("bridge", None)
@@ -104,7 +120,16 @@ def test_a_network() -> None:
         ({"subnet": "10.20.30.4/24"}, "not the first address of a network; write 10.20.30.0/24"),
         ({"subnet": "10.20.30.0"}, "no prefix length"),
         ({"subnet": "10.20.30.0/31"}, "8 to 30 is allowed"),
-        ({"subnet": "fd00::/64"}, "IPv6 is not offered yet"),
+        ({"subnet": "fd00::1/64"}, "not the first address of a network; write fd00::/64"),
+        ({"subnet": "fd00::/127"}, "16 to 126 is allowed"),
+        ({"subnet": "fe80::/64"}, "a link-local address"),
+        ({"subnet": "ff00::/64"}, "a multicast address"),
+        ({"subnet": "::ffff:10.0.0.0/120"}, "an IPv4 address in the form of IPv6"),
+        ({"subnet": ["fd00::/64", "fd01::/64"]}, "the second one of its family"),
+        ({"subnet": ["10.0.0.0/24", "10.1.0.0/24"]}, "the second one of its family"),
+        ({"gateway": "::1", "ipv6": True}, "the loopback address"),
+        ({"ip_range": "fd00::/80"}, "IPv6 addresses follow the IPv4 ones"),
+        ({"options": ["mtu=1200"], "ipv6": True}, "IPv6 needs 1280 at least"),
         ({"subnet": "127.1.0.0/16"}, "a loopback address"),
         ({"subnet": "224.1.0.0/16"}, "a multicast address"),
         ({"ip_range": "10.0.0.0/99"}, "8 to 32 is allowed"),

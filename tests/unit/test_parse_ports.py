@@ -39,6 +39,9 @@ def one_line(error: UsageError) -> None:
         ("8000-8010:80", PortSpec(80, 8000, choices=11)),
         ("3868:3868/sctp", PortSpec(3868, 3868, protocol="sctp")),
         ("80-90", PortSpec(80, 0, 11)),
+        ("[::1]:8080:80", PortSpec(80, 8080, 1, "tcp", "::1")),
+        ("[::]:8080:80/udp", PortSpec(80, 8080, 1, "udp", "::")),
+        ("[2001:DB8:0:0::1]::80", PortSpec(80, 0, 1, "tcp", "2001:db8::1")),
         ("1:65535", PortSpec(65535, 1)),
         ("65535:1", PortSpec(1, 65535)),
         (PortSpec(80, 8080), PortSpec(80, 8080)),
@@ -70,8 +73,13 @@ def test_what_docker_takes(text: str | int | PortSpec, expected: PortSpec) -> No
         ("80-", "is not a port"),
         ("8080:", "'' is not a port"),
         ("127.0.0.1:80", "write 127.0.0.1::80"),
-        ("[::1]:80:80", "IPv6 address is not offered yet"),
-        ("::1:80:80", "IPv6 address is not offered yet"),
+        ("[::1]:80", "no ports behind the address"),
+        ("[::1:80:80", "no ports behind the address"),
+        ("[::1]80:80:80", "no ports behind the address"),
+        ("::1:80:80", "an IPv6 address stands in brackets"),
+        ("[10.0.0.1]:80:80", "not an IPv6 address"),
+        ("[fe80::1]:80:80", "a link-local address"),
+        ("[ff02::1]:80:80", "a multicast address"),
         ("300.0.0.1:80:80", "not an IPv4 address"),
         ("224.0.0.1:80:80", "a multicast address"),
         ("255.255.255.255:80:80", "a reserved address"),
@@ -85,7 +93,7 @@ def test_what_docker_takes(text: str | int | PortSpec, expected: PortSpec) -> No
         (PortSpec(1, 0, choices=2), "number of host ports to choose from"),
         (PortSpec(1, 8000, 2, choices=2), "number of host ports to choose from"),
         (PortSpec(1, 65535, choices=2), "last host port to choose"),
-        (PortSpec(1, 1, 1, "tcp", "::1"), "IPv6"),
+        (PortSpec(1, 1, 1, "tcp", "::ffff:1.2.3.4"), "in the form of IPv6"),
     ],
 )
 def test_mistakes(text: str | PortSpec, reason: str) -> None:
@@ -101,8 +109,9 @@ ports = st.builds(
     host_port=st.one_of(st.just(0), st.integers(1, 60000)),
     length=st.integers(1, 5000),
     protocol=st.sampled_from(["tcp", "udp", "sctp"]),
-    host_ip=st.sampled_from(["0.0.0.0", "127.0.0.1", "10.1.2.3"]),
+    host_ip=st.sampled_from(["0.0.0.0", "127.0.0.1", "10.1.2.3", "::", "fd00::1"]),
     choices=st.just(1),
+    with_ipv6=st.just(False),
 )
 
 
@@ -168,7 +177,8 @@ def test_overlap_is_exactly_a_shared_host_port(one: PortSpec, other: PortSpec) -
     def taken(port: PortSpec) -> set[int]:
         return set(range(port.host_port, port.host_port + port.length)) if port.host_port else set()
 
-    same_address = one.host_ip == other.host_ip or "0.0.0.0" in (one.host_ip, other.host_ip)
+    same_family = (":" in one.host_ip) == (":" in other.host_ip)
+    same_address = one.host_ip == other.host_ip or (same_family and bool({"0.0.0.0", "::"} & {one.host_ip, other.host_ip}))
     expected = one.protocol == other.protocol and same_address and bool(taken(one) & taken(other))
     try:
         check_overlaps([one, other])

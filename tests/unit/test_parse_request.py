@@ -134,7 +134,7 @@ def test_everything() -> None:
 
 
 def test_every_option_is_covered_above() -> None:
-    assert set(FULL) | {"rootfs", "env_files", "storage_size", "privileged", "no_new_privileges", "seccomp"} == OPTION_NAMES
+    assert set(FULL) | {"rootfs", "env_files", "storage_size", "privileged", "no_new_privileges", "seccomp", "ip6"} == OPTION_NAMES
 
 
 def test_a_spec_survives_json() -> None:

@@ -110,7 +110,7 @@ def test_peers() -> None:
     assert parse_peer_address("3f21") is None  # the beginning of an id
 
 
-@pytest.mark.parametrize("text", ["10.0.0.1/8", "10.0.0.256", "1.2.3.4/33", "0.0.0.0/0", "fd00::1", "10.0.0.0/"])
+@pytest.mark.parametrize("text", ["10.0.0.1/8", "10.0.0.256", "1.2.3.4/33", "0.0.0.0/0", "fd00::1/64", "10.0.0.0/"])
 def test_what_is_no_peer(text: str) -> None:
     with pytest.raises(UsageError, match=r"^to .*; (leave --to out|write the name of a sandbox)"):
         parse_peer_address(text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import struct
 
 import pytest
@@ -98,6 +99,17 @@ def test_loss_is_a_rule_where_packets_arrive() -> None:
         "-s 10.9.0.2 -d 10.9.0.3/32 -i netbox0 -m statistic --mode random --probability 0.5000000000"
         " -m comment --comment impair:0123456789ab -j DROP"
     ]
+
+
+def test_loss_of_both_families() -> None:
+    endpoint = dataclasses.replace(PLAN.endpoints[0], address6="fd00::2", subnet6="fd00::/64", gateway6="fd00::1")
+    plan = dataclasses.replace(PLAN, endpoints=(endpoint,))
+    items = [Impairment("out", "db", ("10.9.0.3/32", "fd00::3/128"), loss=50.0), Impairment("out", loss=5.0)]
+    found = [(rule.source, rule.destination, rule.ipv6) for rule in shaping.loss_rules(plan, "out", items).rules]
+    both = [("10.9.0.2", "10.9.0.3/32", False), ("10.9.0.2", "", False), ("fd00::2", "fd00::3/128", True), ("fd00::2", "", True)]
+    assert found == both
+    commands = [step.command for step in shaping.steps(3, 1500, "out", 0, [Impairment("out", "db", ("fd00::3/128",), rate=1000)])]
+    assert any("protocol ipv6" in line and "u32 match ip6 dst fd00::3/128" in line for line in commands)
 
 
 @pytest.mark.parametrize("probability", [0.0, -0.1, 1.1, float("nan")])

@@ -73,9 +73,9 @@ def test_only_columns_can_be_updated(store: Store) -> None:
         store.update_sandbox("ab" * 32, nonsense=1)
 
 
-def first_free(taken: dict[str, str], released: list[str]) -> tuple[str, str | None]:
+def first_free(taken: dict[str, str], released: list[str]) -> tuple[str, str | None, str]:
     address = next(f"10.0.0.{n}" for n in range(2, 250) if f"10.0.0.{n}" not in taken)
-    return address, None
+    return address, None, ""
 
 
 def test_threads_never_get_the_same_address(store: Store) -> None:
@@ -101,9 +101,9 @@ def test_released_addresses_are_offered_oldest_first(store: Store) -> None:
     store.release_leases("a")
     offered: list[str] = []
 
-    def look(taken: dict[str, str], released: list[str]) -> tuple[str, str | None]:
+    def look(taken: dict[str, str], released: list[str]) -> tuple[str, str | None, str]:
         offered.extend(released)
-        return released[0], None
+        return released[0], None, ""
 
     assert store.allocate_lease("bridge", "d", BOOT, look) == "10.0.0.3"
     assert offered == ["10.0.0.3", "10.0.0.2"]
@@ -116,7 +116,7 @@ def test_leases_of_an_earlier_boot_are_void(store: Store) -> None:
 
 
 def test_a_chooser_that_refuses_changes_nothing(store: Store) -> None:
-    def refuse(taken: dict[str, str], released: list[str]) -> tuple[str, str | None]:
+    def refuse(taken: dict[str, str], released: list[str]) -> tuple[str, str | None, str]:
         raise Conflict("full")
 
     with pytest.raises(Conflict, match="full"):
@@ -176,6 +176,35 @@ def test_old_events_go(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     assert EVENTS_KEPT >= 1000
 
 
+def test_an_ipv6_address_comes_and_goes_with_the_other_one(store: Store) -> None:
+    store.insert_sandbox(sandbox("a", "web"))
+    for name in ("a", "b"):
+        store.allocate_lease(
+            "front", name, BOOT, lambda taken, _: (f"10.0.0.{5 + len(taken)}", None, f"fd00::{5 + len(taken)}"), static6=name == "a"
+        )
+    assert [lease.address for lease in store.leases("front")] == ["10.0.0.5", "fd00::5", "10.0.0.7", "fd00::7"]
+    (member,) = store.network_members("front", BOOT)
+    assert (member.name, member.address, member.address6) == ("web", "10.0.0.5", "fd00::5")
+    store.release_leases("a")
+    store.release_leases("b")
+    assert [(lease.address, lease.static) for lease in store.leases("front")] == [("fd00::5", True)]
+    with pytest.raises(Conflict, match="fd00::5 is a's"):
+        store.allocate_lease("front", "c", BOOT, fixed("fd00::5"))
+    store.delete_sandbox("a")
+    store.allocate_lease("front", "c", BOOT, fixed("fd00::5"))
+
+
+def test_a_port_on_every_address_is_one_of_its_family(store: Store) -> None:
+    store.claim_port("a", "tcp", "0.0.0.0", 80)
+    store.claim_port("b", "tcp", "::", 80)
+    for address in ("127.0.0.1", "::1", "::", "0.0.0.0"):
+        with pytest.raises(Conflict, match="80/tcp is published"):
+            store.claim_port("c", "tcp", address, 80)
+    store.claim_port("a", "tcp", "::1", 81)
+    store.claim_port("b", "tcp", "fd00::1", 81)
+    store.claim_port("b", "tcp", "0.0.0.0", 81)
+
+
 def test_networks_are_replaced_and_forgotten_with_their_leases(store: Store) -> None:
     row = NetworkRow("bridge", "netbox0", "10.0.0.0/24", "10.0.0.1", 1500, 1.0, {"a": 1})
     store.put_network(row)
@@ -195,11 +224,11 @@ def test_a_network_never_takes_the_subnet_of_another(store: Store) -> None:
     assert store.networks() == [row]
 
 
-def fixed(address: str) -> Callable[[dict[str, str], list[str]], tuple[str, str | None]]:
-    def choose(taken: dict[str, str], released: list[str]) -> tuple[str, str | None]:
+def fixed(address: str) -> Callable[[dict[str, str], list[str]], tuple[str, str | None, str]]:
+    def choose(taken: dict[str, str], released: list[str]) -> tuple[str, str | None, str]:
         if address in taken:
             raise Conflict(f"{address} is {taken[address]}'s")
-        return address, None
+        return address, None, ""
 
     return choose
 

@@ -14,7 +14,7 @@ from netbox.state.journal import JournalRow, Recorder
 
 
 class Driver(Protocol):
-    """What an interface on a network needs of the network's driver."""
+    """What an interface on a network needs of the network's driver. The IPv6 default route is not its business."""
 
     def connect(self, endpoint: Endpoint, netns_fd: int, recorder: Recorder, is_default: bool) -> None:
         """Builds the interface in the sandbox's namespace, with the default route by it or without. What would outlive the namespace is
@@ -38,8 +38,8 @@ def of(endpoint: Endpoint) -> Driver:
     return cast(Driver, modules[endpoint.driver])
 
 
-def move_default_route(endpoint: Endpoint, netns_fd: int) -> None:
-    """Sends the default route of a sandbox's namespace by one of its interfaces.
+def move_default_route(endpoint: Endpoint, netns_fd: int, gateway: str) -> None:
+    """Sends the default route of the gateway's family in a sandbox's namespace by one of its interfaces.
 
     Raises:
         HostError: the kernel refuses.
@@ -50,6 +50,6 @@ def move_default_route(endpoint: Endpoint, netns_fd: int) -> None:
         with inside:
             link = inside.link(endpoint.interface)
             if link is not None:
-                inside.request(rtnetlink.replace_default_route(link.index, endpoint.gateway))
+                inside.request(rtnetlink.replace_default_route(link.index, gateway))
     except OSError as error:
         raise host_error("set", f"the default route of the sandbox by {endpoint.network}", error) from error

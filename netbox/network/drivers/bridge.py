@@ -10,15 +10,17 @@ from __future__ import annotations
 import errno
 import os
 import time
+from collections.abc import Callable
 
 from netbox.errors import HostError, host_error
 from netbox.kernel import rtnetlink, sysctl
 from netbox.kernel.namespaces import inside_netns
-from netbox.kernel.rtnetlink import RouteSocket
+from netbox.kernel.rtnetlink import Link, RouteSocket
 from netbox.network import ipam
 from netbox.network.plan import Endpoint, Traffic
 from netbox.state.journal import JournalRow, Recorder
 
+ADDRESS_TIMEOUT = 1.0  # seconds; a work queue, and others that hold the kernel's lock of all links
 FORWARDING_TIMEOUT = 0.2  # seconds; the kernel's own work takes well below a millisecond
 
 
@@ -27,24 +29,28 @@ def connect(endpoint: Endpoint, netns_fd: int, recorder: Recorder, is_default: b
     recorder.record("veth", name=endpoint.host_interface)
     try:
         with RouteSocket() as host:
-            gateway_mac = _connect(host, endpoint, netns_fd)
+            bridge = _connect(host, endpoint, netns_fd)
             with inside_netns(netns_fd):
                 inside = RouteSocket()
-                for name, value in endpoint_sysctls(endpoint.interface):
+                for name, value in endpoint_sysctls(endpoint.interface, bool(endpoint.address6)):
                     sysctl.write(name, value)
             with inside:
                 index = _configure(inside, endpoint, is_default)
-                _await_forwarding(host, endpoint.host_interface)
+                _await(host, endpoint.host_interface, lambda link: link.port_state == rtnetlink.BR_STATE_FORWARDING)
+                _await(host, endpoint.bridge, lambda link: link.is_running)
+                _await(inside, endpoint.interface, lambda link: link.is_running)
+                if endpoint.address6:
+                    _await_address(inside, index, endpoint.address6)
+                    _await_address(host, bridge.index, endpoint.gateway6)
                 # The first announces (see endpoint_sysctls), and forgets all neighbours.
-                inside.request(
-                    rtnetlink.set_mac(index, endpoint.mac_address), rtnetlink.set_neighbour(index, endpoint.gateway, gateway_mac)
-                )
+                neighbours = (rtnetlink.set_neighbour(index, gateway, bridge.mac) for gateway in _gateways(endpoint))
+                inside.request(rtnetlink.set_mac(index, endpoint.mac_address), *neighbours)
     except OSError as error:
         raise host_error("connect the sandbox to", f"{endpoint.bridge} ({error.filename or endpoint.host_interface})", error) from error
 
 
-def _connect(host: RouteSocket, endpoint: Endpoint, netns_fd: int) -> str:
-    """Makes the pair and returns the MAC of the bridge."""
+def _connect(host: RouteSocket, endpoint: Endpoint, netns_fd: int) -> Link:
+    """Makes the pair and returns the bridge."""
     bridge = host.link(endpoint.bridge)
     if bridge is None:
         raise HostError(f"the bridge {endpoint.bridge} is gone", "another program removed it; stop the sandboxes on it and start again")
@@ -58,7 +64,7 @@ def _connect(host: RouteSocket, endpoint: Endpoint, netns_fd: int) -> str:
     )
     rest = (
         rtnetlink.configure_port(endpoint.host_interface),
-        rtnetlink.set_neighbour(bridge.index, endpoint.address, endpoint.mac_address),
+        *(rtnetlink.set_neighbour(bridge.index, address, endpoint.mac_address) for address in endpoint.addresses),
     )
     try:
         host.request(pair, *rest)
@@ -68,7 +74,7 @@ def _connect(host: RouteSocket, endpoint: Endpoint, netns_fd: int) -> str:
         # The name comes from the sandbox's id: this is the pair of its last run, whose namespace somebody still keeps.
         host.request(rtnetlink.delete_link(endpoint.host_interface))
         host.request(pair, *rest)
-    return bridge.mac
+    return bridge
 
 
 def _configure(inside: RouteSocket, endpoint: Endpoint, is_default: bool) -> int:
@@ -78,6 +84,7 @@ def _configure(inside: RouteSocket, endpoint: Endpoint, is_default: bool) -> int
     requests = [
         rtnetlink.set_up(rtnetlink.LOOPBACK_INDEX),
         rtnetlink.add_address(link.index, endpoint.address, endpoint.prefix_length),
+        *([rtnetlink.add_address(link.index, endpoint.address6, endpoint.prefix_length6)] if endpoint.address6 else []),
         rtnetlink.set_up(link.index),
     ]
     if is_default:
@@ -86,26 +93,43 @@ def _configure(inside: RouteSocket, endpoint: Endpoint, is_default: bool) -> int
     return link.index
 
 
-def endpoint_sysctls(interface: str) -> list[tuple[str, str]]:
+def _gateways(endpoint: Endpoint) -> tuple[str, ...]:
+    return tuple(filter(None, (endpoint.gateway, endpoint.gateway6)))
+
+
+def endpoint_sysctls(interface: str, ipv6: bool = False) -> list[tuple[str, str]]:
     """The sysctls of a sandbox's interface, inside its namespace.
 
     ``arp_notify`` makes the kernel announce the address whenever the MAC is set, which costs nothing. An AF_PACKET socket of our own
     would do the same, but closing one waits more than 10 ms for RCU. No IPv6 on a network that has none: no address of its own, no
-    duplicate address detection, no router advertisement of a neighbour.
+    duplicate address detection, no router advertisement of a neighbour. Where there is IPv6, the link-local address is used at once,
+    and ``ndisc_notify`` announces by neighbour advertisement (RFC 4861) when ``arp_notify`` does by ARP.
     """
     values = [(f"net.ipv4.conf.{interface}.arp_notify", "1")]
-    if os.path.exists("/proc/sys/net/ipv6"):
+    if ipv6:
+        keys = {"accept_ra": "0", "accept_dad": "0", "ndisc_notify": "1", "disable_ipv6": "0"}
+        values += [(f"net.ipv6.conf.{interface}.{key}", value) for key, value in keys.items()]
+    elif os.path.exists("/proc/sys/net/ipv6"):
         values.append((f"net.ipv6.conf.{interface}.disable_ipv6", "1"))
     return values
 
 
-def _await_forwarding(host: RouteSocket, name: str) -> None:
-    """Waits until the bridge forwards for the port: the kernel learns of the carrier in a work queue, and a frame before that is lost."""
+def _await(netlink: RouteSocket, name: str, is_ready: Callable[[Link], bool]) -> None:
+    """Waits until a link works: the kernel learns of carriers in a work queue, and a frame that is sent before that is lost. The port has
+    to forward, and the bridge and the sandbox's end have to send.
+    """
     deadline = time.monotonic() + FORWARDING_TIMEOUT
     while True:
-        link = host.link(name)
-        if link is None or link.port_state == rtnetlink.BR_STATE_FORWARDING or time.monotonic() > deadline:
+        link = netlink.link(name)
+        if link is None or is_ready(link) or time.monotonic() > deadline:
             return
+        time.sleep(0.0002)
+
+
+def _await_address(netlink: RouteSocket, index: int, address: str) -> None:
+    """Waits until an IPv6 address can be used: before, what is sent to it or from it is lost."""
+    deadline = time.monotonic() + ADDRESS_TIMEOUT
+    while not netlink.is_usable(index, address) and time.monotonic() < deadline:
         time.sleep(0.0002)
 
 
@@ -131,15 +155,17 @@ def traffic(endpoint: Endpoint, pid: int) -> Traffic:
 def describe(endpoint: Endpoint, netns: str, is_default: bool) -> list[str]:
     """See ``Driver.describe``."""
     name, inner, mac = endpoint.host_interface, endpoint.interface, endpoint.mac_address
-    values = " ".join(f"{key}={value}" for key, value in endpoint_sysctls(inner))
+    values = " ".join(f"{key}={value}" for key, value in endpoint_sysctls(inner, bool(endpoint.address6)))
+    router = ipam.mac_for(endpoint.gateway)
     commands = [
         f"ip link add {name} mtu {endpoint.mtu} master {endpoint.bridge} type veth"
         f" peer name {inner} mtu {endpoint.mtu} address {mac} netns {netns}",
         f"ip link set {name} type bridge_slave hairpin on",
         f"ip link set {name} addrgenmode none up",
-        f"ip neighbour replace {endpoint.address} lladdr {mac} dev {endpoint.bridge} nud stale",
+        *(f"ip neighbour replace {address} lladdr {mac} dev {endpoint.bridge} nud stale" for address in endpoint.addresses),
         f"ip netns exec {netns} sysctl -qw {values}",
         f"ip -n {netns} address add {endpoint.address}/{endpoint.prefix_length} broadcast + dev {inner}",
+        *([f"ip -n {netns} address add {endpoint.address6}/{endpoint.prefix_length6} nodad dev {inner}"] if endpoint.address6 else []),
         f"ip -n {netns} link set {inner} up",
     ]
     if is_default:
@@ -147,5 +173,5 @@ def describe(endpoint: Endpoint, netns: str, is_default: bool) -> list[str]:
     return [
         *commands,
         f"ip -n {netns} link set {inner} address {mac}",  # announces, see endpoint_sysctls
-        f"ip -n {netns} neighbour replace {endpoint.gateway} lladdr {ipam.mac_for(endpoint.gateway)} dev {inner} nud stale",
+        *(f"ip -n {netns} neighbour replace {gateway} lladdr {router} dev {inner} nud stale" for gateway in _gateways(endpoint)),
     ]

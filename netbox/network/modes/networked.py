@@ -47,6 +47,8 @@ def attach(plan: NetworkPlan, netns_fd: int, recorder: Recorder) -> None:
         none.attach(plan, netns_fd, recorder)
     for endpoint in plan.interfaces:
         drivers.of(endpoint).connect(endpoint, netns_fd, recorder, is_default=endpoint is plan.way_out)
+    if plan.way_out6 is not None:
+        drivers.move_default_route(plan.way_out6, netns_fd, plan.way_out6.gateway6)
 
 
 def files(plan: NetworkPlan, host: HostFiles) -> dict[str, str]:
@@ -62,4 +64,6 @@ def describe(plan: NetworkPlan) -> list[str]:
     commands = [f"ip netns add {netns}", f"ip -n {netns} link set lo up"]
     for endpoint in plan.interfaces:
         commands += drivers.of(endpoint).describe(endpoint, netns, is_default=endpoint is plan.way_out)
+    if plan.way_out6 is not None:
+        commands.append(f"ip -6 -n {netns} route replace default via {plan.way_out6.gateway6} dev {plan.way_out6.interface}")
     return commands

@@ -56,24 +56,26 @@ class MemberRow(Protocol):
     def address(self) -> str:
         """Its IPv4 address on this network."""
 
+    @property
+    def address6(self) -> str:
+        """Its IPv6 address on this network; empty without IPv6."""
+
 
 class StoredMembers:
-    """Members out of rows of the state database. ``resolvers`` tells what ``--dns`` gave a sandbox, ``more_addresses`` its further
-    addresses on a network: IPv6."""
+    """Members out of rows of the state database. ``resolvers`` tells what ``--dns`` gave a sandbox."""
 
     def __init__(
         self,
         rows: Callable[[str], Iterable[MemberRow]],
         resolvers: Callable[[str], Sequence[str]] = lambda _sandbox_id: (),
-        more_addresses: Callable[[str, str], Sequence[str]] = lambda _network, _sandbox_id: (),
     ) -> None:
-        self._rows, self._resolvers, self._more_addresses = rows, resolvers, more_addresses
+        self._rows, self._resolvers = rows, resolvers
 
     def network_members(self, network: str) -> Sequence[Member]:
         """See ``Members``."""
         found = []
         for row in self._rows(network):
-            addresses = tuple(item for item in (row.address, *self._more_addresses(network, row.sandbox_id)) if item)
+            addresses = tuple(filter(None, (row.address, row.address6)))
             found.append(Member(row.sandbox_id, row.name, tuple(row.aliases), addresses, tuple(self._resolvers(row.sandbox_id))))
         return found
 
