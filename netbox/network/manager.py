@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 
 from netbox import names
 from netbox.errors import Conflict, HostError, NotFound, UsageError
-from netbox.network import firewall, firewall_choice, firewall_switch, ipam, modes, naming, networks, ports, resolve
+from netbox.network import docker_user, firewall, firewall_choice, firewall_switch, ipam, modes, naming, networks, ports, resolve
 from netbox.network.facts import boot_id, host_facts
 from netbox.network.modes import bridge
 from netbox.network.plan import Endpoint, JoinTarget, NetworkPlan, Prepared, Traffic
@@ -71,6 +71,7 @@ class NetworkManager:
             for index, attachment in enumerate(spec.attachments):
                 row, stood = networks.ensure(self._store, attachment.network)
                 endpoints.append(self._lease(row, sandbox_id, attachment, index, stood))
+            docker_user.follow(self._store)
         naming.changed(self._store, [endpoint.network for endpoint in endpoints])
         _require_way_out(endpoints, spec)
         if spec.ports:
@@ -120,6 +121,7 @@ class NetworkManager:
             raise Conflict(f"the sandbox is on {INTERFACES_MAX} networks, and that is the most", "disconnect it from one first")
         firewall_switch.follow(self._store)
         row, stood = networks.ensure(self._store, attachment.network)
+        docker_user.follow(self._store)
         recorder.record("lease", sandbox_id=sandbox_id, network=attachment.network)
         endpoint = self._lease(row, sandbox_id, attachment, index, stood)
         naming.changed(self._store, [attachment.network])

@@ -16,7 +16,7 @@ from netbox.state.rows import NetworkRow
 from netbox.state.store import Store
 
 if TYPE_CHECKING:
-    from netbox.network.nameservice.hooks import StoredMembers
+    from netbox.network.nameservice.hooks import Status, StoredMembers
 
 
 def serve(store: Store, row: NetworkRow, recorder: Recorder) -> None:
@@ -78,6 +78,13 @@ def stop_if_idle(settings: Settings) -> bool:
     from netbox.network.nameservice import hooks
 
     return hooks.stop_if_idle(settings)
+
+
+def status(settings: Settings) -> Status:
+    """Who serves names for which networks. Changes nothing."""
+    from netbox.network.nameservice import hooks
+
+    return hooks.status(settings)
 
 
 def resolv_conf(plan: NetworkPlan, host: HostFiles) -> str | None:

@@ -21,6 +21,7 @@ DIRECTORY = "nameservice"
 LOCK_FILE = "nameservice.lock"
 ALIVE_FILE = "alive"
 CONTROL_SOCKET = "control"
+SYNCHRONIZE, STATUS = b"synchronize", b"status"  # what is asked there
 _NETWORKS = "networks"
 # Time stamps are as coarse as the kernel's tick (10 ms at most): one that is younger than this may hide a second change.
 _SETTLED = 50_000_000  # nanoseconds

@@ -14,7 +14,7 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from netbox.errors import Conflict, HostError, host_error
 from netbox.network.nameservice import files
@@ -76,6 +76,13 @@ class StoredMembers:
             addresses = tuple(item for item in (row.address, *self._more_addresses(network, row.sandbox_id)) if item)
             found.append(Member(row.sandbox_id, row.name, tuple(row.aliases), addresses, tuple(self._resolvers(row.sandbox_id))))
         return found
+
+
+class Status(NamedTuple):
+    """The networks on file, and the processes that serve them as (``server`` or ``standby``, pid)."""
+
+    networks: tuple[str, ...]
+    processes: tuple[tuple[str, int], ...]
 
 
 def network_up(settings: Settings, served: Served, members: Members, recorder: Recorder) -> None:
@@ -174,6 +181,15 @@ def is_running(settings: Settings) -> bool:
         os.close(fd)
 
 
+def status(settings: Settings) -> Status:
+    """Who serves what now. Changes nothing."""
+    report = _tell(settings, files.STATUS) if _stands(settings) and is_running(settings) else None
+    if report is None:
+        return Status(tuple(files.networks(settings.run)), ())
+    pids = (("server", report["pid"]), ("standby", report.get("standby")))
+    return Status(tuple(files.networks(settings.run)), tuple((role, pid) for role, pid in pids if pid))
+
+
 def resolv_conf(host: HostFiles, gateways: Sequence[str], networks: Sequence[str], search: Sequence[str], options: Sequence[str]) -> str:
     """A resolv.conf for a sandbox on user-defined networks, the one with the default route first. Pure.
 
@@ -264,8 +280,8 @@ def _synchronize(settings: Settings) -> dict[str, list[Any]]:
     return errors
 
 
-def _tell(settings: Settings) -> dict[str, Any] | None:
-    """Has the running process compare its sockets with the files. ``None``: it was just taken over by the standby, or is ending."""
+def _tell(settings: Settings, request: bytes = files.SYNCHRONIZE) -> dict[str, Any] | None:
+    """Has the running process compare its sockets with the files, or just say who it is. ``None``: it was just taken over by the standby, or is ending."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as control:
         control.settimeout(_TIMEOUT)
         try:
@@ -274,7 +290,7 @@ def _tell(settings: Settings) -> dict[str, Any] | None:
                 control.connect(f"/proc/self/fd/{directory}/{files.CONTROL_SOCKET}")
             finally:
                 os.close(directory)
-            control.send(b"synchronize")
+            control.send(request)
             return _report(control)
         except OSError:
             return None

@@ -1,0 +1,98 @@
+"""netbox beside a real dockerd and a real podman, whichever comes first: both reach the outside, both publish ports, both leave as they came."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+from tests.bench import subjects
+from tests.e2e.boxes import running
+from tests.kernel.network_lab import ask, serve
+from tests.support.cli import Cli
+from tests.support.host import Neighbour, PrivateHost
+from tests.support.others import Others, foreign_rules
+from tests.support.waiting import wait_until
+
+PATIENCE = 30.0  # seconds
+REFUSAL = 0.6  # seconds after which silence counts as out of reach
+ANSWER = f"nc -w 20 {Neighbour.address} 7 </dev/null"
+SERVER = "while :; do echo {} | nc -l -p 80 -w 20; done"
+
+
+@pytest.fixture
+def docker(private_host: PrivateHost) -> Iterator[Others]:
+    others = Others(private_host, subjects.Docker)
+    yield others
+    others.close()
+
+
+@pytest.fixture
+def server(outside: Neighbour) -> Iterator[Neighbour]:
+    """The neighbour answers at port 7 with the address that it sees."""
+    with outside.inside():
+        answers = serve("tcp", 7)
+    yield outside
+    answers.close()
+
+
+def says(outside: Neighbour, port: int, text: str) -> None:
+    """A published port answers a neighbour."""
+
+    def answer() -> bool:
+        with outside.inside():
+            return text in (ask("tcp", outside.host_address, port) or "")
+
+    wait_until(answer, f"{text} at port {port}", PATIENCE)
+
+
+def address_of(docker: Others, name: str) -> str:
+    return docker("inspect", "-f", "{{.NetworkSettings.IPAddress}}", name).strip()
+
+
+def container(docker: Others) -> None:
+    """A container that is published at 9090, and has another port that is not published."""
+    script = f"nc -lk -p 81 -e echo hidden & {SERVER.format('container')}"
+    docker("run", "-d", "--name", "box", "--stop-timeout", "0", "-p", "9090:80", docker.subject.image, "sh", "-c", script)
+
+
+@contextlib.contextmanager
+def sandbox(cli: Cli, *options: str) -> Iterator[None]:
+    """A sandbox that is published at 8080, inside the block."""
+    script = f"nc -lk -p 81 -e echo hidden & {SERVER.format('sandbox')}"
+    with running(cli, "web", "-p", "8080:80", *options, command=("sh", "-c", script)):
+        yield
+
+
+def both_work(cli: Cli, docker: Others, outside: Neighbour) -> None:
+    """Each reaches the neighbour, and its published port answers the neighbour."""
+    assert cli("exec", "web", "sh", "-c", ANSWER).stdout.startswith(outside.host_address)
+    assert docker("exec", "box", "sh", "-c", ANSWER).startswith(outside.host_address)
+    says(outside, 8080, "sandbox")
+    says(outside, 9090, "container")
+
+
+def fact(cli: Cli, name: str) -> dict[str, str]:
+    facts = json.loads(cli("check", "--format", "json", check=None).stdout)["facts"]
+    return dict(next(item for item in facts if item["name"] == name))
+
+
+def test_dockerd_first(docker: Others, server: Neighbour, cli: Cli) -> None:
+    docker.start()
+    container(docker)
+    before = foreign_rules()
+    assert any(":FORWARD DROP" in line for line in before)
+    with sandbox(cli):
+        both_work(cli, docker, server)
+        # What is not published is out of reach from one to the other.
+        assert cli("exec", "web", "nc", "-w", "1", address_of(docker, "box"), "81", check=None).returncode != 0
+        own = json.loads(cli("inspect", "web").stdout)[0]["network"]["address"]
+        with pytest.raises(subjects.Failed):
+            docker("exec", "box", "nc", "-w", "1", own, "81")
+        assert cli("repair").stdout == "nothing to repair\n"
+    assert foreign_rules() == before
