@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import signal
 import subprocess
 from collections.abc import Iterator
 
@@ -77,6 +75,10 @@ def both_work(cli: Cli, docker: Others, outside: Neighbour) -> None:
     says(outside, 9090, "container")
 
 
+def iptables(*arguments: str) -> None:
+    subprocess.run(["iptables-nft", *arguments], check=True, timeout=20)
+
+
 def fact(cli: Cli, name: str) -> dict[str, str]:
     facts = json.loads(cli("check", "--format", "json", check=None).stdout)["facts"]
     return dict(next(item for item in facts if item["name"] == name))
@@ -91,8 +93,60 @@ def test_dockerd_first(docker: Others, server: Neighbour, cli: Cli) -> None:
         both_work(cli, docker, server)
         # What is not published is out of reach from one to the other.
         assert cli("exec", "web", "nc", "-w", "1", address_of(docker, "box"), "81", check=None).returncode != 0
-        own = json.loads(cli("inspect", "web").stdout)[0]["network"]["address"]
+        own = json.loads(cli("inspect", "web").stdout)[0]["network"]["endpoints"][0]["address"]
         with pytest.raises(subjects.Failed):
             docker("exec", "box", "nc", "-w", "1", own, "81")
         assert cli("repair").stdout == "nothing to repair\n"
-    assert foreign_rules() == before
+    wait_until(lambda: foreign_rules() == before, "the rules as before", PATIENCE)
+
+
+def test_dockerd_starts_again_and_reloads(docker: Others, server: Neighbour, cli: Cli) -> None:
+    docker.start()
+    before = foreign_rules()
+    with sandbox(cli):
+        docker.stop()
+        docker.start()
+        container(docker)
+        both_work(cli, docker, server)
+        docker.reload()
+        both_work(cli, docker, server)
+        assert cli("repair").stdout == "nothing to repair\n"
+        docker.clear()
+    wait_until(lambda: foreign_rules() == before, "the rules as before", PATIENCE)
+
+
+def test_netbox_first(docker: Others, server: Neighbour, cli: Cli) -> None:
+    """The first sandbox stands in the legacy tables; once dockerd's rules are in nf_tables, the next start moves everything there."""
+    with sandbox(cli):
+        docker.start()
+        container(docker)
+        both_work(cli, docker, server)
+        before = foreign_rules("nft")
+        with running(cli, "second"):
+            both_work(cli, docker, server)
+            assert any("NETBOX-" in line for line in foreign_rules()) is False
+            assert cli("repair").stdout == "nothing to repair\n"
+    wait_until(lambda: foreign_rules("nft") == before, "the rules as before", PATIENCE)
+
+
+def test_a_policy_of_dockerd_that_comes_later(docker: Others, server: Neighbour, cli: Cli) -> None:
+    """dockerd drops what is forwarded only if it was the one that turned forwarding on: internal networks of netbox do not."""
+    cli("network", "create", "--internal", "inner")
+    with running(cli, "db", "--network", "inner", command=("sh", "-c", SERVER.format("db"))), running(cli, "app", "--network", "inner"):
+        docker.start()
+        assert cli("exec", "app", "nc", "-w", "1", "db", "80", check=None).returncode != 0
+        policy = fact(cli, "forward policy")
+        assert (policy["state"], policy["remedy"]) == ("limited", "netbox repair")
+        assert "ip filter FORWARD of dockerd drops" in policy["detail"]
+        assert "missing (network:inner): iptables-nft -I DOCKER-USER" in fact(cli, "rules")["detail"]
+        before = foreign_rules("nft")
+        assert "put back (network:inner): iptables-nft -I DOCKER-USER" in cli("repair").stdout
+        assert cli("repair").stdout == "nothing to repair\n"
+        assert fact(cli, "forward policy")["state"] == fact(cli, "rules")["state"] == "ok"
+        assert cli("exec", "app", "nc", "-w", "20", "db", "80").stdout == "db\n"
+        iptables("-D", "DOCKER-USER", "1")
+        iptables("-A", "DOCKER-USER", "-i", "other0", "-m", "comment", "--comment", "network:inner", "-j", "ACCEPT")
+        assert {line.split()[0] for line in cli("repair").stdout.splitlines()} == {"put", "took"}
+        assert cli("exec", "app", "nc", "-w", "20", "db", "80").stdout == "db\n"
+    wait_until(lambda: foreign_rules("nft") == before, "the rules as before", PATIENCE)
+    cli("network", "rm", "inner")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
@@ -48,6 +49,14 @@ class Others:
     def stop(self) -> None:
         """Ends the daemon; what it did to the host stays, as always."""
         self.subject.close()
+
+    def reload(self) -> None:
+        """Has the daemon read its configuration again."""
+        assert isinstance(self.subject, subjects.Docker) and self.subject._daemon is not None
+        log = self.subject.directory / "log"
+        said = log.read_text().count("Got signal to reload")
+        self.subject._daemon.send_signal(signal.SIGHUP)
+        wait_until(lambda: log.read_text().count("Got signal to reload") > said, "dockerd to reload", 30)
 
     def clear(self) -> None:
         """Removes all containers."""
@@ -96,10 +105,10 @@ def _empty(table: str) -> str:
     return f"*{table}\n" + "".join(f":{chain} ACCEPT [0:0]\n" for chain in chains[table]) + "COMMIT\n"
 
 
-def foreign_rules() -> list[str]:
-    """The rules, chains and policies of others in nf_tables and the legacy tables, in their order, without counters."""
+def foreign_rules(*kinds: str) -> list[str]:
+    """The rules, chains and policies in iptables' tables of nf_tables and in the legacy tables, in their order, without counters."""
     lines = []
-    for command in ("iptables-nft-save", "iptables-legacy-save"):
+    for command in (f"iptables-{kind}-save" for kind in kinds or ("nft", "legacy")):
         text = subprocess.run([command], capture_output=True, text=True, check=True, timeout=20).stdout
         lines += [f"{command}: {line.partition(' [')[0]}" for line in text.splitlines() if not line.startswith("#")]
     return lines

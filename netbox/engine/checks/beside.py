@@ -49,8 +49,13 @@ def _obstacles(hook: str, bridges: list[str], example: str) -> Observation:
         found = [item for item in found if (item.program, hook) != (obstacles.DOCKERD, obstacles.FORWARD)]
     if not found:
         return Observation(OK)
-    said = dict.fromkeys(f"{item.chain}{f' of {item.program}' if item.program else ''} drops what {item.bridge} sends" for item in found)
+    what = "what {} sends and gets" if hook == obstacles.FORWARD else "questions from {}"
+    said = dict.fromkeys(f"{_chain(item)} drops {what.format(item.bridge)}" for item in found)
     return Observation(LIMITED, "; ".join(said), remedy="; ".join(dict.fromkeys(item.remedy for item in found)))
+
+
+def _chain(item: obstacles.Obstacle) -> str:
+    return f"{item.chain} of {item.program}" if item.program else item.chain
 
 
 def _name_service(settings: Settings, standing: list[str]) -> Observation:
