@@ -97,7 +97,10 @@ class NetworkAttachment(NamedTuple):
 
 @dataclass(frozen=True)
 class NetworkRequest:
-    """A network to be made: ``network create``. What is ``None`` is chosen; ``mtu`` in bytes."""
+    """A network to be made: ``network create``. What is ``None`` is chosen; ``mtu`` in bytes.
+
+    ``driver`` is bridge or macvlan; ``parent`` and ``macvlan_mode`` (private, vepa, bridge, passthru) belong to macvlan.
+    """
 
     name: str
     subnet: str | None = None
@@ -107,6 +110,9 @@ class NetworkRequest:
     internal: bool = False
     labels: tuple[tuple[str, str], ...] = ()
     mtu: int | None = None
+    driver: str = "bridge"
+    parent: str | None = None
+    macvlan_mode: str | None = None
 
 
 @dataclass(frozen=True)

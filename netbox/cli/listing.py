@@ -270,9 +270,9 @@ def _usage(sandbox: Sandbox, state: str) -> Stats | None:
 
 
 def _link(document: dict[str, Any]) -> str | None:
-    """The host's ends of the sandbox's links."""
+    """The host's ends of the sandbox's links, or what they are on."""
     endpoints = (document.get("network") or {}).get("endpoints") or []
-    return ", ".join(str(endpoint["host_interface"]) for endpoint in endpoints) or None
+    return ", ".join(str(item["host_interface"] or f"macvlan on {item['parent']}") for item in endpoints) or None
 
 
 def _card_rows(row: Row, usage: Stats | None, link: str | None) -> list[tuple[str, str]]:

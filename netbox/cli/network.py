@@ -18,6 +18,7 @@ Examples:
   netbox network create front
   netbox network create --subnet 10.20.30.0/24 --gateway 10.20.30.254 --ip-range 10.20.30.128/25 back
   netbox network create --internal --label stage=test -o mtu=1400 inner
+  netbox network create --driver macvlan -o parent=eth0 --subnet 192.168.1.0/24 --ip-range 192.168.1.192/27 lan
 """
 _CONNECT_EPILOG = """\b
 Examples:
@@ -30,21 +31,36 @@ The default route goes by the network with the highest gw-priority, the first na
 
 @click.group()
 def command() -> None:
-    """Manage networks: a bridge with a subnet of its own for those who are on it.
+    """Manage networks: a bridge with a subnet of its own for those who are on it, or a place on the LAN (--driver macvlan).
 
     Networks are isolated from one another. A network's bridge comes with its first running sandbox and goes with the last one.
     """
 
 
 @command.command(epilog=_CREATE_EPILOG)
-@click.option("-d", "--driver", metavar="DRIVER", default=None, help="bridge (default).")
-@click.option("--subnet", metavar="SUBNET", help="Subnet such as 10.20.30.0/24 (default: a free /24).")
-@click.option("--gateway", metavar="ADDRESS", help="Address of the host on it (default: the first of the subnet).")
+@click.option(
+    "-d",
+    "--driver",
+    metavar="DRIVER",
+    default=None,
+    help="bridge (default), or macvlan: each sandbox is a machine of its own on the LAN of a link.",
+)
+@click.option("--subnet", metavar="SUBNET", help="Subnet such as 10.20.30.0/24 (default: a free /24); with macvlan that of the LAN.")
+@click.option(
+    "--gateway", metavar="ADDRESS", help="Address of the host on it (default: the first of the subnet); with macvlan the LAN's router."
+)
 @click.option("--ip-range", metavar="RANGE", help="Part of the subnet from which addresses are given out.")
 @click.option("--aux-address", "aux_addresses", multiple=True, metavar="NAME=IP", help="Address that is never given out; repeatable.")
 @click.option("--internal", is_flag=True, help="No way out and none in.")
 @click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="Label; repeatable.")
-@click.option("-o", "--opt", "driver_options", multiple=True, metavar="mtu=BYTES", help="MTU (default: that of the host's way out).")
+@click.option(
+    "-o",
+    "--opt",
+    "driver_options",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="mtu=BYTES (default: that of the host's way out); with macvlan parent=LINK, macvlan_mode=bridge|private|vepa|passthru.",
+)
 @click.argument("name")
 def create(
     driver: str | None,

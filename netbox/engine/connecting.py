@@ -19,7 +19,7 @@ from netbox.engine import ending, events, impairing
 from netbox.engine.locks import SandboxLock, acquire_or_conflict
 from netbox.engine.undo import replay_rows
 from netbox.errors import Conflict, NetboxError, NotFound, UsageError, WrongState
-from netbox.network import networks
+from netbox.network import drivers, networks
 from netbox.network.plan import Endpoint, NetworkPlan
 from netbox.network.resolve import own_addresses, renewed_hosts
 from netbox.spec import NetworkAttachment, NetworkSpec, SandboxSpec
@@ -138,17 +138,20 @@ def _connect_running(context: Context, row: SandboxRow, attachment: NetworkAttac
         journal.record(REROUTE, sandbox_id=row.id, published_on=_published_on(plan))
         taken = {endpoint.interface for endpoint in plan.endpoints}
         endpoint = context.network.connect(row.id, attachment, taken, journal)
+        endpoints = tuple(sorted((*plan.endpoints, endpoint), key=lambda item: item.precedence))
+        after = dataclasses.replace(plan, endpoints=endpoints)
+        if plan.ports and plan.entrance is not None and after.entrance is None:
+            raise Conflict(f"{row.name} publishes ports, for which its default route must stay with a bridge", "give a lower --gw-priority")
         namespace = ending.open_namespace(context, row, "net")
         try:
             context.network.build(endpoint, namespace, journal)
-            endpoints = tuple(sorted((*plan.endpoints, endpoint), key=lambda item: item.precedence))
-            impairing.shape(context, row, dataclasses.replace(plan, endpoints=endpoints), namespace)
+            impairing.shape(context, row, after, namespace)
         finally:
             os.close(namespace)
         with context.store.database.transaction():
             _save(context, row, endpoints, add=attachment)
             rows = journal.rows()
-            journal.move([item for item in rows if item.kind == "veth"], RUN)
+            journal.move([item for item in rows if drivers.of(endpoint).is_row_of(endpoint, item)], RUN)
             journal.forget([item for item in rows if item.kind == "lease"])  # the run's own row is about every address
     except BaseException as error:
         _undo_after(context, row.id, error)
@@ -170,10 +173,10 @@ def _disconnect_running(context: Context, row: SandboxRow, network: str) -> None
     journal, run = context.store.journal(owner, LINK), context.store.journal(owner, RUN)
     with context.store.database.transaction():
         _save(context, row, tuple(item for item in plan.endpoints if item is not endpoint), drop=network)
-        mine = [item for item in run.rows() if item.kind == "veth" and item.args["name"] == endpoint.host_interface]
+        mine = [item for item in run.rows() if drivers.of(endpoint).is_row_of(endpoint, item)]
         run.forget(mine)
         journal.record("lease", sandbox_id=row.id, network=network)
-        journal.record("veth", name=endpoint.host_interface)
+        journal.record_all([(item.kind, item.args) for item in mine])
         journal.record(REROUTE, sandbox_id=row.id, published_on=_published_on(plan))  # the last row is the first that is replayed
     settle_links(context, row.id)
 
@@ -224,7 +227,7 @@ def _own_network(context: Context, row: SandboxRow) -> SandboxRow:
 
 
 def _published_on(plan: NetworkPlan) -> str:
-    return plan.way_out.address if plan.way_out is not None else ""
+    return plan.entrance.address if plan.entrance is not None else ""
 
 
 def renew_hosts(context: Context, plan: NetworkPlan) -> None:

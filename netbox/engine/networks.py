@@ -33,8 +33,9 @@ class Member:
 
 @dataclass(frozen=True)
 class Network:
-    """A network. ``driver`` is bridge, host or null. ``mtu`` is in bytes, ``None`` for that of the host's way out; ``standing`` says
-    whether its bridge is there, ``users`` are the names of the sandboxes that are on it, running or not.
+    """A network. ``driver`` is bridge, macvlan, host or null. ``mtu`` is in bytes, ``None`` for that of the way out or of the parent;
+    ``standing`` says whether its bridge is there, with macvlan whether a sandbox is on it. ``users`` are the names of the sandboxes that
+    are on it, running or not.
     """
 
     name: str
@@ -51,6 +52,8 @@ class Network:
     standing: bool = False
     users: tuple[str, ...] = ()
     members: tuple[Member, ...] = ()
+    parent: str | None = None
+    macvlan_mode: str | None = None
 
     @property
     def built_in(self) -> bool:
@@ -82,6 +85,8 @@ class Networks:
         driver: str | None = None,
     ) -> Network:
         """Makes a network: ``engine.networks.create("front", subnet="10.20.30.0/24")``; without a subnet a free /24 is chosen.
+
+        ``options`` are those of ``-o``. With ``driver="macvlan"`` a subnet and the option ``parent`` are needed.
 
         Raises:
             UsageError: a value makes no sense.
@@ -185,11 +190,11 @@ class Networks:
 
         store, options = self._context.store, row.options
         active = {member.sandbox_id for member in store.network_members(row.name, boot_id())}
-        link = networks.bridge_link(row.bridge)
+        link = networks.bridge_link(row.bridge) if not row.parent else None
         return Network(
             name=row.name,
-            driver="bridge",
-            bridge=row.bridge,
+            driver=row.driver,
+            bridge=None if row.parent else row.bridge,
             subnet=row.subnet,
             gateway=row.gateway,
             ip_range=options.get("ip_range"),
@@ -198,9 +203,11 @@ class Networks:
             labels=tuple(options.get("labels", {}).items()),
             mtu=row.mtu or None,
             created_at=row.created_at,
-            standing=link is not None and link.is_up,
+            standing=bool(active) if row.parent else link is not None and link.is_up,
             users=self._users(row.name),
             members=tuple(_member(member, member.sandbox_id in active) for member in store.network_members(row.name)),
+            parent=row.parent or None,
+            macvlan_mode=options.get("macvlan_mode"),
         )
 
 

@@ -38,6 +38,8 @@ def links(group: Group) -> None:
     with rtnetlink.RouteSocket() as route:
         group.probe("network.bridge", lambda: route.request(_new_link("bridge", "bridge0")), "bridge")
         group.probe("network.veth", lambda: _veth(route), "veth")
+        for kind in ("macvlan", "vlan"):
+            group.probe(f"network.{kind}", lambda kind=kind: _upper(route, kind), "8021q" if kind == "vlan" else kind)  # type: ignore[misc]
         for kind in ("tbf", "htb", "netem"):
             group.probe(f"network.{kind}", lambda kind=kind: _qdisc(route, kind), f"sch_{kind}")  # type: ignore[misc]
 
@@ -59,6 +61,16 @@ def _veth(route: rtnetlink.RouteSocket) -> None:
         body = struct.pack("=BxHiII", 0, 0, 0, 0, 0) + rtnetlink.text(rtnetlink.IFLA_IFNAME, "veth0")
         master = rtnetlink.number(rtnetlink.IFLA_MASTER, bridge.index)
         route.request(rtnetlink.Request(rtnetlink.RTM_NEWLINK, 0, body + master, "bridge port"))
+
+
+def _upper(route: rtnetlink.RouteSocket, kind: str) -> None:
+    """Makes a link on the end of the pair that is not in the bridge; a VLAN needs a number."""
+    lower = route.link("veth1")
+    if lower is None:
+        raise OSError(errno.ENODEV, "could not be tried without veth")
+    data = rtnetlink.attribute(1, struct.pack("=H", 2)) if kind == "vlan" else b""  # IFLA_VLAN_ID
+    request = _new_link(kind, f"{kind}0", data)
+    route.request(request._replace(body=request.body + rtnetlink.number(rtnetlink.IFLA_LINK, lower.index)))
 
 
 def _qdisc(route: rtnetlink.RouteSocket, kind: str) -> None:

@@ -49,8 +49,9 @@ RTM_NEWROUTE, RTM_GETROUTE = 24, 26
 RTM_NEWNEIGH = 28
 
 IFF_UP = 0x1
+ARPHRD_ETHER = 1
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_MASTER, IFLA_LINKINFO = 1, 3, 4, 5, 10, 18
-IFLA_STATS64, IFLA_AF_SPEC, IFLA_NET_NS_FD = 23, 26, 28
+IFLA_IFALIAS, IFLA_STATS64, IFLA_AF_SPEC, IFLA_NET_NS_FD, IFLA_TARGET_NETNSID = 20, 23, 26, 28, 46
 IFLA_INFO_KIND, IFLA_INFO_DATA, IFLA_INFO_SLAVE_KIND, IFLA_INFO_SLAVE_DATA = 1, 2, 4, 5
 IFLA_BRPORT_STATE, IFLA_BRPORT_MODE = 1, 4
 BR_STATE_FORWARDING = 3
@@ -130,7 +131,7 @@ def configure_port(name: str) -> Request:
     no IPv6 address of its own.
     """
     slave = text(IFLA_INFO_SLAVE_KIND, "bridge") + attribute(IFLA_INFO_SLAVE_DATA, attribute(IFLA_BRPORT_MODE, b"\x01"))
-    body = _LINK.pack(0, 0, 0, 0, 0) + text(IFLA_IFNAME, name) + attribute(IFLA_LINKINFO, slave) + _no_ipv6_address()
+    body = _LINK.pack(0, 0, 0, 0, 0) + text(IFLA_IFNAME, name) + attribute(IFLA_LINKINFO, slave) + no_ipv6_address()
     return Request(RTM_NEWLINK, 0, body, f"the bridge port {name}")
 
 
@@ -156,9 +157,10 @@ def set_mac(index: int, mac: str) -> Request:
     return Request(RTM_NEWLINK, 0, _LINK.pack(0, 0, index, 0, 0) + attribute(IFLA_ADDRESS, mac_bytes(mac)), f"the MAC {mac}")
 
 
-def delete_link(name: str) -> Request:
-    """The link away. One that is not there is fine."""
-    return Request(RTM_DELLINK, 0, _LINK.pack(0, 0, 0, 0, 0) + text(IFLA_IFNAME, name), f"the link {name}", (errno.ENODEV,))
+def delete_link(name: str, netnsid: int | None = None) -> Request:
+    """The link away. One that is not there is fine. ``netnsid`` is as for ``RouteSocket.link``."""
+    body = _LINK.pack(0, 0, 0, 0, 0) + text(IFLA_IFNAME, name) + _target(netnsid)
+    return Request(RTM_DELLINK, 0, body, f"the link {name}", (errno.ENODEV,) if netnsid is None else (errno.ENODEV, errno.EINVAL))
 
 
 def add_address(index: int, address: str, prefix_length: int) -> Request:
@@ -189,7 +191,12 @@ def set_neighbour(index: int, address: str, mac: str) -> Request:
     return Request(RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_REPLACE, body, f"the neighbour {address}")
 
 
-def _no_ipv6_address() -> bytes:
+def _target(netnsid: int | None) -> bytes:
+    return b"" if netnsid is None else number(IFLA_TARGET_NETNSID, netnsid)
+
+
+def no_ipv6_address() -> bytes:
+    """An attribute of a link: it makes no IPv6 address for itself."""
     mode = attribute(IFLA_INET6_ADDR_GEN_MODE, struct.pack("=B", IN6_ADDR_GEN_MODE_NONE))
     return attribute(IFLA_AF_SPEC, attribute(socket.AF_INET6, mode))
 
@@ -198,18 +205,21 @@ def _no_ipv6_address() -> bytes:
 
 
 class Link:
-    """A network device. ``kind`` is veth, bridge, … or empty; ``traffic`` the counters of ``struct rtnl_link_stats64``, in its order;
-    ``port_state`` that of a bridge's port (``BR_STATE_FORWARDING``)."""
+    """A network device. ``kind`` is veth, bridge, … or empty, ``type`` that of its hardware (``ARPHRD_ETHER``, netdevice(7)); ``traffic``
+    the counters of ``struct rtnl_link_stats64``, in its order; ``port_state`` that of a bridge's port (``BR_STATE_FORWARDING``).
+    """
 
     def __init__(self, body: bytes) -> None:
         self.index: int
         self.flags: int
-        _, _, self.index, self.flags, _ = _LINK.unpack_from(body)
+        self.type: int
+        _, self.type, self.index, self.flags, _ = _LINK.unpack_from(body)
         attributes = parse_attributes(body[_LINK.size :])
         self.name = attributes.get(IFLA_IFNAME, b"").rstrip(b"\0").decode(errors="replace")
         self.mtu: int = _number(attributes, IFLA_MTU)
         self.mac = attributes.get(IFLA_ADDRESS, b"").hex(":")
         self.master: int = _number(attributes, IFLA_MASTER)
+        self.alias = attributes.get(IFLA_IFALIAS, b"").rstrip(b"\0").decode(errors="replace")
         info = parse_attributes(attributes.get(IFLA_LINKINFO, b""))
         self.kind = info.get(IFLA_INFO_KIND, b"").rstrip(b"\0").decode(errors="replace")
         port = parse_attributes(info.get(IFLA_INFO_SLAVE_DATA, b"")).get(IFLA_BRPORT_STATE, b"\0")
@@ -283,23 +293,35 @@ class RouteSocket:
         if failure is not None:
             raise failure
 
-    def link(self, name: str) -> Link | None:
-        """The link of this name.
+    def link(self, name: str, netnsid: int | None = None) -> Link | None:
+        """The link of this name; with ``netnsid``, a number of ``sublinks.namespace_id``, in another namespace. In one that has gone
+        there is none.
 
         Raises:
             OSError: the kernel refuses the question.
         """
-        self._socket.send(self._message(RTM_GETLINK, 0, _LINK.pack(0, 0, 0, 0, 0) + text(IFLA_IFNAME, name)))
+        try:
+            return Link(self.ask(RTM_GETLINK, RTM_NEWLINK, _LINK.pack(0, 0, 0, 0, 0) + text(IFLA_IFNAME, name) + _target(netnsid), name))
+        except OSError as error:
+            if error.errno == errno.ENODEV or (netnsid is not None and error.errno == errno.EINVAL):  # EINVAL: nothing has this number
+                return None
+            raise
+
+    def ask(self, kind: int, answer: int, body: bytes, subject: str) -> bytes:
+        """Sends one question and returns the body of its answer, a message of the kind ``answer``.
+
+        Raises:
+            OSError: the kernel refuses the question; ``filename`` is ``subject``.
+        """
+        self._socket.send(self._message(kind, 0, body))
         while True:
-            for kind, _, sequence, body in _messages(self._socket.recv(_RECEIVE_BUFFER)):
+            for found, _, sequence, payload in _messages(self._socket.recv(_RECEIVE_BUFFER)):
                 if sequence != self._sequence:
                     continue
-                if kind == RTM_NEWLINK:
-                    return Link(body)
-                code = -struct.unpack_from("=i", body)[0]
-                if code == errno.ENODEV:
-                    return None
-                raise OSError(code, os.strerror(code), name)
+                if found == answer:
+                    return payload
+                code = -struct.unpack_from("=i", payload)[0]
+                raise OSError(code, os.strerror(code), subject)
 
     def links(self) -> list[Link]:
         """Every link of the namespace."""

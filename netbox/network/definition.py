@@ -6,7 +6,7 @@ import time
 
 from netbox import names
 from netbox.errors import Conflict, UsageError
-from netbox.network import ipam, networks
+from netbox.network import ipam, networks, parents
 from netbox.network.facts import host_facts
 from netbox.settings import Settings
 from netbox.spec import NetworkRequest
@@ -28,7 +28,8 @@ def define(store: Store, settings: Settings, request: NetworkRequest) -> Network
         raise UsageError(f"network name {request.name}: it is one of netbox's own", "choose another name")
     with networks.locked(settings):
         _check_name(store, request.name)
-        row = _row(request, _subnet(store, request))
+        lan = _lan(request)
+        row = _row(request, _subnet(store, request), lan)
         store.put_network(row)
     return row
 
@@ -41,8 +42,21 @@ def _check_name(store: Store, name: str) -> None:
             raise Conflict(f"the bridge of a network called {name} would be {row.bridge}, that of {row.name}", "choose another name")
 
 
+def _lan(request: NetworkRequest) -> parents.Lan | None:
+    """The LAN of a macvlan network. Raises what ``parents.find`` raises."""
+    if request.parent is None:
+        return None
+    link = parents.find(request.parent)
+    if request.mtu is not None and request.mtu > link.mtu:
+        raise UsageError(f"-o mtu={request.mtu} is more than that of {link.name}, {link.mtu}", f"raise that of {link.name}, or give less")
+    return parents.lan(request.parent)
+
+
 def _subnet(store: Store, request: NetworkRequest) -> ipam.Subnet:
-    occupied = [*networks.reserved_subnets(store, request.name), *host_facts(frozenset()).occupied]
+    if request.parent is None:
+        occupied = [*networks.reserved_subnets(store, request.name), *host_facts(frozenset()).occupied]
+    else:  # the LAN's own subnet is this host's too, as are the routers and resolvers there
+        occupied = [*networks.other_subnets(store, request.name), *host_facts(frozenset({request.parent})).occupied]
     if request.subnet is None:
         if request.gateway or request.ip_range or request.aux_addresses:
             raise UsageError("--gateway, --ip-range and --aux-address need --subnet", "give the subnet too, such as --subnet 10.20.30.0/24")
@@ -54,9 +68,23 @@ def _subnet(store: Store, request: NetworkRequest) -> ipam.Subnet:
     return subnet
 
 
-def _row(request: NetworkRequest, subnet: ipam.Subnet) -> NetworkRow:
-    gateway = request.gateway or ipam.gateway(subnet)
+def _gateway(request: NetworkRequest, subnet: ipam.Subnet, lan: parents.Lan | None) -> str:
+    """The one that was asked for; that of the host on the same LAN; the first address of the subnet."""
+    if lan is None or request.gateway is not None:
+        gateway = request.gateway or ipam.gateway(subnet)
+    else:
+        known = lan.gateway if lan.gateway and subnet.contains(ipam.number(lan.gateway)) else ""
+        gateway = known or ipam.gateway(subnet)
     _check_inside(subnet, "--gateway", gateway)
+    if lan is not None and gateway in lan.own:
+        raise UsageError(
+            f"--gateway {gateway} is this host's own address, which its macvlan sandboxes cannot reach", "give that of the LAN's router"
+        )
+    return gateway
+
+
+def _row(request: NetworkRequest, subnet: ipam.Subnet, lan: parents.Lan | None) -> NetworkRow:
+    gateway = _gateway(request, subnet, lan)
     if request.ip_range is not None:
         within = ipam.Subnet.parse(request.ip_range)
         if not (subnet.contains(within.base) and subnet.contains(within.last)):
@@ -66,13 +94,15 @@ def _row(request: NetworkRequest, subnet: ipam.Subnet) -> NetworkRow:
         if address == gateway:
             raise UsageError(f"--aux-address {name}={address} is the network's gateway", "choose another one")
     options = {
-        "driver": "bridge",
+        "driver": request.driver,
         "ip_range": request.ip_range,
         "aux_addresses": dict(request.aux_addresses),
         "internal": request.internal,
         "labels": dict(request.labels),
         "mtu": request.mtu,
     }
+    if request.parent is not None:
+        options |= {"parent": request.parent, "macvlan_mode": request.macvlan_mode}
     mtu = request.mtu or 0  # 0: that of the way out, found out at every start
     return NetworkRow(request.name, names.bridge(request.name), str(subnet), gateway, mtu, time.time(), options)
 

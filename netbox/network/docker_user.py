@@ -25,7 +25,7 @@ from netbox.kernel.iptables_command import LEGACY, NFT, Side, words
 from netbox.kernel.rtnetlink import RouteSocket
 from netbox.network import firewall_choice
 from netbox.network.firewall import Difference, is_owner
-from netbox.state.journal import NETWORK, JournalRow
+from netbox.state.journal import NETWORK, JournalRow, of_kind
 
 if TYPE_CHECKING:
     from netbox.state.store import Store
@@ -179,15 +179,15 @@ def _lan_bridges() -> list[str]:
 def _bridges(store: Store) -> dict[str, str]:
     """The owners and bridges of the networks that stand."""
     found = {}
-    for owner, _ in store.journal_owners(NETWORK):
-        row = store.network(owner.removeprefix("network:"))
-        if row is not None and row.bridge:
-            found[owner] = row.bridge
+    for owner in (row.owner for row in of_kind(store.database, "network_rules")):
+        network = store.network(owner.removeprefix("network:"))
+        if network is not None:
+            found[owner] = network.bridge
     return found
 
 
 def _rows(store: Store) -> list[JournalRow]:
-    return [row for owner, _ in store.journal_owners(NETWORK) for row in store.journal(owner, NETWORK).rows() if row.kind == KIND]
+    return of_kind(store.database, KIND)
 
 
 def _side(args: dict[str, Any]) -> Side:

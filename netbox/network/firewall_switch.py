@@ -95,9 +95,9 @@ def follow(store: Store) -> bool:
 
 
 def published(plan: NetworkPlan) -> RuleGroup:
-    """The rules of a sandbox's published ports; none when all its networks are internal."""
+    """The rules of a sandbox's published ports; none when its default route goes by no bridge."""
     owner = names.sandbox_owner(plan.sandbox_id)
-    return firewall.publish_rules(owner, plan.way_out.address, plan.ports) if plan.way_out is not None else RuleGroup(owner, ())
+    return firewall.publish_rules(owner, plan.entrance.address, plan.ports) if plan.entrance is not None else RuleGroup(owner, ())
 
 
 def replace(store: Store, group: RuleGroup) -> None:

@@ -6,10 +6,10 @@ import os
 from collections.abc import Callable, Collection, Iterable, Sequence
 
 from netbox import names
-from netbox.errors import Conflict, HostError, NotFound, UsageError
-from netbox.network import docker_user, firewall, firewall_choice, firewall_switch, ipam, modes, naming, networks, ports, resolve
-from netbox.network.facts import boot_id, host_facts
-from netbox.network.modes import bridge
+from netbox.errors import Conflict, NotFound, UsageError
+from netbox.network import docker_user, drivers, firewall, firewall_choice, firewall_switch, ipam, modes, naming, networks, parents, ports
+from netbox.network import resolve
+from netbox.network.facts import boot_id
 from netbox.network.plan import Endpoint, JoinTarget, NetworkPlan, Prepared, Traffic
 from netbox.network.undo import UndoContext
 from netbox.settings import Settings
@@ -73,7 +73,7 @@ class NetworkManager:
                 endpoints.append(self._lease(row, sandbox_id, attachment, index, stood))
             docker_user.follow(self._store)
         naming.changed(self._store, [endpoint.network for endpoint in endpoints])
-        _require_way_out(endpoints, spec)
+        _check_endpoints(endpoints, spec)
         if spec.ports:
             recorder.record("port", sandbox_id=sandbox_id)
         taken, sockets = ports.reserve(self._store, sandbox_id, spec.ports)
@@ -92,9 +92,9 @@ class NetworkManager:
             return mode.prepare(request, modes.Facts(os.uname().nodename))
         endpoints = []
         for index, attachment in enumerate(spec.attachments):
-            row, stands = self._network_preview(attachment.network)
+            row, stands = networks.preview(self._store, attachment.network)
             endpoints.append(self._lease_preview(row, sandbox_id, attachment, index, stands))
-        _require_way_out(endpoints, spec)
+        _check_endpoints(endpoints, spec)
         if spec.ports:
             ports.check(self._store, sandbox_id, spec.ports)
         return mode.prepare(request, _facts(endpoints, spec.ports, networks.any_stands(self._store)))
@@ -133,7 +133,7 @@ class NetworkManager:
         Raises:
             HostError: the kernel refuses.
         """
-        bridge.connect(endpoint, netns_fd, recorder, is_default=False)
+        drivers.of(endpoint).connect(endpoint, netns_fd, recorder, is_default=False)
 
     def reroute(self, plan: NetworkPlan, netns_fd: int, published_on: str) -> None:
         """Sends the default route of a running sandbox the way that its plan says, and its published ports too, unless they were
@@ -143,8 +143,8 @@ class NetworkManager:
             HostError, FirewallError: the kernel refuses.
         """
         if plan.way_out is not None:
-            bridge.move_default_route(plan.way_out, netns_fd)
-        if plan.ports and (plan.way_out is None or plan.way_out.address != published_on):
+            drivers.move_default_route(plan.way_out, netns_fd)
+        if plan.ports and (plan.entrance is None or plan.entrance.address != published_on):
             firewall_switch.replace(self._store, firewall_switch.published(plan))
             _forget_untranslated(plan)
 
@@ -224,7 +224,7 @@ class NetworkManager:
             HostError: the interface or the process is gone.
         """
         if plan.endpoints:
-            return _sum(self._endpoint_traffic(endpoint) for endpoint in plan.endpoints)
+            return _sum(drivers.of(endpoint).traffic(endpoint, pid) for endpoint in plan.endpoints)
         from netbox.kernel import netlink
 
         return _sum(Traffic(*counters) for counters in netlink.traffic(pid))
@@ -234,7 +234,9 @@ class NetworkManager:
         commands: list[str] = []
         base = not plan.base_stands
         for endpoint in plan.endpoints:
-            if not endpoint.standing:
+            if not endpoint.standing and endpoint.on_lan:
+                commands += parents.describe(endpoint.parent)
+            elif not endpoint.standing:
                 options = {"internal": endpoint.internal}
                 row = NetworkRow(endpoint.network, endpoint.bridge, endpoint.subnet, endpoint.gateway, endpoint.mtu, 0.0, options)
                 commands += networks.describe(row, base)
@@ -278,6 +280,9 @@ class NetworkManager:
     ) -> tuple[str, str]:
         subnet = ipam.Subnet.parse(row.subnet)
         auxiliary = {address: name for name, address in row.options.get("aux_addresses", {}).items()}
+        if row.parent:
+            lan = _check_lan(row, spec)
+            auxiliary = {**lan.taken, **auxiliary}
         if spec.ip is None:
             ip_range = row.options.get("ip_range")
             within = ipam.Subnet.parse(ip_range) if ip_range else None
@@ -290,33 +295,21 @@ class NetworkManager:
                     f"the address {address} is taken by sandbox {self._name(taken[address])}",
                     "choose another one, or remove that sandbox",
                 )
+        if row.options.get("macvlan_mode") == "passthru":
+            return address, parents.find(row.parent).mac
         mac = ipam.mac_for(address) if spec.mac_address is None else ipam.check_mac(spec.mac_address)
         for lease in self._store.leases(row.name):
             if lease.mac == mac and lease.sandbox_id != sandbox_id and taken.get(lease.address) == lease.sandbox_id:
                 raise Conflict(
                     f"the MAC {mac} is taken by sandbox {self._name(lease.sandbox_id)}", "choose another one, or stop that sandbox"
                 )
-        if mac == ipam.mac_for(row.gateway):
+        if mac == ipam.mac_for(row.gateway) and not row.parent:
             raise Conflict(f"the MAC {mac} is that of the bridge {row.bridge}", "choose another one")
         return address, mac
 
     def _name(self, sandbox_id: str) -> str:
         row = self._store.sandbox(sandbox_id)
         return row.name if row is not None else names.short_id(sandbox_id)
-
-    def _network_preview(self, name: str) -> tuple[NetworkRow, bool]:
-        row, link = self._store.network(name), networks.bridge_link(names.bridge(name))
-        if row is not None and link is not None and link.is_up:
-            return row, True
-        return networks.choose(self._store, name, row, host_facts(frozenset({names.bridge(name)}))), False
-
-    def _endpoint_traffic(self, endpoint: Endpoint) -> Traffic:
-        link = networks.bridge_link(endpoint.host_interface)
-        if link is None:
-            raise HostError(f"the interface {endpoint.host_interface} is gone", "the sandbox has just ended")
-        # struct rtnl_link_stats64 of the host's end: what it sends is what the sandbox receives.
-        rx_packets, tx_packets, rx_bytes, tx_bytes, rx_errors, tx_errors, rx_dropped, tx_dropped = link.traffic
-        return Traffic(tx_bytes, tx_packets, tx_errors, tx_dropped, rx_bytes, rx_packets, rx_errors, rx_dropped)
 
 
 class _Preview(Exception):
@@ -331,19 +324,34 @@ class _Preview(Exception):
 def _endpoint(row: NetworkRow, sandbox_id: str, address: str, mac: str, attachment: NetworkAttachment, index: int, stood: bool) -> Endpoint:
     return Endpoint(
         network=row.name,
-        bridge=row.bridge,
+        bridge="" if row.parent else row.bridge,
         subnet=row.subnet,
         gateway=row.gateway,
         address=address,
         mac_address=mac,
         mtu=row.mtu,
         interface=f"eth{index}",
-        host_interface=names.veth(sandbox_id, index),
+        host_interface="" if row.parent else names.veth(sandbox_id, index),
         internal=networks.is_internal(row),
         gw_priority=attachment.gw_priority,
         aliases=attachment.aliases,
         standing=stood,
+        driver=row.driver,
+        parent=row.parent,
+        mode=row.options.get("macvlan_mode") or "",
     )
+
+
+def _check_lan(row: NetworkRow, attachment: NetworkAttachment) -> parents.Lan:
+    """What is known about the LAN of a macvlan network. Raises ``UsageError`` for what cannot be had there."""
+    if attachment.aliases:
+        raise UsageError(f"network {row.name} has no name service, being a macvlan network", "leave the alias out, or add a bridge network")
+    if attachment.mac_address is not None and row.options.get("macvlan_mode") == "passthru":
+        raise UsageError(f"--mac-address on network {row.name}: with macvlan_mode=passthru it is that of {row.parent}", "leave it out")
+    lan = parents.lan(row.parent)
+    if attachment.ip != row.gateway and attachment.ip in lan.taken:
+        raise Conflict(f"the address {attachment.ip} is taken: it is {lan.taken[attachment.ip]}", "choose another one")
+    return lan
 
 
 def _facts(endpoints: Iterable[Endpoint], taken: tuple[PortSpec, ...], base_stands: bool) -> modes.Facts:
@@ -351,9 +359,21 @@ def _facts(endpoints: Iterable[Endpoint], taken: tuple[PortSpec, ...], base_stan
     return modes.Facts(os.uname().nodename, ordered, taken, all(endpoint.standing for endpoint in ordered), base_stands)
 
 
-def _require_way_out(endpoints: Sequence[Endpoint], spec: NetworkSpec) -> None:
-    if not spec.ports or any(not endpoint.internal for endpoint in endpoints):
+def _check_endpoints(endpoints: Sequence[Endpoint], spec: NetworkSpec) -> None:
+    """Whether what was asked for can be had on these networks. Raises ``UsageError``."""
+    lan = next((endpoint for endpoint in endpoints if endpoint.on_lan), None)
+    if spec.rate_in and lan is not None:
+        from netbox.network import shaping
+
+        raise shaping.no_outer_end(lan, "--net-rate-in")
+    first = min(endpoints, key=lambda endpoint: endpoint.precedence, default=None)
+    if not spec.ports or (first is not None and not first.internal and not first.on_lan):
         return
+    if first is not None and first.on_lan:
+        raise UsageError(
+            f"cannot publish a port: the sandbox's way out is the macvlan network {first.network}, where it has an address of the LAN",
+            "leave -p out, or add a bridge network with the highest gw-priority, such as --network name=bridge,gw-priority=1",
+        )
     where = f"on internal networks only ({spec.title})" if endpoints else "on no network"
     raise UsageError(f"cannot publish a port: the sandbox is {where}", "add a network with a way out, such as --network bridge")
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from netbox.names import DEFAULT_NETWORK
+from netbox.network import resolve
 from netbox.network.facts import boot_id
 from netbox.network.plan import Endpoint, NetworkPlan
 from netbox.network.resolve import HostFiles
@@ -89,12 +90,15 @@ def status(settings: Settings) -> Status:
 
 def resolv_conf(plan: NetworkPlan, host: HostFiles) -> str | None:
     """The resolv.conf of a sandbox that is on networks with names; ``None`` for others."""
-    named: Sequence[Endpoint] = [endpoint for endpoint in plan.endpoints if endpoint.network != DEFAULT_NETWORK]
+    named: Sequence[Endpoint] = [endpoint for endpoint in plan.endpoints if endpoint.network != DEFAULT_NETWORK and not endpoint.on_lan]
     if not named:
         return None
     from netbox.network.nameservice import hooks
 
     gateways = [endpoint.gateway for endpoint in named]
+    if plan.way_out is not None and all(endpoint.internal for endpoint in named):
+        # The way out is on a network without names. The service of an internal network refuses what is not its own: the next one is asked.
+        gateways += resolve.nameservers(resolve.resolv_conf(host, plan.dns, (), ()))
     return hooks.resolv_conf(host, gateways, [endpoint.network for endpoint in named], plan.dns_search, plan.dns_options)
 
 

@@ -16,12 +16,12 @@ from netbox import names
 from netbox.errors import Conflict, HostError, NotFound, host_error
 from netbox.kernel import rtnetlink, sysctl
 from netbox.kernel.rtnetlink import Link, RouteSocket
-from netbox.network import firewall, ipam, naming
+from netbox.network import firewall, ipam, naming, parents
 from netbox.network.facts import HostFacts, Occupied, boot_id, host_facts
 from netbox.network.firewall import RuleGroup
 from netbox.network.resolve import host_files, nameservers
 from netbox.settings import Settings
-from netbox.state.journal import NETWORK, Journal
+from netbox.state.journal import NETWORK, Journal, of_kind
 from netbox.state.rows import NetworkRow
 from netbox.state.store import Store
 
@@ -91,9 +91,13 @@ def not_found(store: Store, name: str) -> NotFound:
 
 def reserved_subnets(store: Store, name: str) -> list[Occupied]:
     """What the host's own routes do not show, and a new subnet of network ``name`` avoids too: other networks, the host's resolvers."""
-    others = [Occupied(ipam.Subnet.parse(row.subnet), f"network {row.name} ({row.subnet})") for row in store.networks() if row.name != name]
     resolvers = [server for server in nameservers(host_files().resolv_conf) if ":" not in server]
-    return others + [Occupied(ipam.Subnet.parse(server), f"the resolver {server} of this host") for server in resolvers]
+    return other_subnets(store, name) + [Occupied(ipam.Subnet.parse(server), f"the resolver {server} of this host") for server in resolvers]
+
+
+def other_subnets(store: Store, name: str) -> list[Occupied]:
+    """The subnets of all networks but ``name``."""
+    return [Occupied(ipam.Subnet.parse(row.subnet), f"network {row.name} ({row.subnet})") for row in store.networks() if row.name != name]
 
 
 def collision(subnet: ipam.Subnet, occupied: Sequence[Occupied]) -> Occupied | None:
@@ -110,9 +114,11 @@ def ensure(store: Store, name: str) -> tuple[NetworkRow, bool]:
         Conflict: its subnet collides, or a device that is not ours has the bridge's name.
         HostError: the kernel refuses.
     """
-    row, link = store.network(name), bridge_link(names.bridge(name))
-    journal = store.journal(names.network_owner(name), NETWORK)
+    row, journal = store.network(name), store.journal(names.network_owner(name), NETWORK)
     journaled = {item.kind for item in journal.rows()}
+    if row is not None and row.parent:
+        return _ensure_parent(store, row, journal, "vlan" in journaled)
+    link = bridge_link(names.bridge(name))
     if link is not None:
         if link.kind != "bridge" or "bridge" not in journaled:
             raise Conflict(
@@ -129,6 +135,38 @@ def ensure(store: Store, name: str) -> tuple[NetworkRow, bool]:
     except OSError as error:
         raise host_error("bring up", f"network {name} ({error.filename or row.bridge})", error) from error
     return row, False
+
+
+def _ensure_parent(store: Store, row: NetworkRow, journal: Journal, recorded: bool) -> tuple[NetworkRow, bool]:
+    row, stood = preview(store, row.name)
+    store.put_network(row)
+    try:
+        parents.bring_up(row.parent, row.name, journal, recorded)
+    except OSError as error:
+        raise host_error("bring up", f"network {row.name} ({row.parent})", error) from error
+    return row, stood
+
+
+def preview(store: Store, name: str) -> tuple[NetworkRow, bool]:
+    """The network as ``ensure`` would return it, with no effect.
+
+    Raises:
+        NotFound, Conflict, HostError: as ``ensure``.
+    """
+    row = store.network(name)
+    if row is not None and row.parent:
+        link = parents.find(row.parent)
+        facts = host_facts(frozenset({row.parent}))
+        chosen = choose(store, name, row, facts._replace(mtu=link.mtu))
+        if chosen.mtu > link.mtu:
+            raise Conflict(
+                f"the MTU {chosen.mtu} of network {name} is more than that of {link.name}, {link.mtu}", f"raise that of {link.name}"
+            )
+        return chosen, parents.stands(row.parent)
+    link_of_bridge = bridge_link(names.bridge(name))
+    if row is not None and link_of_bridge is not None and link_of_bridge.is_up:
+        return row, True
+    return choose(store, name, row, host_facts(frozenset({names.bridge(name)}))), False
 
 
 def bridge_link(bridge: str) -> Link | None:
@@ -193,8 +231,8 @@ def take_down(store: Store, name: str, replay: Callable[[Journal], None]) -> Non
 
 
 def any_stands(store: Store) -> bool:
-    """Whether some network stands: the firewall's chains are there then."""
-    return bool(store.journal_owners(NETWORK))
+    """Whether some network with a bridge stands: the firewall's chains are there then."""
+    return bool(of_kind(store.database, "network_rules"))
 
 
 def _forwarding_before(store: Store) -> str:

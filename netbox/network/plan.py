@@ -28,7 +28,8 @@ class JoinTarget(NamedTuple):
 class Endpoint:
     """One interface of a sandbox on a network. ``address`` is empty where a preview could not choose one; ``mtu`` is in bytes.
 
-    ``standing`` says that the network stood when the plan was made.
+    ``standing`` says that the network stood when the plan was made. With the driver ``macvlan`` there is no ``bridge`` and no
+    ``host_interface``, but a ``parent`` and the ``mode`` of the link.
     """
 
     network: str
@@ -44,11 +45,21 @@ class Endpoint:
     gw_priority: int = 0
     aliases: tuple[str, ...] = ()
     standing: bool = False
+    driver: str = "bridge"
+    parent: str = ""
+    mode: str = ""
 
     @property
-    def precedence(self) -> tuple[bool, int, str]:
-        """The smallest of a sandbox's endpoints has the default route: the highest priority, then the first name; no internal network."""
-        return (self.internal, -self.gw_priority, self.network)
+    def precedence(self) -> tuple[bool, int, bool, str]:
+        """The smallest of a sandbox's endpoints has the default route: the highest priority, then bridges before LANs, then the first name;
+        no internal network.
+        """
+        return (self.internal, -self.gw_priority, self.on_lan, self.network)
+
+    @property
+    def on_lan(self) -> bool:
+        """Whether it is on a LAN of the host, without a bridge, NAT and the name service."""
+        return self.driver == "macvlan"
 
     @property
     def prefix_length(self) -> int:
@@ -97,8 +108,13 @@ class NetworkPlan:
 
     @property
     def way_out(self) -> Endpoint | None:
-        """The interface with the default route, on which ports are published; none if every network is internal."""
+        """The interface with the default route; none if every network is internal."""
         return self.endpoints[0] if self.endpoints and not self.endpoints[0].internal else None
+
+    @property
+    def entrance(self) -> Endpoint | None:
+        """The interface on which ports are published: that with the default route, unless it is on a LAN."""
+        return self.way_out if self.way_out is not None and not self.way_out.on_lan else None
 
     @property
     def address(self) -> str:

@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from netbox import names
-from netbox.errors import Conflict, HostError, Unsupported, host_error
+from netbox.errors import Conflict, HostError, Unsupported, UsageError, host_error
 from netbox.kernel import traffic_control as tc
 from netbox.kernel.namespaces import inside_netns
 from netbox.kernel.rtnetlink import Request, RouteSocket
@@ -207,7 +207,7 @@ def loss_rules(plan: NetworkPlan, direction: str, impairments: Sequence[Impairme
     rules = []
     for endpoint in plan.endpoints:
         for item in impairments:
-            if item.direction != direction or not item.loss:
+            if item.direction != direction or not item.loss or (direction == OUT and endpoint.on_lan):
                 continue
             for peer in item.prefixes or ("",):
                 in_interface = endpoint.interface if direction == IN else endpoint.bridge
@@ -230,7 +230,16 @@ def check(plan: NetworkPlan, impairments: Sequence[Impairment]) -> None:
 
     Raises:
         Unsupported: packets between sandboxes of one network do not pass the firewall here, and such are to be lost.
+        UsageError: the link is a macvlan one, which has no end on this host where this could be done.
     """
+    lan = next((endpoint for endpoint in plan.endpoints if endpoint.on_lan), None)
+    for item in impairments:
+        if lan is None:
+            break
+        if item.direction == IN and (item.rate or item.delay or item.corrupt):
+            raise no_outer_end(lan, "impair --direction in with a rate, a delay or corruption")
+        if item.direction == OUT and item.loss:
+            raise no_outer_end(lan, "impair --direction out --loss")
     if _reads_one(_BRIDGE_NETFILTER):
         return
     for item in impairments:
@@ -241,6 +250,14 @@ def check(plan: NetworkPlan, impairments: Sequence[Impairment]) -> None:
                 "cannot lose what goes to sandboxes of the same network: bridged packets do not pass the firewall here",
                 "modprobe br_netfilter && sysctl -w net.bridge.bridge-nf-call-iptables=1, or use --direction in",
             )
+
+
+def no_outer_end(endpoint: Endpoint, what: str) -> UsageError:
+    """The error for what would have to happen at the host's end of a link that has none."""
+    return UsageError(
+        f"{what}: network {endpoint.network} is a macvlan one, whose links have no end on this host",
+        "leave it out, or use a bridge network",
+    )
 
 
 def _reads_one(path: str) -> bool:
@@ -271,8 +288,11 @@ def apply(
         HostError, FirewallError: the kernel refuses.
     """
     for endpoint in plan.endpoints:
-        with RouteSocket() as netlink:
-            _queue(netlink, endpoint, endpoint.host_interface, steps_of(IN, rate_in, impairments))
+        if endpoint.on_lan and rate_in:
+            raise no_outer_end(endpoint, "--net-rate-in")
+        if not endpoint.on_lan:
+            with RouteSocket() as netlink:
+                _queue(netlink, endpoint, endpoint.host_interface, steps_of(IN, rate_in, impairments))
         with inside_netns(netns_fd):
             inside = RouteSocket()
         with inside as netlink:
@@ -348,5 +368,7 @@ def describe(plan: NetworkPlan, rate_in: int, rate_out: int) -> list[str]:
             ("tc", endpoint.host_interface, IN, rate_in),
             (f"tc -n {netns}", endpoint.interface, OUT, rate_out),
         ):
+            if not device:
+                continue
             commands += [f"{prefix} {step.command.replace('DEV', device)}" for step in steps(0, endpoint.mtu, direction, rate, ())]
     return commands

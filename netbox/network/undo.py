@@ -11,7 +11,7 @@ from netbox.kernel.rtnetlink import RouteSocket, delete_link
 from netbox.network import firewall_choice, firewall_switch, naming, networks
 from netbox.network.facts import boot_id
 from netbox.settings import Settings
-from netbox.state.journal import NETWORK
+from netbox.state.journal import NETWORK, of_kind
 from netbox.state.store import Store
 
 
@@ -68,6 +68,19 @@ def _delete_link(_context: UndoContext, args: dict[str, Any]) -> None:
         raise host_error("delete", f"the link {name}", error) from error
 
 
+def _delete_macvlan(_context: UndoContext, args: dict[str, Any]) -> None:
+    from netbox.network.drivers import macvlan
+
+    macvlan.remove(**args)
+
+
+def _delete_vlan(context: UndoContext, args: dict[str, Any]) -> None:
+    if sum(row.args == args for row in of_kind(context.store.database, "vlan")) == 1:  # no other network has links on it
+        from netbox.network import parents
+
+        parents.remove_vlan(args["name"])
+
+
 def _restore_sysctl(context: UndoContext, args: dict[str, Any]) -> None:
     if args["boot_id"] != boot_id():
         return  # the value was that of another boot
@@ -103,6 +116,8 @@ HANDLERS: dict[str, Callable[[UndoContext, dict[str, Any]], None]] = {
     "rules": _remove_rules,
     "impairment": _lift_impairment,
     "veth": _delete_link,
+    "macvlan": _delete_macvlan,
+    "vlan": _delete_vlan,
     "bridge": _delete_link,
     "network_rules": _remove_rules,
     "docker_user": _leave_docker_user,

@@ -14,6 +14,8 @@ from netbox.parse.text import PairsLike, each, pairs, parse_integer, plain_text,
 from netbox.spec import NetworkAttachment, NetworkRequest
 
 DEFAULT = "bridge"
+DRIVERS = ("bridge", "macvlan")
+MACVLAN_MODES = ("bridge", "private", "vepa", "passthru")
 MTU_MIN, MTU_MAX = 68, 65535  # RFC 791; of a veth
 _PREFIX_MIN, _PREFIX_MAX = 8, 30
 _PRIORITY_MAX = (1 << 31) - 1
@@ -158,9 +160,12 @@ def build_network(
     options: PairsLike | None = None,
     driver: str | None = None,
 ) -> NetworkRequest:
-    """The checked request for a network. ``options`` are those of ``-o``: ``mtu=1400``. Raises ``UsageError``."""
-    if driver not in (None, "bridge"):
-        raise UsageError(f"driver {quote(driver)}: no such driver", "use bridge")
+    """The checked request for a network. ``options`` are those of ``-o``: ``mtu=1400``, ``parent=eth0``. Raises ``UsageError``."""
+    if driver not in (None, *DRIVERS):
+        raise UsageError(f"driver {quote(driver)}: no such driver", "use bridge or macvlan")
+    given = _parse_options(options, driver or DEFAULT)
+    if driver == "macvlan":
+        _check_macvlan(given.get("parent"), subnet, internal)
     auxiliary: dict[str, str] = {}
     for key, value in pairs(aux_addresses, "aux-address"):
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", key) or not value:
@@ -177,14 +182,38 @@ def build_network(
         aux_addresses=tuple(auxiliary.items()),
         internal=bool(internal),
         labels=environment.parse_labels(labels),
-        mtu=_parse_options(options),
+        mtu=None if "mtu" not in given else parse_integer(given["mtu"], "opt mtu", MTU_MIN, MTU_MAX, "write it in bytes, such as mtu=1400"),
+        driver=driver or DEFAULT,
+        parent=given.get("parent"),
+        macvlan_mode=given.get("macvlan_mode", "bridge") if driver == "macvlan" else None,
     )
 
 
-def _parse_options(options: PairsLike | None) -> int | None:
-    mtu: int | None = None
+def _parse_options(options: PairsLike | None, driver: str) -> dict[str, str]:
+    found: dict[str, str] = {}
     for key, value in pairs(options, "opt"):
-        if key not in ("mtu", "com.docker.network.driver.mtu"):
-            raise UsageError(f"opt {quote(key)}: no such option", "write mtu=1400")
-        mtu = parse_integer(value or "", "opt mtu", MTU_MIN, MTU_MAX, "write it in bytes, such as mtu=1400")
-    return mtu
+        name = "mtu" if key == "com.docker.network.driver.mtu" else key
+        if name not in ("mtu", "parent", "macvlan_mode"):
+            raise UsageError(
+                f"opt {quote(key)}: no such option", "write mtu=1400; with --driver macvlan also parent=eth0, macvlan_mode=bridge"
+            )
+        if name != "mtu" and driver != "macvlan":
+            raise UsageError(f"opt {quote(key)}: it belongs to the driver macvlan", "add --driver macvlan")
+        found[name] = value or ""
+    parent, mode = found.get("parent"), found.get("macvlan_mode", "bridge")
+    if parent is not None and not re.fullmatch(r"[^\s/:]{1,15}", parent):
+        raise UsageError(f"opt parent {quote(parent)}: not the name of a link", "write one that 'ip link' shows, such as parent=eth0")
+    if mode not in MACVLAN_MODES:
+        raise UsageError(f"opt macvlan_mode {quote(mode)}: no such mode", f"use one of {', '.join(MACVLAN_MODES)}")
+    return found
+
+
+def _check_macvlan(parent: str | None, subnet: str | None, internal: bool) -> None:
+    if parent is None:
+        raise UsageError("driver macvlan: the link of the host is missing", "name it: -o parent=eth0")
+    if subnet is None:
+        raise UsageError(
+            "driver macvlan: the subnet is missing", f"give that of the LAN, which 'ip addr show dev {parent}' tells: --subnet"
+        )
+    if internal:
+        raise UsageError("--internal cannot be used with the driver macvlan: its sandboxes are on the LAN", "use --driver bridge")

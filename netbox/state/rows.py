@@ -38,6 +38,16 @@ class NetworkRow(NamedTuple):
     created_at: float
     options: dict[str, Any]
 
+    @property
+    def driver(self) -> str:
+        """``bridge`` or ``macvlan``; one with macvlan has a name of a bridge device, and no such device."""
+        return str(self.options.get("driver", "bridge"))
+
+    @property
+    def parent(self) -> str:
+        """The link of the host that a macvlan network is on, otherwise nothing."""
+        return str(self.options.get("parent") or "")
+
 
 class LeaseRow(NamedTuple):
     """An address that a sandbox holds. ``boot_id`` is that of the boot in which it is used; a ``static`` one belongs to the sandbox also

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from tests.bench import place, report, rootfs, scenarios
+from tests.bench.datapath import DataPath
 from tests.bench.floor import Floor
 from tests.bench.measure import Progress, Task, interleave
 from tests.bench.place import Place
@@ -17,7 +18,7 @@ from tests.bench.processes import Failed
 from tests.bench.subjects import Docker, Netbox, Podman, Subject
 from tests.bench.warm import Firewall, Warm
 
-SUBJECTS = ("netbox", "api", "docker", "podman", "floor", "firewall")
+SUBJECTS = ("netbox", "api", "docker", "podman", "floor", "firewall", "datapath")
 
 
 class Opened(Protocol):
@@ -113,6 +114,7 @@ def _chosen(where: Place, only: list[str]) -> dict[str, Opened]:
         "docker": Docker(where),
         "podman": Podman(where),
         "floor": Floor(where),
+        "datapath": DataPath(where),
     }
     named = set(only) & set(SUBJECTS)
     return {key: subject for key, subject in everything.items() if not named or key in named}
@@ -123,7 +125,7 @@ def _tasks(opened: list[Opened], only: list[str]) -> list[Task]:
     for subject in opened:
         if isinstance(subject, Subject):
             tasks += scenarios.command_tasks(subject)
-        elif isinstance(subject, Floor | Warm):
+        elif isinstance(subject, Floor | Warm | DataPath):
             tasks += subject.tasks()
     return _wanted(tasks, only)
 

@@ -14,7 +14,7 @@ Sample = tuple[str, float]  # a figure's name and a value in its unit
 
 
 class Figure(NamedTuple):
-    """A row of the table. ``unit`` is ``ms`` or ``MiB``."""
+    """A row of the table. ``unit`` is ``ms``, ``MiB`` and so on."""
 
     name: str
     title: str

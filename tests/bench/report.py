@@ -6,8 +6,16 @@ import json
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from tests.bench import datapath
 from tests.bench.measure import Results, Value
 from tests.bench.scenarios import FIGURES
+
+_THROUGH = {
+    "stream-local": "throughput by 127.0.0.1",
+    "stream-host": "throughput by the host's address",
+    "requests-local": "requests by 127.0.0.1",
+    "requests-host": "requests by the host's address",
+}
 
 
 class Verdict(NamedTuple):
@@ -34,7 +42,17 @@ def verdicts(results: Results) -> list[Verdict]:
         _within(results, "the warm API is within 5 times of the floor", 5.0),
         _faster(results, "the first HTTP answer comes sooner than docker's", "http", "docker", 1.0),
         _faster(results, "the first HTTP answer comes sooner than podman's", "http", "podman", 1.0),
+        *(_as_by_hand(results, figure, f"netbox {backend}") for figure in _THROUGH for backend in datapath.BACKENDS),
     ]
+
+
+def _as_by_hand(results: Results, figure: str, subject: str) -> Verdict:
+    goal = f"{subject}: {_THROUGH[figure]} within 5 % of a veth and bridge made by hand"
+    ours, theirs = results.value(figure, subject), results.value(figure, datapath.BY_HAND)
+    if ours is None or theirs is None or not theirs.median:
+        return Verdict(goal, None, "not measured")
+    ratio = ours.median / theirs.median
+    return Verdict(goal, ratio >= 0.95, f"{ratio:.1%} ({ours.median:.1f} and {theirs.median:.1f})")
 
 
 def _faster(results: Results, goal: str, figure: str, peer: str, factor: float) -> Verdict:

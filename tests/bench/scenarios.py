@@ -43,6 +43,12 @@ FIGURES = (
     Figure("firewall-1000", "publish and unpublish a port, 1,000 published"),
     Figure("packet-0", "first packet of a connection, no others published", "µs"),
     Figure("packet-1000", "first packet of a connection, 1,000 published", "µs"),
+    Figure("stream-local", "through a published port, by 127.0.0.1", "Gbit/s"),
+    Figure("stream-host", "through a published port, by the host's address", "Gbit/s"),
+    Figure("requests-local", "requests a second, by 127.0.0.1", "thousand"),
+    Figure("requests-host", "requests a second, by the host's address", "thousand"),
+    Figure("connections-local", "connections a second, by 127.0.0.1", "thousand"),
+    Figure("connections-host", "connections a second, by the host's address", "thousand"),
 )
 
 

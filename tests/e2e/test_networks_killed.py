@@ -17,6 +17,7 @@ from netbox.network.manager import NetworkManager
 from netbox.state.journal import LINK, Journal
 from netbox.state.store import Store
 from tests.e2e.test_killed import in_child
+from tests.support.host import Neighbour
 
 pytestmark = pytest.mark.usefixtures("private_host")
 
@@ -76,6 +77,15 @@ def agree(sandbox: Sandbox) -> None:
 @pytest.mark.parametrize("verb", ["connect", "disconnect"])
 @pytest.mark.parametrize("end", [False, True], ids=["goes on", "ends"])
 def test_killed_at_every_step(verb: str, end: bool) -> None:
+    at_every_step(verb, end)
+
+
+@pytest.mark.parametrize("verb", ["connect", "disconnect"])
+def test_killed_at_every_step_on_a_macvlan_network(verb: str, outside: Neighbour) -> None:
+    at_every_step(verb, False, driver="macvlan", subnet=outside.network, options={"parent": outside.host_link})
+
+
+def at_every_step(verb: str, end: bool, **back: Any) -> None:
     def attempt() -> int:
         install(number, lambda: os.kill(os.getpid(), signal.SIGKILL))
         with Engine(warm=False) as engine:
@@ -90,8 +100,8 @@ def test_killed_at_every_step(verb: str, end: bool) -> None:
             sandbox.disconnect("back")
 
     with Engine() as engine:
-        for name in ("front", "back"):
-            engine.networks.create(name)
+        engine.networks.create("front")
+        engine.networks.create("back", **back)
         for number in range(1, MOST_STEPS):
             networks = ["front", "back"] if verb == "disconnect" else ["front"]
             sandbox = engine.run("busybox", "sleep", "60", name="web", network=networks, ports=["18080:80"])
@@ -111,7 +121,7 @@ def test_killed_at_every_step(verb: str, end: bool) -> None:
             engine.gc()
             assert [owner for owner in Store(engine.settings).journal_owners() if owner[1] == LINK] == []
             if code == GOT_THROUGH:
-                assert number > 15
+                assert number > 13
                 break
         else:
             pytest.fail("a change has more steps than expected")

@@ -7,7 +7,7 @@ from netbox.engine.checks.catalogue import LIMITED, MISSING, OK, Observation
 from netbox.errors import NetboxError
 from netbox.network import naming, obstacles
 from netbox.settings import Settings
-from netbox.state.journal import NETWORK
+from netbox.state.journal import of_kind
 from netbox.state.rows import NetworkRow
 from netbox.state.store import Store
 
@@ -16,19 +16,21 @@ def observe(settings: Settings) -> dict[str, Observation]:
     """What the catalogue asks about. Changes nothing."""
     networks = _standing(settings)
     return {
-        "firewall.forward": _obstacles(obstacles.FORWARD, [row.bridge for row in networks if row.bridge], names.DEFAULT_BRIDGE),
+        "firewall.forward": _obstacles(obstacles.FORWARD, [row.bridge for row in networks], names.DEFAULT_BRIDGE),
         "firewall.names": _obstacles(obstacles.INPUT, [row.bridge for row in networks if row.name != names.DEFAULT_NETWORK], "BRIDGE"),
         "host.names": _name_service(settings, [row.name for row in networks if row.name != names.DEFAULT_NETWORK]),
     }
 
 
 def _standing(settings: Settings) -> list[NetworkRow]:
+    """The networks with a bridge that are up."""
     try:
         store = Store(settings)
     except NetboxError:  # the row of the state directory says so
         return []
     try:
-        rows = (store.network(owner.removeprefix("network:")) for owner, _ in store.journal_owners(NETWORK))
+        owners = dict.fromkeys(row.owner for row in of_kind(store.database, "network_rules"))
+        rows = (store.network(owner.removeprefix("network:")) for owner in owners)
         return [row for row in rows if row is not None]
     except NetboxError:
         return []

@@ -112,6 +112,8 @@ CATALOGUE: dict[str, tuple[Row, ...]] = {
             "modprobe br_netfilter (CONFIG_BRIDGE_NETFILTER)",
         ),
         _extra("IPv6", "host.ipv6", "IPv6 on the links of sandboxes", "CONFIG_IPV6=y; boot without ipv6.disable=1"),
+        _extra("macvlan", "network.macvlan", "networks on the LAN: --driver macvlan", "CONFIG_MACVLAN=y"),
+        _extra("VLAN", "network.vlan", "macvlan networks with -o parent=eth0.100", "CONFIG_VLAN_8021Q=y"),
         _extra("tbf", "network.tbf", "--net-rate-in, --net-rate-out, impair --rate", "CONFIG_NET_SCH_TBF=y"),
         _extra("netem", "network.netem", "impair --delay, --jitter, --corrupt", "CONFIG_NET_SCH_NETEM=y"),
         _extra("htb", "network.htb", "impair --to PEER", "CONFIG_NET_SCH_HTB=y, CONFIG_NET_CLS_U32=y"),

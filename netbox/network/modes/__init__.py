@@ -80,9 +80,9 @@ def planned(plan: NetworkPlan) -> Mode:
 
 
 def _module(key: str) -> Mode:
-    from netbox.network.modes import bridge, container, host, namespace, none
+    from netbox.network.modes import container, host, namespace, networked, none
 
-    modules: dict[str, ModuleType] = {"bridge": bridge, "host": host, "none": none, "container": container, "ns": namespace}
+    modules: dict[str, ModuleType] = {"bridge": networked, "host": host, "none": none, "container": container, "ns": namespace}
     return cast(Mode, modules[key])
 
 

@@ -1,4 +1,4 @@
-"""``--network bridge``: a veth pair between the sandbox and a bridge of the host, an address, a default route.
+"""The driver ``bridge``: a veth pair between the sandbox and a bridge of the host, an address, a default route.
 
 Two datagrams to the kernel build it: one from the host's side (pair, port of the bridge, neighbour entry), one from inside the namespace
 (loopback, address, link, route), through a socket that was opened there. A third has the kernel announce the address by
@@ -11,62 +11,19 @@ import errno
 import os
 import time
 
-from netbox.errors import HostError, UsageError, host_error
+from netbox.errors import HostError, host_error
 from netbox.kernel import rtnetlink, sysctl
 from netbox.kernel.namespaces import inside_netns
 from netbox.kernel.rtnetlink import RouteSocket
-from netbox.names import short_id
-from netbox.network import ipam, naming, resolve
-from netbox.network.modes import Facts, Request, none
-from netbox.network.plan import Endpoint, NetworkPlan
-from netbox.network.resolve import HostFiles
-from netbox.spec import NetworkSpec
-from netbox.state.journal import Recorder
-
-uses_network = True
+from netbox.network import ipam
+from netbox.network.plan import Endpoint, Traffic
+from netbox.state.journal import JournalRow, Recorder
 
 FORWARDING_TIMEOUT = 0.2  # seconds; the kernel's own work takes well below a millisecond
 
 
-def check(spec: NetworkSpec, hostname: str | None) -> None:
-    """See ``Mode.check``: nothing is refused."""
-
-
-def prepare(request: Request, facts: Facts) -> NetworkPlan:
-    """See ``Mode.prepare``. ``host-gateway`` becomes the address of the bridge."""
-    spec = request.spec
-    if not facts.endpoints and any(address == resolve.HOST_GATEWAY for _, address in spec.extra_hosts):
-        raise UsageError("--add-host with host-gateway: the sandbox is on no network", "connect it first (netbox network connect)")
-    gateway = facts.endpoints[0].gateway if facts.endpoints else ""
-    return NetworkPlan(
-        request.sandbox_id,
-        "bridge",
-        request.hostname or short_id(request.sandbox_id),
-        endpoints=facts.endpoints,
-        ports=facts.ports,
-        dns=spec.dns,
-        dns_search=spec.dns_search,
-        dns_options=spec.dns_options,
-        extra_hosts=tuple((name, gateway if address == resolve.HOST_GATEWAY else address) for name, address in spec.extra_hosts),
-        standing=facts.standing,
-        base_stands=facts.base_stands,
-    )
-
-
-def attach(plan: NetworkPlan, netns_fd: int, recorder: Recorder) -> None:
-    """See ``Mode.attach``."""
-    if not plan.endpoints:
-        none.attach(plan, netns_fd, recorder)
-    for endpoint in plan.interfaces:
-        connect(endpoint, netns_fd, recorder, is_default=endpoint is plan.way_out)
-
-
 def connect(endpoint: Endpoint, netns_fd: int, recorder: Recorder, is_default: bool) -> None:
-    """Builds one interface of a sandbox's namespace.
-
-    Raises:
-        HostError: the kernel refuses.
-    """
+    """See ``Driver.connect``."""
     recorder.record("veth", name=endpoint.host_interface)
     try:
         with RouteSocket() as host:
@@ -84,23 +41,6 @@ def connect(endpoint: Endpoint, netns_fd: int, recorder: Recorder, is_default: b
                 )
     except OSError as error:
         raise host_error("connect the sandbox to", f"{endpoint.bridge} ({error.filename or endpoint.host_interface})", error) from error
-
-
-def move_default_route(endpoint: Endpoint, netns_fd: int) -> None:
-    """Sends the default route of a sandbox's namespace by one of its interfaces.
-
-    Raises:
-        HostError: the kernel refuses.
-    """
-    try:
-        with inside_netns(netns_fd):
-            inside = RouteSocket()
-        with inside:
-            link = inside.link(endpoint.interface)
-            if link is not None:
-                inside.request(rtnetlink.replace_default_route(link.index, endpoint.gateway))
-    except OSError as error:
-        raise host_error("set", f"the default route of the sandbox by {endpoint.network}", error) from error
 
 
 def _connect(host: RouteSocket, endpoint: Endpoint, netns_fd: int) -> str:
@@ -169,34 +109,43 @@ def _await_forwarding(host: RouteSocket, name: str) -> None:
         time.sleep(0.0002)
 
 
-def files(plan: NetworkPlan, host: HostFiles) -> dict[str, str]:
-    """See ``Mode.files``."""
-    files = resolve.private_files(plan, host)
-    named = naming.resolv_conf(plan, host)
-    return files if named is None else {**files, "resolv.conf": named}
+def is_row_of(endpoint: Endpoint, row: JournalRow) -> bool:
+    """See ``Driver.is_row_of``."""
+    return row.kind == "veth" and row.args["name"] == endpoint.host_interface
 
 
-def describe(plan: NetworkPlan) -> list[str]:
-    """See ``Mode.describe``."""
-    netns = short_id(plan.sandbox_id)
-    commands = [f"ip netns add {netns}", f"ip -n {netns} link set lo up"]
-    for endpoint in plan.interfaces:
-        name, inner, mac = endpoint.host_interface, endpoint.interface, endpoint.mac_address
-        values = " ".join(f"{key}={value}" for key, value in endpoint_sysctls(inner))
-        commands += [
-            f"ip link add {name} mtu {endpoint.mtu} master {endpoint.bridge} type veth"
-            f" peer name {inner} mtu {endpoint.mtu} address {mac} netns {netns}",
-            f"ip link set {name} type bridge_slave hairpin on",
-            f"ip link set {name} addrgenmode none up",
-            f"ip neighbour replace {endpoint.address} lladdr {mac} dev {endpoint.bridge} nud stale",
-            f"ip netns exec {netns} sysctl -qw {values}",
-            f"ip -n {netns} address add {endpoint.address}/{endpoint.prefix_length} broadcast + dev {inner}",
-            f"ip -n {netns} link set {inner} up",
-        ]
-        if endpoint is plan.way_out:
-            commands.append(f"ip -n {netns} route add default via {endpoint.gateway} dev {inner}")
-        commands += [
-            f"ip -n {netns} link set {inner} address {mac}",  # announces, see endpoint_sysctls
-            f"ip -n {netns} neighbour replace {endpoint.gateway} lladdr {ipam.mac_for(endpoint.gateway)} dev {inner} nud stale",
-        ]
-    return commands
+def traffic(endpoint: Endpoint, pid: int) -> Traffic:
+    """See ``Driver.traffic``."""
+    try:
+        with RouteSocket() as netlink:
+            link = netlink.link(endpoint.host_interface)
+    except OSError as error:
+        raise host_error("ask the kernel for", endpoint.host_interface, error) from error
+    if link is None:
+        raise HostError(f"the interface {endpoint.host_interface} is gone", "the sandbox has just ended")
+    # struct rtnl_link_stats64 of the host's end: what it sends is what the sandbox receives.
+    rx_packets, tx_packets, rx_bytes, tx_bytes, rx_errors, tx_errors, rx_dropped, tx_dropped = link.traffic
+    return Traffic(tx_bytes, tx_packets, tx_errors, tx_dropped, rx_bytes, rx_packets, rx_errors, rx_dropped)
+
+
+def describe(endpoint: Endpoint, netns: str, is_default: bool) -> list[str]:
+    """See ``Driver.describe``."""
+    name, inner, mac = endpoint.host_interface, endpoint.interface, endpoint.mac_address
+    values = " ".join(f"{key}={value}" for key, value in endpoint_sysctls(inner))
+    commands = [
+        f"ip link add {name} mtu {endpoint.mtu} master {endpoint.bridge} type veth"
+        f" peer name {inner} mtu {endpoint.mtu} address {mac} netns {netns}",
+        f"ip link set {name} type bridge_slave hairpin on",
+        f"ip link set {name} addrgenmode none up",
+        f"ip neighbour replace {endpoint.address} lladdr {mac} dev {endpoint.bridge} nud stale",
+        f"ip netns exec {netns} sysctl -qw {values}",
+        f"ip -n {netns} address add {endpoint.address}/{endpoint.prefix_length} broadcast + dev {inner}",
+        f"ip -n {netns} link set {inner} up",
+    ]
+    if is_default:
+        commands.append(f"ip -n {netns} route add default via {endpoint.gateway} dev {inner}")
+    return [
+        *commands,
+        f"ip -n {netns} link set {inner} address {mac}",  # announces, see endpoint_sysctls
+        f"ip -n {netns} neighbour replace {endpoint.gateway} lladdr {ipam.mac_for(endpoint.gateway)} dev {inner} nud stale",
+    ]
