@@ -148,7 +148,8 @@ class Engine:
         from netbox.engine import repair
 
         self._context.require_root("repair firewall rules")
-        return repair.repair(self._context.store)
+        names = [repair.Difference("missing", "names", "the process that serves them")] if self._context.network.ensure_names() else []
+        return names + repair.repair(self._context.store)
 
     def remove_image(self, name: str, force: bool = False) -> Image:
         """Removes an image.

@@ -7,13 +7,15 @@ The stages that a packet passes, in this order::
 
     GUARD     before anything else: forged packets from our bridges, and what an impaired link loses
     PUBLISH   a new connection to an address of this host: is it a published port?
+    NAMES     to this host itself: sandboxes may ask for names
     FENCE     forwarded into or out of an internal network: never
     INGRESS   forwarded towards one of our bridges: may it come in?
     EGRESS    forwarded away from one of our bridges: may it go out?
     LEAVE     about to leave: does its source address have to change?
 
 FENCE comes first: else a port that another network publishes would be a way out. INGRESS is decided for all networks before EGRESS is
-asked, so two networks are strangers whatever the order in which they were made.
+asked, so two networks are strangers whatever the order in which they were made. NAMES is for hosts that drop what comes to them; it does
+something only where an accept is final, so a backend for which it is not has no such stage.
 """
 
 from __future__ import annotations
@@ -25,9 +27,11 @@ from typing import NamedTuple, Protocol
 from netbox.spec import PortSpec
 
 GUARD, PUBLISH, FENCE, INGRESS, EGRESS, LEAVE = "guard", "publish", "fence", "ingress", "egress", "leave"
-STAGES = (GUARD, FENCE, INGRESS, EGRESS, LEAVE, PUBLISH)
+NAMES = "names"
+STAGES = (GUARD, FENCE, INGRESS, EGRESS, LEAVE, NAMES, PUBLISH)
 """In the order in which rules are put in place: what protects comes before what opens."""
 
+NAMES_PORT = 53
 LOOPBACK = "127.0.0.0/8"
 ANY_ADDRESS = "0.0.0.0"
 
@@ -174,6 +178,19 @@ def network_rules(owner: str, bridge: str, subnet: str, internal: bool = False) 
             Rule(LEAVE, MASQUERADE, source=LOOPBACK, out_interface=bridge),
         ),
     )
+
+
+def with_names(group: RuleGroup, bridge: str, gateways: Iterable[str], port: int) -> RuleGroup:
+    """The rules of a network with names, which are served at a port of its gateway addresses: what comes from the bridge gets there, and
+    questions for port 53 do if it is another one.
+    """
+    rules = list(group.rules)
+    for gateway in gateways:
+        for protocol in ("udp", "tcp"):
+            rules.append(Rule(NAMES, ACCEPT, in_interface=bridge, destination=gateway, protocol=protocol, ports=(port, port)))
+            if port != NAMES_PORT:
+                rules.append(Rule(PUBLISH, Redirect(gateway, port), destination=gateway, protocol=protocol, ports=(NAMES_PORT, NAMES_PORT)))
+    return RuleGroup(group.owner, tuple(rules))
 
 
 def publish_rules(owner: str, address: str, ports: Iterable[PortSpec]) -> RuleGroup:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from netbox.network.firewall import EGRESS, FENCE, INGRESS, PUBLISH, Difference, InstalledRule, RuleGroup, is_owner
+from netbox.network.firewall import EGRESS, FENCE, INGRESS, NAMES, PUBLISH, Difference, InstalledRule, RuleGroup, is_owner
 from netbox.network.firewall_nftables_rules import (
     ADDRESS_PORT,
     LOCAL,
@@ -65,6 +65,8 @@ class Rendered:
         self.rules: list[tuple[str, ChainRule]] = []
         self.elements: list[Element] = []
         for rule in group.rules:
+            if rule.stage == NAMES:
+                continue  # an accept in a table of our own overrules nobody's drop
             item = element(rule, group.owner)
             if item is not None:
                 self.elements.append(item)

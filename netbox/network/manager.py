@@ -184,13 +184,13 @@ class NetworkManager:
         """
         naming.changed(self._store, [endpoint.network for endpoint in plan.endpoints])
 
-    def ensure_names(self) -> None:
-        """Puts a killed name service back.
+    def ensure_names(self) -> bool:
+        """Puts a killed name service back; whether there was one.
 
         Raises:
             HostError: it cannot be started.
         """
-        naming.ensure_running(self._settings)
+        return naming.ensure_running(self._settings)
 
     def end_idle_names(self) -> bool:
         """Ends what is left of a name service without networks; whether there was something.

@@ -119,5 +119,3 @@ def _read(name: str) -> str | None:
         return Path("/proc/sys", name).read_text()
     except FileNotFoundError:
         return None
-
-

@@ -167,7 +167,7 @@ class Server:
         return json.dumps({"pid": os.getpid(), "standby": standby, "networks": sorted(self._listeners), "errors": errors}).encode()
 
     def _open_network(self, served: Served) -> None:
-        listener = Listener(served.name, served.bridge, served.gateways)
+        listener = Listener(served.name, served.bridge, served.gateways, served.port)
         self._listeners[served.name] = listener
         self._watch_network(listener)
 
