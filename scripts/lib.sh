@@ -13,8 +13,8 @@ trap 'rm -f "$LOG"' EXIT
 
 # What netbox needs to run. libnftables1 is the firewall where the legacy tables of iptables are not used; libseccomp2 compiles the system call filter.
 RUN_PACKAGES=(iptables libnftables1 iproute2 busybox-static tini libseccomp2 curl ca-certificates)
-# What the tests use beside it: real terminals, user namespaces, archives of every kind.
-TEST_PACKAGES=(nftables tmux util-linux xz-utils bzip2 zstd)
+# What the tests use beside it: real terminals, user namespaces, archives of every kind, and programs that live beside netbox.
+TEST_PACKAGES=(nftables tmux util-linux xz-utils bzip2 zstd ufw docker.io podman netavark)
 
 BOLD='' DIM='' GREEN='' RED='' PLAIN=''
 if [[ -t 1 && -z ${NO_COLOR:-} ]]; then

@@ -1,4 +1,4 @@
-"""The commands ``iptables-nft`` and ``iptables-legacy``, for a chain of another program: on whichever side it lives, as that program writes it.
+"""The commands ``iptables-nft`` and ``iptables-legacy``, for a chain of another program, on whichever side it lives.
 
 netbox's own rules do not come here: see ``netbox.kernel.iptables`` and ``netbox.kernel.nftables``. A command takes 2 to 4 ms.
 """
@@ -33,7 +33,7 @@ class Side(NamedTuple):
 
 
 def rules(side: Side, chain: str) -> list[str] | None:
-    """The rules of a chain of the table filter, as ``iptables -S`` prints them, without ``-A CHAIN``; ``None`` where there is no such chain.
+    """The rules of a chain of the table filter, as ``iptables -S`` prints them, less ``-A CHAIN``; ``None`` where there is no such chain.
 
     Raises:
         Unsupported: the command is missing.

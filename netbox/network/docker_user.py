@@ -40,8 +40,8 @@ _LAST = ["-j", "RETURN"]  # dockerd ends the chain with it
 
 
 def accepts(owner: str, bridge: str, lan_bridges: Sequence[str] = ()) -> list[str]:
-    """The rules for a bridge of ours, as ``iptables -S`` prints them. ``lan_bridges`` are bridges of the host whose names look like those of
-    dockerd. Pure.
+    """The rules for a bridge of ours, as ``iptables -S`` prints them. ``lan_bridges`` are bridges of the host whose names look like
+    those of dockerd. Pure.
     """
     comment = f'-m comment --comment "{owner}"'
     return [
@@ -53,8 +53,8 @@ def accepts(owner: str, bridge: str, lan_bridges: Sequence[str] = ()) -> list[st
 
 
 def sides(backend: str) -> dict[Side, int | None]:
-    """Where dockerd has its chain and netbox, with this backend, needs a place in it; and what uses the chain there: its rules and the jumps
-    to it, ``None`` where only reading them would tell.
+    """Where dockerd has its chain and netbox, with this backend, needs a place in it; and what uses the chain there: its rules and the
+    jumps to it, ``None`` where only reading them would tell.
     """
     found: dict[Side, int | None] = {}
     for family in ("ip", "ip6"):

@@ -7,8 +7,20 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 
 from netbox import names
 from netbox.errors import Conflict, NotFound, UsageError
-from netbox.network import docker_user, drivers, firewall, firewall_choice, firewall_switch, ipam, modes, naming, networks, parents, ports
-from netbox.network import resolve
+from netbox.network import (
+    docker_user,
+    drivers,
+    firewall,
+    firewall_choice,
+    firewall_switch,
+    ipam,
+    modes,
+    naming,
+    networks,
+    parents,
+    ports,
+    resolve,
+)
 from netbox.network.facts import boot_id
 from netbox.network.plan import Endpoint, JoinTarget, NetworkPlan, Prepared, Traffic
 from netbox.network.undo import UndoContext

@@ -1,4 +1,4 @@
-"""netbox beside a real dockerd and a real podman, whichever comes first: both reach the outside, both publish ports, both leave as they came."""
+"""netbox beside a real dockerd and a real podman, whichever comes first: both reach the outside, both publish ports."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.bench import subjects
+from tests.bench.processes import Failed
 from tests.e2e.boxes import running
 from tests.kernel.network_lab import ask, serve
 from tests.support.cli import Cli
@@ -85,25 +86,19 @@ def fact(cli: Cli, name: str) -> dict[str, str]:
 
 
 def test_dockerd_first(docker: Others, server: Neighbour, cli: Cli) -> None:
+    """It starts again and reloads while a sandbox runs; in the end its rules are as they were."""
     docker.start()
-    container(docker)
     before = foreign_rules()
     assert any(":FORWARD DROP" in line for line in before)
+    container(docker)
     with sandbox(cli):
         both_work(cli, docker, server)
         # What is not published is out of reach from one to the other.
         assert cli("exec", "web", "nc", "-w", "1", address_of(docker, "box"), "81", check=None).returncode != 0
         own = json.loads(cli("inspect", "web").stdout)[0]["network"]["endpoints"][0]["address"]
-        with pytest.raises(subjects.Failed):
+        with pytest.raises(Failed):
             docker("exec", "box", "nc", "-w", "1", own, "81")
-        assert cli("repair").stdout == "nothing to repair\n"
-    wait_until(lambda: foreign_rules() == before, "the rules as before", PATIENCE)
-
-
-def test_dockerd_starts_again_and_reloads(docker: Others, server: Neighbour, cli: Cli) -> None:
-    docker.start()
-    before = foreign_rules()
-    with sandbox(cli):
+        docker.clear()
         docker.stop()
         docker.start()
         container(docker)
@@ -150,3 +145,28 @@ def test_a_policy_of_dockerd_that_comes_later(docker: Others, server: Neighbour,
         assert cli("exec", "app", "nc", "-w", "20", "db", "80").stdout == "db\n"
     wait_until(lambda: foreign_rules("nft") == before, "the rules as before", PATIENCE)
     cli("network", "rm", "inner")
+
+
+@pytest.fixture
+def podman(private_host: PrivateHost) -> Iterator[Others]:
+    others = Others(private_host, subjects.Podman)
+    yield others
+    others.close()
+
+
+def test_podman(podman: Others, server: Neighbour, cli: Cli) -> None:
+    """podman adds its rules with its first container, here between two sandboxes of netbox; they move to nf_tables with the second."""
+    podman.start()
+    podman("rm", "-f", "-a")
+    with sandbox(cli):
+        container(podman)
+        both_work(cli, podman, server)
+        with running(cli, "second"):
+            both_work(cli, podman, server)
+            assert cli("repair").stdout == "nothing to repair\n"
+        podman.clear()
+        container(podman)
+        before = foreign_rules("nft")
+        both_work(cli, podman, server)
+    wait_until(lambda: foreign_rules() == before, "the rules as before, and none in the legacy tables", PATIENCE)
+    says(server, 9090, "container")

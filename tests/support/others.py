@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from tests.bench import rootfs, subjects
+from tests.bench.processes import Failed
 from tests.support import cgroups
 from tests.support.host import PrivateHost
 from tests.support.waiting import wait_until
@@ -34,6 +36,10 @@ class Others:
         self._cgroup = f"{host.cgroup}-others"
         place: Any = SimpleNamespace(directory=self.directory, cgroup=self._cgroup, name="others")
         self.subject = kind(place)
+        # podman asks for more open files than a process may have whose root lacks CAP_SYS_RESOURCE.
+        limits = [f'"{name}={hard}:{hard}"' for name, hard in _limits().items()]
+        (self.directory / "containers.conf").write_text(f"[containers]\ndefault_ulimits = [{', '.join(limits)}]\n")
+        self.subject.env["CONTAINERS_CONF"] = str(self.directory / "containers.conf")
 
     def __call__(self, *arguments: str) -> str:
         """Runs a command of the subject and returns what it prints."""
@@ -52,7 +58,8 @@ class Others:
 
     def reload(self) -> None:
         """Has the daemon read its configuration again."""
-        assert isinstance(self.subject, subjects.Docker) and self.subject._daemon is not None
+        assert isinstance(self.subject, subjects.Docker)
+        assert self.subject._daemon is not None
         log = self.subject.directory / "log"
         said = log.read_text().count("Got signal to reload")
         self.subject._daemon.send_signal(signal.SIGHUP)
@@ -60,7 +67,7 @@ class Others:
 
     def clear(self) -> None:
         """Removes all containers."""
-        with contextlib.suppress(subjects.Failed):
+        with contextlib.suppress(Failed):
             names = self.subject("ps", "-a", "-q").split()
             if names:
                 self.subject("rm", "-f", *names)
@@ -79,7 +86,11 @@ class Others:
                 Path("/proc/sys", name).write_text(value)
             cgroups.remove(self._cgroup)
             self._unmount()
-            wait_until(lambda: shutil.rmtree(self.directory, ignore_errors=True) or not self.directory.exists(), "the files of others", 20)
+            wait_until(self._remove, "the files of others to go", 20)
+
+    def _remove(self) -> bool:
+        shutil.rmtree(self.directory, ignore_errors=True)
+        return not self.directory.exists()
 
     def _unmount(self) -> None:
         mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
@@ -112,6 +123,14 @@ def foreign_rules(*kinds: str) -> list[str]:
         text = subprocess.run([command], capture_output=True, text=True, check=True, timeout=20).stdout
         lines += [f"{command}: {line.partition(' [')[0]}" for line in text.splitlines() if not line.startswith("#")]
     return lines
+
+
+def _limits() -> dict[str, int]:
+    found = {}
+    for name, number in (("nofile", resource.RLIMIT_NOFILE), ("nproc", resource.RLIMIT_NPROC)):
+        hard = resource.getrlimit(number)[1]
+        found[name] = min(hard, 4096) if hard >= 0 else 4096
+    return found
 
 
 def _read(name: str) -> str | None:

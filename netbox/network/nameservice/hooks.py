@@ -25,7 +25,7 @@ from netbox.settings import Settings
 from netbox.state.journal import Recorder
 
 JOURNAL_KIND = "nameservice"
-PORTS = (53, *range(61053, 61069))
+PORTS: tuple[int, ...] = (53, *range(61053, 61069))
 """Where names are served: the first one that is free. The others are above what the kernel gives to connections (ip_local_port_range)."""
 MAX_NAMESERVERS = 3  # MAXNS, resolv.conf(5)
 _TIMEOUT = 10.0  # seconds, for the process to start, to answer or to end, and for the lock
@@ -289,7 +289,8 @@ def _synchronize(settings: Settings) -> dict[str, list[Any]]:
 
 
 def _tell(settings: Settings, request: bytes = files.SYNCHRONIZE) -> dict[str, Any] | None:
-    """Has the running process compare its sockets with the files, or just say who it is. ``None``: it was just taken over by the standby, or is ending."""
+    """Has the running process compare its sockets with the files, or just say who it is. ``None``: it was just taken over by the standby,
+    or is ending."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as control:
         control.settimeout(_TIMEOUT)
         try:
