@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 
 
 class PortSpec(NamedTuple):
-    """One published port or range of ports: ``-p [ip:][hostport[-range]]:port[-range][/tcp|udp]``.
+    """One published port or range of ports: ``-p [ip:][hostport[-range]]:port[-range][/tcp|udp|sctp]``.
 
-    ``host_port`` 0 means: choose a free one. ``length`` ports are published, ``host_port + i`` to ``port + i``.
+    ``host_port`` 0 means: choose a free one. ``length`` ports are published, ``host_port + i`` to ``port + i``. ``choices`` above 1: the
+    one port is published on the first free one of ``host_port`` to ``host_port + choices - 1``.
     """
 
     port: int
@@ -22,6 +23,21 @@ class PortSpec(NamedTuple):
     length: int = 1
     protocol: str = "tcp"
     host_ip: str = "0.0.0.0"
+    choices: int = 1
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the host port is known."""
+        return self.host_port > 0 and self.choices == 1
+
+
+class ExposedPort(NamedTuple):
+    """A port on which the sandbox serves, published or not: ``--expose PORT[-PORT][/protocol]`` or ``--expose NAME=PORT[/protocol]``."""
+
+    port: int
+    length: int = 1
+    protocol: str = "tcp"
+    name: str | None = None
 
 
 class BindMount(NamedTuple):
@@ -134,6 +150,7 @@ class NetworkSpec:
     rate_in: int | None = None
     rate_out: int | None = None
     networks: tuple[NetworkAttachment, ...] | None = None
+    expose: tuple[ExposedPort, ...] = ()
 
     @property
     def attachments(self) -> tuple[NetworkAttachment, ...]:
@@ -213,6 +230,7 @@ class SandboxSpec:
         values["resources"] = Resources(**data["resources"])
         network = dict(data["network"])
         network["ports"] = tuple(PortSpec(*port) for port in network["ports"])
+        network["expose"] = tuple(ExposedPort(*port) for port in network.get("expose", ()))
         for key in ("dns", "dns_search", "dns_options"):
             network[key] = tuple(network[key])
         network["extra_hosts"] = _pairs(network["extra_hosts"])

@@ -209,7 +209,7 @@ def port(output_format: str, name: str, inside: str | None) -> None:
         if inside is not None:
             output.echo(output.host_side(item))
         else:
-            output.echo(f"{output.port_range(item.port, item.length)}/{item.protocol} -> {output.host_side(item)}")
+            output.echo(output.port_line(item))
 
 
 def _matching(ports: list[Any], inside: str, name: str) -> list[Any]:

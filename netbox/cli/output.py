@@ -144,19 +144,27 @@ def merged_ports(ports: Iterable[PortSpec]) -> list[PortSpec]:
 
 
 def _continues(last: PortSpec, port: PortSpec) -> bool:
-    same = last.protocol == port.protocol and last.host_ip == port.host_ip and bool(last.host_port) == bool(port.host_port)
+    if (last.protocol, last.host_ip, last.choices, last.host_port > 0) != (port.protocol, port.host_ip, 1, port.host_port > 0):
+        return False
     next_host_port = last.host_port + last.length if last.host_port else 0
-    return same and port.port == last.port + last.length and port.host_port == next_host_port
+    return port.port == last.port + last.length and port.host_port == next_host_port
 
 
 def port_text(port: PortSpec) -> str:
     """``0.0.0.0:8080->80/tcp``; without a host port, which a sandbox that does not run may lack, ``80/tcp``."""
     inside = f"{port_range(port.port, port.length)}/{port.protocol}"
-    return f"{host_side(port)}->{inside}" if port.host_port else inside
+    return f"{host_side(port)}->{inside}" if port.is_settled else inside
+
+
+def port_line(port: PortSpec) -> str:
+    """``80/tcp -> 0.0.0.0:8080``."""
+    return f"{port_range(port.port, port.length)}/{port.protocol} -> {host_side(port)}"
 
 
 def host_side(port: PortSpec) -> str:
-    """``0.0.0.0:8080``: where the port is reached on the host."""
+    """``0.0.0.0:8080``: where the port is reached on the host; without a number where it is still to be chosen."""
+    if not port.is_settled:
+        return f"{port.host_ip}:{port_range(port.host_port, port.choices) if port.host_port else '*'}"
     return f"{port.host_ip}:{port_range(port.host_port, port.length)}"
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from netbox.cli import options, output, terminal
+from netbox.cli import notice, options, output, terminal
 from netbox.cli.state import State
 from netbox.errors import NetboxError, UsageError, host_error
 from netbox.parse.text import quote
@@ -40,7 +40,9 @@ Examples:
 """
 
 _NETWORK = options.combined(
-    click.option("-p", "--publish", "ports", multiple=True, metavar="[[IP:]HOST:]PORT", help="Publish a port or range, [/tcp|udp]."),
+    click.option("-p", "--publish", "ports", multiple=True, metavar="[[IP:]HOST:]PORT", help="Publish a port or range, [/tcp|udp|sctp]."),
+    click.option("-P", "--publish-all", is_flag=True, help="Publish every exposed port on a free host port."),
+    click.option("--expose", multiple=True, metavar="[NAME=]PORT", help="A port or range on which the sandbox serves; repeatable."),
     click.option(
         "--network",
         "--net",
@@ -191,20 +193,21 @@ def run(
         terminal.require_terminal()
     id_file = IdFile(cidfile)
     try:
-        return _start(state or State(), spec, id_file, detach, _Attachment(attach, keys, sig_proxy))
+        return _start(state or State(), spec, id_file, detach, _Attachment(attach, keys, sig_proxy, values["ports"]))
     finally:
         id_file.discard()
 
 
 class _Attachment:
-    """What the options of ``run`` say about the streams."""
+    """What the options of ``run`` say about the streams, and about published ports."""
 
-    def __init__(self, streams: Sequence[str], keys: bytes, sig_proxy: bool) -> None:
+    def __init__(self, streams: Sequence[str], keys: bytes, sig_proxy: bool, ports: Sequence[str]) -> None:
         numbers = {"stdout": terminal.STDOUT, "stderr": terminal.STDERR}
         self.stdin = not streams or "stdin" in streams
         self.outputs = [number for name, number in numbers.items() if not streams or name in streams]
         self.keys = keys
         self.sig_proxy = sig_proxy
+        self.ports = ports
 
 
 def _start(state: State, spec: SandboxSpec, id_file: IdFile, detach: bool, wanted: _Attachment) -> int:
@@ -215,6 +218,7 @@ def _start(state: State, spec: SandboxSpec, id_file: IdFile, detach: bool, wante
         id_file.write(sandbox.id)
         size = terminal.console_size() if spec.tty else None
         attachment = sandbox.start(attach=not detach, console_size=size)
+        notice.about_public_ports(wanted.ports, sandbox.ports)
         if attachment is None:
             output.echo(sandbox.id)
             return 0
@@ -310,4 +314,5 @@ def create(image: str, command: tuple[str, ...], cidfile: str | None, **values: 
     finally:
         id_file.discard()
     output.echo(sandbox.id)
+    notice.about_public_ports(values["ports"], spec.network.ports, running=False)
     return 0

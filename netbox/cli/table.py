@@ -32,6 +32,8 @@ SECTIONS: dict[str, dict[str, Entry]] = {
         "wait": Entry("lifecycle", "wait", "Wait for the end of sandboxes and print their exit codes"),
         "rename": Entry("lifecycle", "rename", "Give a sandbox another name"),
         "update": Entry("update", "update", "Change the limits of sandboxes"),
+        "publish": Entry("publish", "publish", "Publish ports of a sandbox, also while it runs"),
+        "unpublish": Entry("publish", "unpublish", "Take published ports back"),
         "impair": Entry("impair", "impair", "Make the link of a running sandbox worse: slower, lossy, late"),
         "rm": Entry("lifecycle", "rm", "Remove sandboxes"),
     },
@@ -46,8 +48,12 @@ SECTIONS: dict[str, dict[str, Entry]] = {
         "show": Entry("listing", "show", "Show one sandbox on a card"),
         "inspect": Entry("listing", "inspect", "Print everything about sandboxes as JSON"),
         "port": Entry("listing", "port", "List the published ports of a sandbox"),
+        "exposure": Entry("exposure", "exposure", "Show who can reach what, and by which rule"),
         "stats": Entry("stats", "stats", "Show what sandboxes use, live"),
         "events": Entry("events", "events", "Print what happens to sandboxes"),
+    },
+    "Packets": {
+        "probe": Entry("probe", "probe", "Send packets from one place to another and say what comes back"),
     },
     "Networks, images, system": {
         "network": Entry("network", "command", "Manage networks, connect and disconnect sandboxes"),

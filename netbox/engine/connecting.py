@@ -108,7 +108,7 @@ def recover(context: Context) -> list[str]:
             rows = journal.rows()  # again, under the lock: whoever was at work has finished
             replay_rows(journal, list(reversed(rows)), context)
             if rows:
-                done.append(f"an unfinished change of the networks of {known[owner].name if owner in known else owner}")
+                done.append(f"an unfinished change of networks or ports of {known[owner].name if owner in known else owner}")
     return done
 
 
@@ -154,12 +154,13 @@ def _connect_running(context: Context, row: SandboxRow, attachment: NetworkAttac
             journal.move([item for item in rows if drivers.of(endpoint).is_row_of(endpoint, item)], RUN)
             journal.forget([item for item in rows if item.kind == "lease"])  # the run's own row is about every address
     except BaseException as error:
-        _undo_after(context, row.id, error)
+        undo_after(context, row.id, error)
         raise
     settle_links(context, row.id)
 
 
-def _undo_after(context: Context, sandbox_id: str, error: BaseException) -> None:
+def undo_after(context: Context, sandbox_id: str, error: BaseException) -> None:
+    """Undoes a change that failed; a failure of this is noted with the error."""
     try:
         settle_links(context, sandbox_id)
     except NetboxError as failure:
@@ -201,19 +202,20 @@ def _changed_spec(row: SandboxRow, add: NetworkAttachment | None, drop: str | No
 
 
 def _connect_stopped(context: Context, row: SandboxRow, attachment: NetworkAttachment) -> None:
-    with _stopped(context, row), context.store.database.transaction():
+    with stopped(context, row), context.store.database.transaction():
         changed = _changed_spec(row, attachment, None)
         context.store.update_sandbox(row.id, spec=changed)
         context.network.reserve(row.id, NetworkSpec(networks=(attachment,)))
 
 
 def _disconnect_stopped(context: Context, row: SandboxRow, network: str) -> None:
-    with _stopped(context, row), context.store.database.transaction():
+    with stopped(context, row), context.store.database.transaction():
         context.store.update_sandbox(row.id, spec=_changed_spec(row, None, network))
         context.store.release_leases(row.id, network)
 
 
-def _stopped(context: Context, row: SandboxRow) -> SandboxLock:
+def stopped(context: Context, row: SandboxRow) -> SandboxLock:
+    """The lock of a sandbox that does not run."""
     return acquire_or_conflict(context.settings.sandbox_run(row.id), row.name, timeout=1.0)
 
 

@@ -23,6 +23,7 @@ from netbox.state.rows import Event
 if TYPE_CHECKING:
     from typing import Unpack
 
+    from netbox.engine.exposing import Report
     from netbox.image.store import Image, ImageStore
     from netbox.network.firewall import Difference
     from netbox.runtime.launcher import Launcher
@@ -150,6 +151,18 @@ class Engine:
         self._context.require_root("repair firewall rules")
         names = [repair.Difference("missing", "names", "the process that serves them")] if self._context.network.ensure_names() else []
         return names + repair.repair(self._context.store)
+
+    def exposure(self, *names: str) -> Report:
+        """Who can reach what: the running sandboxes of these names (all without any) and their published ports.
+
+        Raises:
+            NotFound: there is no such sandbox.
+            WrongState: one that was named does not run.
+            NoPermission, FirewallError: the rules cannot be read.
+        """
+        from netbox.engine import exposing
+
+        return exposing.report(self._context, names)
 
     def remove_image(self, name: str, force: bool = False) -> Image:
         """Removes an image.

@@ -101,9 +101,9 @@ def _forget_untranslated(groups: list[RuleGroup]) -> None:
 
     for group in groups:
         for rule in group.rules:
-            if rule.stage == PUBLISH and rule.protocol == "udp" and rule.ports is not None:
+            if rule.stage == PUBLISH and rule.protocol in conntrack.PROTOCOLS and rule.ports is not None:
                 first, last = rule.ports
-                conntrack.flush_udp(rule.destination or "0.0.0.0", first, last - first + 1, keep_translated=True)
+                conntrack.flush(rule.protocol, rule.destination or "0.0.0.0", first, last - first + 1, keep_translated=True)
 
 
 def _running(store: Store) -> set[str]:

@@ -12,7 +12,7 @@ from netbox.engine.impairable import Impairable
 from netbox.engine.record import Record
 from netbox.errors import UsageError, WrongState
 from netbox.parse.networks import make_attachment
-from netbox.spec import Resources
+from netbox.spec import PortSpec, Resources
 from netbox.state.rows import SandboxRow
 
 if TYPE_CHECKING:
@@ -321,6 +321,33 @@ class Sandbox(Record, Impairable):
 
         connecting.disconnect(self._context, self.refresh()._row, network)
         self._reread()
+
+    def publish(self, *ports: str | int | PortSpec) -> tuple[PortSpec, ...]:
+        """Publishes further ports, at once when it runs: ``sandbox.publish("8080:80", "127.0.0.1::53/udp")``. A restart publishes them
+        again. Returns them, when it runs with the host ports that were chosen.
+
+        Raises:
+            Conflict: a sandbox or another program has a port.
+            UsageError: a port is malformed or asked for twice, or no network leads to the sandbox.
+        """
+        from netbox.engine import publishing
+
+        published = publishing.publish(self._context, self.refresh()._row, ports)
+        self._reread()
+        return published
+
+    def unpublish(self, *ports: str | int | PortSpec) -> tuple[PortSpec, ...]:
+        """Takes published ports back, at once when it runs; connections that stand go on. ``80`` or ``53/udp`` is the port inside,
+        ``127.0.0.1:8080:80`` one mapping of it. Returns what was taken back.
+
+        Raises:
+            NotFound: nothing like that is published.
+        """
+        from netbox.engine import publishing
+
+        gone = publishing.unpublish(self._context, self.refresh()._row, ports)
+        self._reread()
+        return gone
 
     def inspect(self) -> dict[str, Any]:
         """Everything known about it as a JSON-able document."""

@@ -133,6 +133,12 @@ def _reroute(context: Context, args: dict[str, Any]) -> None:
     connecting.reroute(context, args)
 
 
+def _republish(context: Context, args: dict[str, Any]) -> None:
+    from netbox.engine import publishing
+
+    publishing.agree(context, args)
+
+
 _HANDLERS: dict[str, Handler] = {
     "directory": _remove_directory,
     "cgroup": _remove_cgroup,
@@ -140,4 +146,5 @@ _HANDLERS: dict[str, Handler] = {
     "id_range": _release_id_range,
     "sandbox": _delete_row,
     "reroute": _reroute,
+    "republish": _republish,
 }

@@ -1,4 +1,4 @@
-"""The kernel's table of connections: deletes entries of published UDP ports, over a raw nfnetlink socket.
+"""The kernel's table of connections: deletes entries of published UDP and SCTP ports, over a raw nfnetlink socket.
 
 Sources: ``<linux/netfilter/nfnetlink.h>``, ``<linux/netfilter/nfnetlink_conntrack.h>``, net/netfilter/nf_conntrack_netlink.c.
 """
@@ -26,14 +26,17 @@ CTA_PROTO_NUM, CTA_PROTO_DST_PORT = 1, 3
 CTA_FILTER_ORIG_FLAGS, CTA_FILTER_REPLY_FLAGS = 1, 2
 _BY_PROTOCOL, _BY_DESTINATION_PORT = 1 << 3, 1 << 5  # CTA_FILTER_F_CTA_PROTO_NUM and …_DST_PORT, net/netfilter/nf_internals.h
 
+PROTOCOLS = {"udp": socket.IPPROTO_UDP, "sctp": socket.IPPROTO_SCTP}
 _HEADER = struct.Struct("=IHHII")
 _FAMILY = struct.pack("=BBH", socket.AF_INET, 0, 0)
 _RECEIVE_BUFFER = 1 << 18
 
 
-def flush_udp(address: str, first_port: int, count: int, keep_translated: bool = False) -> int:
-    """Deletes the entries of datagrams that were sent to one of ``count`` ports of ``address`` (0.0.0.0: any), whatever they were
+def flush(protocol: str, address: str, first_port: int, count: int, keep_translated: bool = False) -> int:
+    """Deletes the entries of packets that were sent to one of ``count`` ports of ``address`` (0.0.0.0: any), whatever they were
     translated to; with ``keep_translated`` only those that were not.
+
+    ``protocol`` is one of ``PROTOCOLS``: a client of those goes on with the same ports, where one of TCP connects anew.
 
     Returns how many there were. A kernel without connection tracking has none.
 
@@ -42,27 +45,27 @@ def flush_udp(address: str, first_port: int, count: int, keep_translated: bool =
     """
     try:
         with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER) as netlink:
-            found = list(_entries(netlink, address, first_port, count, keep_translated))
+            found = list(_entries(netlink, PROTOCOLS[protocol], address, first_port, count, keep_translated))
             for entry in found:
                 _delete(netlink, entry)
     except OSError as error:
         if error.errno in (errno.EPROTONOSUPPORT, errno.EOPNOTSUPP, errno.EINVAL) and not os.path.exists("/proc/sys/net/netfilter"):
             return 0
-        raise host_error("flush", f"connections of port {first_port}/udp", error) from error
+        raise host_error("flush", f"connections of port {first_port}/{protocol}", error) from error
     return len(found)
 
 
-def _entries(netlink: socket.socket, address: str, first_port: int, count: int, keep_translated: bool) -> Iterator[bytes]:
+def _entries(netlink: socket.socket, number: int, address: str, first_port: int, count: int, keep_translated: bool) -> Iterator[bytes]:
     """The bodies of delete requests for the entries that match. The kernel sorts out most of the table (since 5.8; an older one gives all
     of it).
     """
     wanted = None if address == "0.0.0.0" else socket.inet_aton(address)
-    for body in _dump(netlink, _filter(first_port if count == 1 else None)):
+    for body in _dump(netlink, _filter(number, first_port if count == 1 else None)):
         attributes = parse_attributes(body[len(_FAMILY) :])
         original = attributes.get(CTA_TUPLE_ORIG, b"")
         tuple_ = parse_attributes(original)
         protocol = parse_attributes(tuple_.get(CTA_TUPLE_PROTO, b""))
-        if protocol.get(CTA_PROTO_NUM) != bytes([socket.IPPROTO_UDP]):
+        if protocol.get(CTA_PROTO_NUM) != bytes([number]):
             continue
         if keep_translated and int.from_bytes(attributes.get(CTA_STATUS, b""), "big") & _IPS_DST_NAT:
             continue
@@ -72,8 +75,8 @@ def _entries(netlink: socket.socket, address: str, first_port: int, count: int, 
             yield _FAMILY + attribute(CTA_TUPLE_ORIG | _NESTED, original) + attribute(CTA_ID, attributes.get(CTA_ID, bytes(4)))
 
 
-def _filter(port: int | None) -> bytes:
-    protocol = attribute(CTA_PROTO_NUM, bytes([socket.IPPROTO_UDP]))
+def _filter(number: int, port: int | None) -> bytes:
+    protocol = attribute(CTA_PROTO_NUM, bytes([number]))
     flags = _BY_PROTOCOL
     if port is not None:
         protocol += attribute(CTA_PROTO_DST_PORT, struct.pack("!H", port))

@@ -11,7 +11,7 @@ _INTERFACE = re.compile(r"[A-Za-z0-9_.-]{1,15}\+?")
 _COMMENT = re.compile(r"[A-Za-z0-9_.:/ -]{1,255}")
 _STATES = frozenset({"NEW", "ESTABLISHED", "RELATED", "INVALID", "UNTRACKED", "SNAT", "DNAT"})
 _TARGET_NAMES = frozenset({"ACCEPT", "DROP", "RETURN", "MASQUERADE", "DNAT"})
-_PROTOCOLS = frozenset({"tcp", "udp"})
+_PROTOCOLS = frozenset({"tcp", "udp", "sctp"})
 
 
 class Entry(NamedTuple):

@@ -1,4 +1,4 @@
-"""The sockets of a network namespace as /proc/net/{tcp,tcp6,udp,udp6} shows them (proc(5))."""
+"""The sockets of a network namespace as /proc/net/{tcp,tcp6,udp,udp6} (proc(5)) and /proc/net/sctp/eps (net/sctp/proc.c) show them."""
 
 from __future__ import annotations
 
@@ -36,6 +36,16 @@ def parse(text: str) -> list[SocketRow]:
     return found
 
 
+def parse_sctp(text: str) -> list[SocketRow]:
+    """The rows of /proc/net/sctp/eps, one for each local address of an endpoint. Pure. What is not understood is passed over."""
+    found = []
+    for line in text.splitlines():
+        _, _, _, state, _, port, _, inode, *addresses = [*line.split(), *[""] * 8]
+        if port.isdecimal() and inode.isdecimal() and state.isdecimal():
+            found += [SocketRow(address, int(port), int(state), int(inode)) for address in addresses if address]
+    return found
+
+
 def _address(text: str) -> str:
     """The kernel prints each 32-bit word of the address as a number of its own byte order."""
     words = (bytes.fromhex(text[start : start + 8]) for start in range(0, len(text), 8))
@@ -54,21 +64,21 @@ def conflicts(bound: str, wanted: str) -> bool:
 
 
 def busy(protocol: str, port: int, address: str | None = None) -> list[SocketRow]:
-    """Sockets of the calling thread's namespace that keep a port busy: listening ones for ``tcp``, all for ``udp``.
+    """Sockets of the calling thread's namespace that keep a port busy: listening ones for ``tcp``, all for ``udp`` and ``sctp``.
 
     With ``address`` only those in the way of it. Raises UsageError for another protocol.
     """
-    if protocol not in ("tcp", "udp"):
-        raise UsageError(f"cannot look for the holder of a port of protocol {protocol!r}", "tcp and udp are known")
+    if protocol not in ("tcp", "udp", "sctp"):
+        raise UsageError(f"cannot look for the holder of a port of protocol {protocol!r}", "tcp, udp and sctp are known")
     found = []
-    for name in (protocol, f"{protocol}6"):
+    for name in ("sctp/eps",) if protocol == "sctp" else (protocol, f"{protocol}6"):
         try:
             with open(f"/proc/thread-self/net/{name}", encoding="utf-8") as file:
-                found += parse(file.read())
+                found += parse_sctp(file.read()) if protocol == "sctp" else parse(file.read())
         except FileNotFoundError:  # tcp6 without IPv6
             continue
     return [
         row
         for row in found
-        if row.port == port and (protocol == "udp" or row.state == _LISTEN) and (address is None or conflicts(row.address, address))
+        if row.port == port and (protocol != "tcp" or row.state == _LISTEN) and (address is None or conflicts(row.address, address))
     ]

@@ -8,14 +8,17 @@ The stages that a packet passes, in this order::
     GUARD     before anything else: forged packets from our bridges, and what an impaired link loses
     PUBLISH   a new connection to an address of this host: is it a published port?
     NAMES     to this host itself: sandboxes may ask for names
-    FENCE     forwarded into or out of an internal network: never
+    FENCE     forwarded into or out of an internal network, or with the source address of a network that it does not come from: never
     INGRESS   forwarded towards one of our bridges: may it come in?
     EGRESS    forwarded away from one of our bridges: may it go out?
+    HAIRPIN   about to leave for a published port whose sandbox would answer by another way: its source address has to change
+    KEEP      about to leave for a published port: its source address stays
     LEAVE     about to leave: does its source address have to change?
 
 FENCE comes first: else a port that another network publishes would be a way out. INGRESS is decided for all networks before EGRESS is
-asked, so two networks are strangers whatever the order in which they were made. NAMES is for hosts that drop what comes to them; it does
-something only where an accept is final, so a backend for which it is not has no such stage.
+asked, so two networks are strangers whatever the order in which they were made. KEEP is decided for all before LEAVE is asked: a port of
+one network that is reached from another by the host's address sees who asks. NAMES is for hosts that drop what comes to
+them; it does something only where an accept is final, so a backend for which it is not has no such stage.
 """
 
 from __future__ import annotations
@@ -26,9 +29,9 @@ from typing import NamedTuple, Protocol
 
 from netbox.spec import PortSpec
 
-GUARD, PUBLISH, FENCE, INGRESS, EGRESS, LEAVE = "guard", "publish", "fence", "ingress", "egress", "leave"
-NAMES = "names"
-STAGES = (GUARD, FENCE, INGRESS, EGRESS, LEAVE, NAMES, PUBLISH)
+GUARD, PUBLISH, FENCE, INGRESS, EGRESS = "guard", "publish", "fence", "ingress", "egress"
+HAIRPIN, KEEP, LEAVE, NAMES = "hairpin", "keep", "leave", "names"
+STAGES = (GUARD, FENCE, INGRESS, EGRESS, HAIRPIN, KEEP, LEAVE, NAMES, PUBLISH)
 """In the order in which rules are put in place: what protects comes before what opens."""
 
 NAMES_PORT = 53
@@ -113,6 +116,9 @@ class FirewallBackend(Protocol):
     def rules(self) -> list[InstalledRule]:
         """Our rules as the kernel has them."""
 
+    def places(self, groups: Sequence[RuleGroup]) -> list[list[str | None]]:
+        """Where each rule of each group stands in the kernel, ``None`` for one that is missing. Changes nothing."""
+
     def take_down(self) -> None:
         """Takes everything of ours away."""
 
@@ -144,11 +150,12 @@ def network_rules(owner: str, bridge: str, subnet: str, internal: bool = False) 
     """What a network needs, whoever is on it.
 
     - Its sandboxes reach one another and the outside; from outside only replies and published ports reach them. They cannot send with a
-      foreign source address, and packets from or to 127.0.0.0/8 do not come in by the bridge: ``route_localnet`` would let them through
-      to the host's own services.
-    - Towards the outside they have the host's address. A published port reached from the same network goes through the host's address as
-      well (the answer would take the short way otherwise, and the client would not know it), and so does one reached from the host by
-      127.0.0.1.
+      foreign source address. Nobody else is forwarded with one of theirs, or with 127.0.0.1: a forged frame could slip into a conversation
+      of theirs, or of this host with a port published on 127.0.0.1. Packets from or to 127.0.0.0/8 do not come in by the bridge:
+      ``route_localnet`` would let them through to the host's own services.
+    - Towards the outside they have the host's address. A published port sees the client's own address; only when it is reached from the
+      same network (the answer would take the short way otherwise, and the client would not know it) or from the host by 127.0.0.1 it sees
+      the host's.
     - An ``internal`` one: its sandboxes reach one another and the host, and nothing is forwarded into it or out of it.
     """
     if internal:
@@ -167,15 +174,18 @@ def network_rules(owner: str, bridge: str, subnet: str, internal: bool = False) 
         (
             Rule(GUARD, DROP, in_interface=bridge, destination=LOOPBACK),
             Rule(GUARD, DROP, in_interface=bridge, source=LOOPBACK),
+            Rule(FENCE, DROP, in_interface=f"!{bridge}", source=subnet),
+            Rule(FENCE, DROP, out_interface=bridge, source=LOOPBACK),
             Rule(INGRESS, ACCEPT, out_interface=bridge, states=ESTABLISHED),
             Rule(INGRESS, ACCEPT, in_interface=bridge, out_interface=bridge),
             Rule(INGRESS, ACCEPT, out_interface=bridge, states=TRANSLATED),
             Rule(INGRESS, DROP, out_interface=bridge),
             Rule(EGRESS, DROP, in_interface=bridge, source=f"!{subnet}"),
             Rule(EGRESS, ACCEPT, in_interface=bridge),
+            Rule(HAIRPIN, MASQUERADE, source=subnet, destination=subnet, out_interface=bridge, states=TRANSLATED),
+            Rule(HAIRPIN, MASQUERADE, source=LOOPBACK, out_interface=bridge),
+            Rule(KEEP, ACCEPT, out_interface=bridge, states=TRANSLATED),
             Rule(LEAVE, MASQUERADE, source=subnet, out_interface=f"!{bridge}"),
-            Rule(LEAVE, MASQUERADE, source=subnet, destination=subnet, out_interface=bridge, states=TRANSLATED),
-            Rule(LEAVE, MASQUERADE, source=LOOPBACK, out_interface=bridge),
         ),
     )
 
@@ -193,18 +203,28 @@ def with_names(group: RuleGroup, bridge: str, gateways: Iterable[str], port: int
     return RuleGroup(group.owner, tuple(rules))
 
 
-def publish_rules(owner: str, address: str, ports: Iterable[PortSpec]) -> RuleGroup:
-    """A sandbox's published ports: one rule for each, also for a range. The client's source address stays as it is."""
+def publish_rules(owner: str, address: str, ports: Iterable[PortSpec], neighbours: Iterable[str] = ()) -> RuleGroup:
+    """A sandbox's published ports: one rule for each, also for a range. The client's source address stays as it is.
+
+    ``neighbours`` are the subnets of further networks that the sandbox is on: it would answer to a client there directly.
+    """
     return RuleGroup(
         owner,
-        tuple(
-            Rule(
-                PUBLISH,
-                Redirect(address, port.port),
-                destination="" if port.host_ip == ANY_ADDRESS else port.host_ip,
-                protocol=port.protocol,
-                ports=(port.host_port, port.host_port + port.length - 1),
-            )
-            for port in ports
+        (
+            *(Rule(HAIRPIN, MASQUERADE, source=subnet, destination=address, states=TRANSLATED) for subnet in neighbours),
+            *_redirects(address, ports),
         ),
+    )
+
+
+def _redirects(address: str, ports: Iterable[PortSpec]) -> Iterable[Rule]:
+    return (
+        Rule(
+            PUBLISH,
+            Redirect(address, port.port),
+            destination="" if port.host_ip == ANY_ADDRESS else port.host_ip,
+            protocol=port.protocol,
+            ports=(port.host_port, port.host_port + port.length - 1),
+        )
+        for port in ports
     )

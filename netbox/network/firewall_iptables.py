@@ -10,7 +10,7 @@ Built-in chains get one jump to each chain and are otherwise left alone, policie
                                                 neighbour that forges this destination, because DNAT comes before the check for such
                                                 "martians"
     nat     OUTPUT       -> NETBOX-PUBLISH      for addresses of this host, 127.0.0.0/8 included
-    nat     POSTROUTING  -> NETBOX-LEAVE
+    nat     POSTROUTING  -> NETBOX-HAIRPIN   -> NETBOX-KEEP   -> NETBOX-LEAVE
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ from netbox.network.firewall import (
     EGRESS,
     FENCE,
     GUARD,
+    HAIRPIN,
     INGRESS,
+    KEEP,
     LEAVE,
     LOOPBACK,
     NAMES,
@@ -63,6 +65,8 @@ _PLACES = {
     INGRESS: _Place("filter", _chain(INGRESS), (_jump("FORWARD", INGRESS),), 1),
     EGRESS: _Place("filter", _chain(EGRESS), (_jump("FORWARD", EGRESS),), 2),
     NAMES: _Place("filter", _chain(NAMES), (_jump("INPUT", NAMES),), 0),
+    HAIRPIN: _Place("nat", _chain(HAIRPIN), (_jump("POSTROUTING", HAIRPIN),), None),
+    KEEP: _Place("nat", _chain(KEEP), (_jump("POSTROUTING", KEEP),), None),
     LEAVE: _Place("nat", _chain(LEAVE), (_jump("POSTROUTING", LEAVE),), None),
     PUBLISH: _Place("nat", _chain(PUBLISH), (_jump("PREROUTING", PUBLISH, f"!{LOOPBACK}", True), _jump("OUTPUT", PUBLISH, "", True)), None),
 }
@@ -132,6 +136,28 @@ class IptablesBackend:
             with editing(table) as editor:
                 for rule in _own_rules(editor):
                     found.append(InstalledRule(rule.comment, f"{rule.table} {rule.chain} {rule.number}"))
+        return found
+
+    def places(self, groups: Sequence[RuleGroup]) -> list[list[str | None]]:
+        """See ``FirewallBackend.places``."""
+        found: list[list[str | None]] = [[None] * len(group.rules) for group in groups]
+        for table in _loaded():
+            with editing(table) as editor:
+                left = {
+                    place.chain: list(enumerate(editor.contents(place.chain), 1))
+                    for place in _places(editor)
+                    if editor.has_chain(place.chain)
+                }
+                for row, group in zip(found, groups, strict=True):
+                    for index, rule in enumerate(group.rules):
+                        item = entry(rule, group.owner)
+                        numbered = left.get(item.chain, ())
+                        match = next(
+                            (pair for pair in numbered if pair[1].comment == group.owner and pair[1] == editor.rendered(item)), None
+                        )
+                        if match is not None and _PLACES[rule.stage].table == table:
+                            left[item.chain].remove(match)
+                            row[index] = f"{table} {item.chain} {match[0]}"
         return found
 
     def take_down(self) -> None:

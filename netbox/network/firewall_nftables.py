@@ -7,7 +7,7 @@
       chain forward      filter, forward, filter       -> fence -> ingress -> egress
       chain prerouting   nat, prerouting, dstnat       -> publish, for addresses of this host but 127.0.0.0/8 (see the iptables backend)
       chain output       nat, output, dstnat           -> publish, for addresses of this host
-      chain leave        nat, postrouting, srcnat      LEAVE
+      chain postrouting  nat, postrouting, srcnat      -> hairpin -> keep -> leave
       chain publish      asks the maps:
       map port           protocol . port            -> address . port
       map address_port   protocol . address . port  -> address . port
@@ -70,6 +70,10 @@ class NftablesBackend:
     def rules(self) -> list[InstalledRule]:
         """See ``FirewallBackend.rules``."""
         return Table(nftables.listing()).installed()
+
+    def places(self, groups: Sequence[RuleGroup]) -> list[list[str | None]]:
+        """See ``FirewallBackend.places``."""
+        return Table(nftables.listing()).places(groups)
 
     def take_down(self) -> None:
         """See ``FirewallBackend.take_down``."""

@@ -9,14 +9,14 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from netbox.kernel.iptables_entry import validate
-from netbox.network.firewall import EGRESS, FENCE, GUARD, INGRESS, LEAVE, LOOPBACK, PUBLISH, Redirect, Rule
+from netbox.network.firewall import LOOPBACK, PUBLISH, STAGES, Redirect, Rule
 from netbox.network.firewall_iptables import entry
 
 TABLE = "ip netbox"
 OWN = "netbox"
 """The comment of the rules that are everybody's."""
 PORT, ADDRESS_PORT, PORT_RANGE, OWNED = "port", "address_port", "port_range", "owned"
-CHAINS = {GUARD: "guard", FENCE: "fence", INGRESS: "ingress", EGRESS: "egress", LEAVE: "leave", PUBLISH: "publish"}
+CHAINS = {stage: stage for stage in STAGES}
 _COMMENT_MAX = 100  # bytes; NFTNL_UDATA_COMMENT_MAXLEN is 128 with the NUL
 _STATES = ("INVALID", "ESTABLISHED", "RELATED", "NEW", "UNTRACKED")  # in the order of their bits, which is how they are listed
 _STATUSES = ("SNAT", "DNAT")

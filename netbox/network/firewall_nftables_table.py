@@ -5,7 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from netbox.network.firewall import EGRESS, FENCE, INGRESS, NAMES, PUBLISH, Difference, InstalledRule, RuleGroup, is_owner
+from netbox.network.firewall import (
+    EGRESS,
+    FENCE,
+    HAIRPIN,
+    INGRESS,
+    KEEP,
+    LEAVE,
+    NAMES,
+    PUBLISH,
+    Difference,
+    InstalledRule,
+    Rule,
+    RuleGroup,
+    is_owner,
+)
 from netbox.network.firewall_nftables_rules import (
     ADDRESS_PORT,
     LOCAL,
@@ -24,7 +38,7 @@ from netbox.network.firewall_nftables_rules import (
 )
 
 IN_CHAINS = "rules"  # an entry of the index: the owner has rules in chains
-BASE_KEY, VERSION = "base", 1
+BASE_KEY, VERSION = "base", 2
 _PRIME = (1 << 60) - 93
 
 # Name, and what hangs it on a hook; "-100" is "dstnat", a name that the hook output does not have.
@@ -34,7 +48,10 @@ CHAINS = {
     "ingress": "",
     "egress": "",
     "forward": "type filter hook forward priority 0 ; policy accept ;",
-    "leave": "type nat hook postrouting priority 100 ; policy accept ;",
+    "hairpin": "",
+    "keep": "",
+    "leave": "",
+    "postrouting": "type nat hook postrouting priority 100 ; policy accept ;",
     "publish": "",
     "prerouting": "type nat hook prerouting priority -100 ; policy accept ;",
     "output": "type nat hook output priority -100 ; policy accept ;",
@@ -54,6 +71,9 @@ BASE_RULES = (
     lookup(PORT_RANGE),
     jump("prerouting", PUBLISH, LOCAL, not_loopback()),
     jump("output", PUBLISH, LOCAL),
+    jump("postrouting", HAIRPIN),
+    jump("postrouting", KEEP),
+    jump("postrouting", LEAVE),
 )
 
 
@@ -147,6 +167,29 @@ class Table:
                 ranges.add(place)
                 found.append(InstalledRule(owner, place))
         return found
+
+    def places(self, groups: Sequence[RuleGroup]) -> list[list[str | None]]:
+        """See ``FirewallBackend.places``."""
+        left: dict[tuple[str, str, str], list[int]] = {}
+        counts: dict[str, int] = {}
+        for rule in self.rules:
+            counts[rule["chain"]] = counts.get(rule["chain"], 0) + 1
+            key = (rule["chain"], str(rule.get("comment", "")), _significant(rule["expr"]))
+            left.setdefault(key, []).append(counts[rule["chain"]])
+        return [[self._place(rule, group.owner, left) for rule in group.rules] for group in groups]
+
+    def _place(self, rule: Rule, owner: str, left: dict[tuple[str, str, str], list[int]]) -> str | None:
+        if rule.stage == NAMES:
+            return None  # there is none, see Rendered
+        item = element(rule, owner)
+        if item is not None:
+            stands = all(self.elements.get((item.set, key)) == (value, item.comment) for key, value in _pairs(item))
+            keys = item.keys()
+            shown = keys[0] if len(keys) == 1 else f"{keys[0].rpartition(' . ')[0]} . {item.first}-{item.last}"
+            return f"map {item.set} {shown}" if stands else None
+        wanted = chain_rule(rule, owner)
+        numbers = left.get((wanted.chain, owner, _significant(wanted.listed)))
+        return f"{wanted.chain} {numbers.pop(0)}" if numbers else None
 
     def removal(self, owner: str) -> list[str]:
         """The commands that take away everything of an owner's."""

@@ -97,7 +97,26 @@ def follow(store: Store) -> bool:
 def published(plan: NetworkPlan) -> RuleGroup:
     """The rules of a sandbox's published ports; none when its default route goes by no bridge."""
     owner = names.sandbox_owner(plan.sandbox_id)
-    return firewall.publish_rules(owner, plan.entrance.address, plan.ports) if plan.entrance is not None else RuleGroup(owner, ())
+    if plan.entrance is None or not plan.ports:
+        return RuleGroup(owner, ())
+    return firewall.publish_rules(owner, plan.entrance.address, plan.ports, _neighbours(plan))
+
+
+def published_row(plan: NetworkPlan, backend: str) -> dict[str, Any]:
+    """What the journal's row ``rules`` says about a sandbox's published ports."""
+    group = published(plan)
+    return {
+        "owner": group.owner,
+        "backend": backend,
+        "address": plan.entrance.address if plan.entrance is not None else "",
+        "ports": [list(port) for port in plan.ports],
+        "neighbours": _neighbours(plan),
+    }
+
+
+def _neighbours(plan: NetworkPlan) -> list[str]:
+    """The subnets of further networks, where the sandbox answers to a client directly."""
+    return [endpoint.subnet for endpoint in plan.interfaces if endpoint is not plan.entrance and not endpoint.internal]
 
 
 def replace(store: Store, group: RuleGroup) -> None:
@@ -114,10 +133,23 @@ def replace(store: Store, group: RuleGroup) -> None:
         firewall_choice.remove_everywhere([group.owner], but=target)
 
 
+def publish_again(store: Store, plan: NetworkPlan) -> None:
+    """Makes the rules of a running sandbox's published ports those of its plan. Call it under the networks' lock.
+
+    Raises what ``FirewallBackend.apply`` raises.
+    """
+    replace(store, published(plan))
+    row = store.sandbox(plan.sandbox_id)
+    if row is None or row.state != "running":
+        # It has ended since: its rules may have been removed before they were put in again. One that ends from here on removes them.
+        firewall_choice.remove_everywhere([names.sandbox_owner(plan.sandbox_id)])
+
+
 def _published(row: JournalRow, plan: NetworkPlan | None) -> RuleGroup:
     if plan is not None:
         return published(plan)
-    return firewall.publish_rules(row.args["owner"], row.args["address"], [PortSpec(*port) for port in row.args["ports"]])
+    published_ports = [PortSpec(*port) for port in row.args["ports"]]
+    return firewall.publish_rules(row.args["owner"], row.args["address"], published_ports, row.args.get("neighbours", ()))
 
 
 def _lost(plan: NetworkPlan, impairments: list[dict[str, Any]]) -> RuleGroup:

@@ -85,7 +85,7 @@ class NetworkManager:
                 endpoints.append(self._lease(row, sandbox_id, attachment, index, stood))
             docker_user.follow(self._store)
         naming.changed(self._store, [endpoint.network for endpoint in endpoints])
-        _check_endpoints(endpoints, spec)
+        check_endpoints(endpoints, spec)
         if spec.ports:
             recorder.record("port", sandbox_id=sandbox_id)
         taken, sockets = ports.reserve(self._store, sandbox_id, spec.ports)
@@ -106,10 +106,9 @@ class NetworkManager:
         for index, attachment in enumerate(spec.attachments):
             row, stands = networks.preview(self._store, attachment.network)
             endpoints.append(self._lease_preview(row, sandbox_id, attachment, index, stands))
-        _check_endpoints(endpoints, spec)
-        if spec.ports:
-            ports.check(self._store, sandbox_id, spec.ports)
-        return mode.prepare(request, _facts(endpoints, spec.ports, networks.any_stands(self._store)))
+        check_endpoints(endpoints, spec)
+        taken = ports.check(self._store, sandbox_id, spec.ports)
+        return mode.prepare(request, _facts(endpoints, taken, networks.any_stands(self._store)))
 
     def reserve(self, sandbox_id: str, spec: NetworkSpec) -> None:
         """Keeps the addresses of ``--ip`` on user-defined networks for a sandbox, from now until it is removed.
@@ -148,17 +147,17 @@ class NetworkManager:
         drivers.of(endpoint).connect(endpoint, netns_fd, recorder, is_default=False)
 
     def reroute(self, plan: NetworkPlan, netns_fd: int, published_on: str) -> None:
-        """Sends the default route of a running sandbox the way that its plan says, and its published ports too, unless they were
-        ``published_on`` that address already. Doing it twice is harmless.
+        """Sends the default route of a running sandbox the way that its plan says, and its published ports too; what goes to a port that
+        was ``published_on`` that address already goes on. Doing it twice is harmless.
 
         Raises:
             HostError, FirewallError: the kernel refuses.
         """
         if plan.way_out is not None:
             drivers.move_default_route(plan.way_out, netns_fd)
-        if plan.ports and (plan.entrance is None or plan.entrance.address != published_on):
-            firewall_switch.replace(self._store, firewall_switch.published(plan))
-            _forget_untranslated(plan)
+        if plan.ports:
+            firewall_switch.publish_again(self._store, plan)
+            ports.forget(plan.ports, keep_translated=plan.entrance is not None and plan.entrance.address == published_on)
 
     def attach(self, plan: NetworkPlan, netns_fd: int, recorder: Recorder) -> None:
         """Builds the interfaces of a sandbox's namespace. Does nothing in the modes host and container.
@@ -179,10 +178,9 @@ class NetworkManager:
         group = firewall_switch.published(plan)
         with firewall_choice.chosen() as backend:
             # Until the record says what is published, the row does: another backend may take over, another program flush the rules.
-            ports = [list(port) for port in plan.ports]
-            recorder.record("rules", owner=group.owner, udp=_udp(plan), backend=backend.name, address=plan.address, ports=ports)
+            recorder.record("rules", **firewall_switch.published_row(plan, backend.name))
             backend.apply([group])
-        _forget_untranslated(plan)
+        ports.forget(plan.ports)
 
     def files(self, plan: NetworkPlan) -> dict[str, str]:
         """The contents of ``hosts``, ``hostname`` and ``resolv.conf``; empty in mode container, see ``plan.shared_files``."""
@@ -371,7 +369,7 @@ def _facts(endpoints: Iterable[Endpoint], taken: tuple[PortSpec, ...], base_stan
     return modes.Facts(os.uname().nodename, ordered, taken, all(endpoint.standing for endpoint in ordered), base_stands)
 
 
-def _check_endpoints(endpoints: Sequence[Endpoint], spec: NetworkSpec) -> None:
+def check_endpoints(endpoints: Sequence[Endpoint], spec: NetworkSpec) -> None:
     """Whether what was asked for can be had on these networks. Raises ``UsageError``."""
     lan = next((endpoint for endpoint in endpoints if endpoint.on_lan), None)
     if spec.rate_in and lan is not None:
@@ -388,18 +386,6 @@ def _check_endpoints(endpoints: Sequence[Endpoint], spec: NetworkSpec) -> None:
         )
     where = f"on internal networks only ({spec.title})" if endpoints else "on no network"
     raise UsageError(f"cannot publish a port: the sandbox is {where}", "add a network with a way out, such as --network bridge")
-
-
-def _udp(plan: NetworkPlan) -> list[tuple[str, int, int]]:
-    return [(port.host_ip, port.host_port, port.length) for port in plan.ports if port.protocol == "udp"]
-
-
-def _forget_untranslated(plan: NetworkPlan) -> None:
-    """Datagrams that came before the rule have made an entry that bypasses it, and that every further one keeps alive."""
-    for host_ip, first, count in _udp(plan):
-        from netbox.kernel import conntrack
-
-        conntrack.flush_udp(host_ip, first, count)
 
 
 def _sum(counters: Iterable[Traffic]) -> Traffic:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
+from netbox.errors import Unsupported
 from netbox.kernel import nftables
 
 FORWARD, INPUT = "forward", "input"
@@ -42,14 +43,17 @@ def find(hook: str, bridges: Sequence[str], port: int = 53) -> list[Obstacle]:
     """What drops IPv4 packets of these bridges on the hook ``forward`` or ``input``.
 
     Raises:
-        OSError: this kernel has no nf_tables.
-        FirewallError, Unsupported, NoPermission: the rules cannot be read.
+        FirewallError, NoPermission: the rules cannot be read.
     """
     found = []
-    for base in nftables.base_chains():
+    try:
+        chains = nftables.base_chains()
+    except OSError:
+        return []  # this kernel has no nf_tables
+    for base in chains:
         if base.hook != hook or base.family == "ip6" or base.table == _OWN_TABLE or not (base.drops or base.rules):
             continue
-        table = Table(nftables.listing(terse=True, table=f"{base.family} {base.table}"))
+        table = _read(f"{base.family} {base.table}")
         if not (base.drops or table.ends_with_drop(base.name)):
             continue
         program = table.program(base.family, base.table, hook)
@@ -58,6 +62,13 @@ def find(hook: str, bridges: Sequence[str], port: int = 53) -> list[Obstacle]:
                 remedy = _REMEDIES.get((program, hook), _OTHERWISE[hook]).format(bridge=bridge, port=port)
                 found.append(Obstacle(program, f"{base.family} {base.table} {base.name}", bridge, remedy))
     return found
+
+
+def _read(name: str) -> Table:
+    try:
+        return Table(nftables.listing(terse=True, table=name))
+    except Unsupported:
+        return Table([])  # without libnftables the policies are all that is known
 
 
 class Table:

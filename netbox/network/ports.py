@@ -1,9 +1,13 @@
-"""Published host ports: claimed in the database against other sandboxes, and held by a bound socket against other programs."""
+"""Published host ports: claimed in the database against other sandboxes, and held by a bound socket against other programs.
+
+A kernel without SCTP sockets cannot give such a port to another program either: there the claim is enough.
+"""
 
 from __future__ import annotations
 
 import errno
 import os
+import random
 import resource
 import socket
 from collections.abc import Iterable
@@ -15,10 +19,18 @@ from netbox.state.store import Store
 _ATTEMPTS = 64
 _SPARE_FILES = 32
 _LAST_PORT = 65535
+_KINDS = {
+    "tcp": (socket.SOCK_STREAM, socket.IPPROTO_TCP),
+    "udp": (socket.SOCK_DGRAM, socket.IPPROTO_UDP),
+    "sctp": (socket.SOCK_STREAM, socket.IPPROTO_SCTP),
+}
+_WITHOUT_SOCKETS = (errno.EPROTONOSUPPORT, errno.ESOCKTNOSUPPORT)
+_DYNAMIC_PORTS = (49152, 65535)  # RFC 6335, section 6; what is chosen where no socket can be asked
 
 
 def reserve(store: Store, sandbox_id: str, ports: Iterable[PortSpec]) -> tuple[tuple[PortSpec, ...], list[socket.socket]]:
-    """Takes host ports for a sandbox; a ``host_port`` of 0 becomes one that the kernel chose (the first of a run of free ones for a range).
+    """Takes host ports for a sandbox; a ``host_port`` of 0 becomes one that the kernel chose (the first of a run of free ones for a range),
+    and of several ``choices`` the first free one is taken.
 
     Raises:
         Conflict: a sandbox or another program has a port; the message names it.
@@ -26,12 +38,12 @@ def reserve(store: Store, sandbox_id: str, ports: Iterable[PortSpec]) -> tuple[t
     """
     ports = tuple(ports)
     _check_file_limit(sum(port.length for port in ports))
-    reserved: list[PortSpec] = []
+    reserved = list(ports)
     sockets: list[socket.socket] = []
     try:
-        for port in ports:
-            chosen, held = _reserve_one(store, sandbox_id, port)
-            reserved.append(chosen)
+        # Those with a number of their own first: none of them must be given away as somebody's free one.
+        for index, port in sorted(enumerate(ports), key=lambda item: not item[1].is_settled):
+            reserved[index], held = _reserve_one(store, sandbox_id, port)
             sockets += held
     except BaseException:
         _close(sockets)
@@ -39,14 +51,53 @@ def reserve(store: Store, sandbox_id: str, ports: Iterable[PortSpec]) -> tuple[t
     return tuple(reserved), sockets
 
 
-def check(store: Store, sandbox_id: str, ports: Iterable[PortSpec]) -> None:
-    """Whether ``reserve`` would succeed now; nothing stays taken. Raises what it raises."""
+def holds_by_socket(protocol: str) -> bool:
+    """Whether this kernel has sockets of the protocol, so that ports of it are held by them."""
+    try:
+        socket.socket(socket.AF_INET, *_KINDS[protocol]).close()
+    except OSError as error:
+        if error.errno in _WITHOUT_SOCKETS:
+            return False
+        raise host_error("open", f"a socket for {protocol}", error) from error
+    return True
+
+
+def check(store: Store, sandbox_id: str, ports: Iterable[PortSpec]) -> tuple[PortSpec, ...]:
+    """What ``reserve`` would give now, but for ports that the kernel would choose; nothing stays taken. Raises what ``reserve`` raises."""
+    ports = tuple(ports)
     try:
         with store.database.transaction():
-            _close(reserve(store, sandbox_id, ports)[1])
+            taken, sockets = reserve(store, sandbox_id, ports)
+            _close(sockets)
             raise _RollBack
     except _RollBack:
-        pass
+        return tuple(found if asked.host_port else asked for asked, found in zip(ports, taken, strict=True))
+
+
+def held(ports: Iterable[PortSpec]) -> list[bytes]:
+    """The names of the sockets that hold the ports, as ``netbox.runtime.reservations`` has them."""
+    found: list[bytes] = []
+    ports = tuple(ports)
+    protocols = {protocol for protocol in {port.protocol for port in ports} if protocol != "sctp" or holds_by_socket(protocol)}
+    for port in ports:
+        if port.protocol in protocols:
+            number = _KINDS[port.protocol][1]
+            found += [b"%d %s %d" % (number, port.host_ip.encode(), port.host_port + offset) for offset in range(port.length)]
+    return found
+
+
+def forget(ports: Iterable[PortSpec], keep_translated: bool = False) -> None:
+    """Has the kernel forget what was sent to published UDP and SCTP ports: an entry of the connection table that was made before the rule
+    came, or for one that has gone, bypasses the rules, and every further packet of the client keeps it alive.
+
+    Raises:
+        HostError: the kernel refuses.
+    """
+    for port in ports:
+        if port.protocol != "tcp":
+            from netbox.kernel import conntrack  # most publish no such port
+
+            conntrack.flush(port.protocol, port.host_ip, port.host_port, port.length, keep_translated)
 
 
 class _RollBack(Exception):
@@ -54,13 +105,14 @@ class _RollBack(Exception):
 
 
 def _reserve_one(store: Store, sandbox_id: str, port: PortSpec) -> tuple[PortSpec, list[socket.socket]]:
+    if port.choices > 1:
+        return _reserve_choice(store, sandbox_id, port)
     if port.host_port:
         _claim(store, sandbox_id, port)  # first, because its message names the sandbox
         return port, _bind_range(port)
     for attempt in range(_ATTEMPTS):
-        first = _bind(port, 0)
-        chosen = port._replace(host_port=first.getsockname()[1])
-        held = [first]
+        held = _bind(port, 0)
+        chosen = port._replace(host_port=held[0].getsockname()[1] if held else random.randint(*_DYNAMIC_PORTS))
         try:
             if chosen.host_port + port.length - 1 > _LAST_PORT:
                 raise Conflict(f"the ports behind {chosen.host_port} are not enough for {port.length}")
@@ -78,6 +130,18 @@ def _reserve_one(store: Store, sandbox_id: str, port: PortSpec) -> tuple[PortSpe
     raise AssertionError("unreachable: the last attempt returns or raises")
 
 
+def _reserve_choice(store: Store, sandbox_id: str, port: PortSpec) -> tuple[PortSpec, list[socket.socket]]:
+    for number in range(port.host_port, port.host_port + port.choices):
+        chosen = port._replace(host_port=number, choices=1)
+        try:
+            with store.database.transaction():  # a claim without its socket must not stay
+                return _reserve_one(store, sandbox_id, chosen)
+        except Conflict:
+            continue
+    last = port.host_port + port.choices - 1
+    raise Conflict(f"every port of {port.host_port}-{last}/{port.protocol} is taken", "choose another range")
+
+
 def _claim(store: Store, sandbox_id: str, port: PortSpec) -> None:
     with store.database.transaction():  # all of a range, or none
         for offset in range(port.length):
@@ -88,25 +152,29 @@ def _bind_range(port: PortSpec, start: int = 0) -> list[socket.socket]:
     sockets: list[socket.socket] = []
     try:
         for offset in range(start, port.length):
-            sockets.append(_bind(port, port.host_port + offset))
+            sockets += _bind(port, port.host_port + offset)
     except BaseException:
         _close(sockets)
         raise
     return sockets
 
 
-def _bind(port: PortSpec, number: int) -> socket.socket:
-    """A socket that holds a port and never receives: packets for it are sent on before they get there."""
+def _bind(port: PortSpec, number: int) -> list[socket.socket]:
+    """A socket that holds a port and never receives: packets for it are sent on before they get there. None where the kernel has no such
+    sockets.
+    """
     is_tcp = port.protocol == "tcp"
-    kind = (socket.SOCK_STREAM if is_tcp else socket.SOCK_DGRAM) | socket.SOCK_CLOEXEC
+    kind, protocol = _KINDS[port.protocol]
     try:
-        sock = socket.socket(socket.AF_INET, kind)
+        sock = socket.socket(socket.AF_INET, kind | socket.SOCK_CLOEXEC, protocol)
     except OSError as error:
+        if port.protocol == "sctp" and error.errno in _WITHOUT_SOCKETS:
+            return []
         raise host_error("open", f"a socket for port {number}/{port.protocol}", error) from error
     try:
         if is_tcp:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections in TIME_WAIT do not matter
-        else:
+        elif port.protocol == "udp":
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 0)  # a stray datagram does not stay
         sock.bind((port.host_ip, number))
         if is_tcp:
@@ -115,7 +183,7 @@ def _bind(port: PortSpec, number: int) -> socket.socket:
     except OSError as error:
         sock.close()
         raise _bind_error(port, number, error) from error
-    return sock
+    return [sock]
 
 
 def _bind_error(port: PortSpec, number: int, error: OSError) -> Exception:

@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 from netbox.errors import Unsupported, host_error
 from netbox.kernel import sysctl
 from netbox.kernel.rtnetlink import RouteSocket, delete_link
-from netbox.network import firewall_choice, firewall_switch, naming, networks
+from netbox.network import firewall_choice, firewall_switch, naming, networks, ports
 from netbox.network.facts import boot_id
 from netbox.settings import Settings
+from netbox.spec import PortSpec
 from netbox.state.journal import NETWORK, of_kind
 from netbox.state.store import Store
 
@@ -35,11 +36,8 @@ def _release_ports(context: UndoContext, args: dict[str, Any]) -> None:
 
 def _remove_rules(context: UndoContext, args: dict[str, Any]) -> None:
     firewall_choice.remove([args["owner"]], {args.get("backend", firewall_choice.IPTABLES), *firewall_switch.standing(context.store)})
-    for host_ip, first, count in args.get("udp", ()):
-        from netbox.kernel import conntrack
-
-        # An entry of the connection table would keep sending datagrams to the next one who gets the address.
-        conntrack.flush_udp(host_ip, first, count)
+    # An entry of the connection table would keep sending datagrams to the next one who gets the address.
+    ports.forget([PortSpec(*port) for port in args.get("ports", ())])
 
 
 def _lift_impairment(context: UndoContext, args: dict[str, Any]) -> None:

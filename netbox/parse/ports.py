@@ -1,17 +1,19 @@
-"""Published ports: ``[ip:][hostport[-range]]:port[-range][/protocol]``. Pure."""
+"""Published ports, ``[ip:][hostport[-range]]:port[-range][/protocol]``, and exposed ones, ``[name=]port[-range][/protocol]``. Pure."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from netbox.errors import UsageError
 from netbox.parse.addresses import parse_ipv4
 from netbox.parse.text import parse_integer, quote
-from netbox.spec import PortSpec
+from netbox.spec import ExposedPort, PortSpec
 
 PORT_MAX = 65535
-_FORM_HINT = "write [ip:][hostport:]port[/tcp|udp], such as 8080:80, 127.0.0.1:5353:53/udp or 8000-8010:80-90"
+PROTOCOLS = ("tcp", "udp", "sctp")
+_FORM_HINT = "write [ip:][hostport:]port[/tcp|udp|sctp], such as 8080:80, 127.0.0.1:5353:53/udp or 8000-8010:80-90"
+_NAME_HINT = "use up to 15 lower-case letters, digits and single hyphens, at least one letter, as in http or metrics-2"
 ANY_ADDRESS = "0.0.0.0"
 
 
@@ -30,6 +32,8 @@ def parse_port(value: str | int | PortSpec) -> PortSpec:
     if host is None:
         return PortSpec(port, 0, count, protocol, host_ip)
     host_port, host_count = _range(host, text, "leave the host port out to have a free one chosen, as in -p 80")
+    if count == 1 < host_count:
+        return PortSpec(port, host_port, 1, protocol, host_ip, host_count)
     if host_count != count:
         raise UsageError(
             f"port {quote(text)}: the ranges differ in length, {host_count} host ports for {count} ports inside",
@@ -76,10 +80,8 @@ def _number(digits: str, text: str, zero_hint: str | None) -> int:
 
 def _protocol(name: str, text: str) -> str:
     protocol = name.lower()
-    if protocol == "sctp":
-        raise UsageError(f"port {quote(text)}: publishing SCTP is not offered yet", "publish tcp or udp")
-    if protocol not in ("tcp", "udp"):
-        raise UsageError(f"port {quote(text)}: {quote(name)} is not a protocol that can be published", "write /tcp or /udp")
+    if protocol not in PROTOCOLS:
+        raise UsageError(f"port {quote(text)}: {quote(name)} is not a protocol that can be published", "write /tcp, /udp or /sctp")
     return protocol
 
 
@@ -89,13 +91,15 @@ def _check_port(port: PortSpec) -> PortSpec:
     parse_integer(port.port + port.length - 1, "last port of a range", 1, PORT_MAX)
     parse_integer(port.host_port, "host port", 0, PORT_MAX)
     parse_integer(port.host_port + port.length - 1, "last host port of a range", 0, PORT_MAX)
+    parse_integer(port.choices, "number of host ports to choose from", 1, PORT_MAX if port.host_port and port.length == 1 else 1)
+    parse_integer(port.host_port + port.choices - 1, "last host port to choose", 0, PORT_MAX)
     return port._replace(protocol=_protocol(port.protocol, format_port(port)), host_ip=parse_ipv4(port.host_ip, "published address"))
 
 
 def format_port(port: PortSpec) -> str:
     """The port in the form that ``parse_port`` reads back: ``8080:80``, ``127.0.0.1::53/udp``."""
     inside = _format_range(port.port, port.length) + ("" if port.protocol == "tcp" else f"/{port.protocol}")
-    host = _format_range(port.host_port, port.length) if port.host_port else ""
+    host = _format_range(port.host_port, max(port.length, port.choices)) if port.host_port else ""
     if port.host_ip != ANY_ADDRESS:
         return f"{port.host_ip}:{host}:{inside}"
     return f"{host}:{inside}" if host else inside
@@ -109,7 +113,7 @@ def check_overlaps(ports: Sequence[PortSpec]) -> None:
     """Raises ``UsageError`` when two entries of one request want the same host port, or say the same thing twice."""
     for index, port in enumerate(ports):
         for other in ports[:index]:
-            if port == other:
+            if port == other and port.choices == 1:
                 raise UsageError(f"port {quote(format_port(port))} is published twice", "leave one of the two out")
             if _overlap(port, other):
                 raise UsageError(
@@ -119,8 +123,90 @@ def check_overlaps(ports: Sequence[PortSpec]) -> None:
 
 
 def _overlap(one: PortSpec, other: PortSpec) -> bool:
-    if one.protocol != other.protocol or not one.host_port or not other.host_port:
+    if one.protocol != other.protocol or not one.is_settled or not other.is_settled:
         return False
     if one.host_ip != other.host_ip and ANY_ADDRESS not in (one.host_ip, other.host_ip):
         return False
     return one.host_port < other.host_port + other.length and other.host_port < one.host_port + one.length
+
+
+def parse_expose(value: str | int | ExposedPort) -> ExposedPort:
+    """One exposed port or range: ``80``, ``8000-8010/udp``, or with the name by which policies know it, ``http=80``.
+
+    Names are those of services in RFC 6335, section 5.1. Raises ``UsageError``.
+    """
+    if isinstance(value, ExposedPort):
+        value = format_expose(value)
+    text = str(value)
+    name, named, rest = text.partition("=") if "=" in text else ("", "", text)
+    ports, separator, protocol = rest.partition("/")
+    protocol = _protocol(protocol, text) if separator else "tcp"
+    if named and not _is_service_name(name):
+        raise UsageError(f"expose {quote(text)}: {quote(name)} is not the name of a port", _NAME_HINT)
+    if ":" in ports:
+        raise UsageError(f"expose {quote(text)}: only the port inside is exposed", f"publish it instead: -p {text}"[:120])
+    first, count = _range(ports, text)
+    if named and count > 1:
+        raise UsageError(f"expose {quote(text)}: a name stands for one port", "leave the name out, or name a single port")
+    return ExposedPort(first, count, protocol, name if named else None)
+
+
+def _is_service_name(name: str) -> bool:
+    return (
+        len(name) <= 15
+        and re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name, re.ASCII) is not None
+        and any("a" <= character <= "z" for character in name)
+    )
+
+
+def format_expose(port: ExposedPort) -> str:
+    """The form that ``parse_expose`` reads back."""
+    return f"{f'{port.name}=' if port.name else ''}{_format_range(port.port, port.length)}/{port.protocol}"
+
+
+def parse_exposed(values: Iterable[str | int | ExposedPort]) -> tuple[ExposedPort, ...]:
+    """All of one request, each once. Raises ``UsageError`` when one name stands for two ports."""
+    found = tuple(dict.fromkeys(parse_expose(value) for value in values))
+    names: dict[str, ExposedPort] = {}
+    for port in found:
+        if port.name is not None and names.setdefault(port.name, port) != port:
+            known, other = format_expose(names[port.name]), format_expose(port)
+            raise UsageError(f"expose: the name {port.name} stands for two ports, {known} and {other}", "choose two names")
+    return found
+
+
+def publish_all(exposed: Iterable[ExposedPort], published: Sequence[PortSpec]) -> tuple[PortSpec, ...]:
+    """What ``-P`` adds: the exposed ports that are not published already, each on a free host port.
+
+    Raises ``UsageError`` when nothing is exposed.
+    """
+    found: dict[tuple[str, int, int], PortSpec] = {}
+    nothing = True
+    for port in exposed:
+        nothing = False
+        covered = any(
+            item.protocol == port.protocol and item.port <= port.port and port.port + port.length <= item.port + item.length
+            for item in published
+        )
+        if not covered:
+            found[port.protocol, port.port, port.length] = PortSpec(port.port, 0, port.length, port.protocol)
+    if nothing:
+        raise UsageError("publish-all (-P): no port is exposed", "expose some, as in --expose 80, or publish by -p")
+    return tuple(found.values())
+
+
+def selects(selector: str | int | PortSpec, port: PortSpec) -> bool:
+    """Whether a published port is meant by what looks like one: host port and address count where they are given. Raises ``UsageError``."""
+    wanted = parse_port(selector)
+    return (
+        (wanted.port, wanted.length, wanted.protocol) == (port.port, port.length, port.protocol)
+        and (not wanted.host_port or (wanted.host_port, wanted.choices) == (port.host_port, port.choices))
+        and (on_all_addresses(selector) or wanted.host_ip == port.host_ip)
+    )
+
+
+def on_all_addresses(value: str | int | PortSpec) -> bool:
+    """Whether a port is published on every address of the host without anybody having said so: ``8080:80``, not ``0.0.0.0:8080:80``."""
+    if isinstance(value, PortSpec):
+        return value.host_ip == ANY_ADDRESS
+    return "[" not in str(value) and not str(value).rpartition(":")[0].rpartition(":")[0]

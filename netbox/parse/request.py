@@ -17,6 +17,7 @@ from netbox.spec import (
     BindMount,
     Device,
     DeviceRule,
+    ExposedPort,
     NetworkAttachment,
     NetworkSpec,
     PortSpec,
@@ -73,6 +74,8 @@ class RunOptions(TypedDict, total=False):
     ip: str | None
     mac_address: str | None
     ports: Iterable[str | int | PortSpec] | None
+    publish_all: bool
+    expose: Iterable[str | int | ExposedPort] | None
     dns: Iterable[str] | None
     dns_search: Iterable[str] | None
     dns_options: Iterable[str] | None
@@ -161,6 +164,9 @@ def _network(given: Mapping[str, Any]) -> NetworkSpec:
     mac_address = addresses.parse_mac(given["mac_address"]) if "mac_address" in given else None
     mode, attachments = networks.parse_networks(given.get("network"), ip, mac_address, given.get("network_aliases"))
     published = tuple(ports.parse_port(port) for port in each(given.get("ports")))
+    exposed = ports.parse_exposed(each(given.get("expose")))
+    if given.get("publish_all"):
+        published += ports.publish_all(exposed, published)
     ports.check_overlaps(published)
     spec = NetworkSpec(
         mode=mode,
@@ -172,6 +178,7 @@ def _network(given: Mapping[str, Any]) -> NetworkSpec:
         dns_options=tuple(addresses.parse_dns_option(option) for option in each(given.get("dns_options"))),
         extra_hosts=addresses.parse_extra_hosts(given.get("extra_hosts")),
         networks=attachments,
+        expose=exposed,
         rate_in=shaping.parse_rate(given["net_rate_in"], "net-rate-in") if "net_rate_in" in given else None,
         rate_out=shaping.parse_rate(given["net_rate_out"], "net-rate-out") if "net_rate_out" in given else None,
     )
@@ -198,6 +205,8 @@ def _check_network(spec: NetworkSpec) -> None:
         for option in (name for name, value in not_own_files.items() if value):
             reason = "the other sandbox's files are used"
             raise UsageError(f"{option} cannot be used with network {spec.mode}: {reason}", f"give {option} to the other sandbox")
+        if spec.expose:
+            raise UsageError(f"expose cannot be used with network {spec.mode}: the ports are the other's", "give it to the other sandbox")
     gatewayless = "it has no gateway" if spec.mode == "none" else "netbox does not know its gateway" if spec.mode.startswith("ns:") else ""
     if gatewayless and any(address == addresses.HOST_GATEWAY for _, address in spec.extra_hosts):
         raise UsageError(f"add-host with host-gateway cannot be used with network {spec.mode}: {gatewayless}", "write an address")

@@ -17,6 +17,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from netbox.runtime.reservations import Reservations
+
 HIGH_WATER = 256 * 1024
 STALL_SECONDS = 5.0
 _CHUNK = 64 * 1024
@@ -34,7 +36,9 @@ class Client:
         self.connection = connection
         self.foreground = foreground
         self.claims = claims
+        self.feeds = False
         self.reader = protocol.FrameReader()
+        self.fds: list[int] = []  # that came, and that no frame has claimed yet
         self._waiting = bytearray()
         self._progress = time.monotonic()
 
@@ -119,9 +123,11 @@ class Attachments:
         self._resize = resize
         self._clients: dict[int, Client] = {}
         self._listener: _socket.socket | None = None
+        self._reservations: Reservations | None = None
 
-    def listen(self, run_dir: str) -> None:
-        """Opens the control socket, for root only. Raises OSError."""
+    def listen(self, run_dir: str, reservations: Reservations | None = None) -> None:
+        """Opens the control socket, for root only; clients may change the ``reservations``. Raises OSError."""
+        self._reservations = reservations
         directory = os.open(run_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         path = f"/proc/self/fd/{directory}/{CONTROL_SOCKET}"  # sun_path has 108 bytes only
         mask = os.umask(0o177)
@@ -146,8 +152,9 @@ class Attachments:
         """Adds what to wait for: poll events by descriptor."""
         if self._listener:
             wanted[self._listener.fileno()] = select.POLLIN
-        readable = select.POLLIN if self.input.waiting < HIGH_WATER else 0
+        clogged = self.input.waiting >= HIGH_WATER
         for fd, client in self._clients.items():
+            readable = 0 if clogged and client.feeds else select.POLLIN
             wanted[fd] = readable | (select.POLLOUT if client.waiting else 0)
         if self.input.fd is not None and self.input.waiting:
             wanted[self.input.fd] = wanted.get(self.input.fd, 0) | select.POLLOUT
@@ -177,15 +184,17 @@ class Attachments:
 
     def _read(self, client: Client) -> None:
         try:
-            data = client.connection.recv(_CHUNK)
+            data, fds = protocol.receive_with_fds(client.connection, _CHUNK)
         except BlockingIOError:
             return
+        client.fds += fds
         if not data:
             self._drop(client)
             return
         client.reader.feed(data)
         for kind, payload in client.reader.frames():
             if kind == protocol.STDIN:
+                client.feeds = True
                 self.input.write(payload)
             elif kind == protocol.STDIN_EOF:
                 self.input.end()
@@ -194,6 +203,9 @@ class Attachments:
                     self._resize(*size)
             elif kind == protocol.CLAIM:
                 client.claims = True
+            elif kind == protocol.KEEP and self._reservations:
+                fds, client.fds = client.fds, []
+                client.send(protocol.frame(protocol.HELD, b"\n".join(self._reservations.keep(payload.split(b"\n"), fds))))
             elif kind == protocol.DETACH:
                 # It leaves on purpose: no end of file for the sandbox, and the clean-up is the monitor's again.
                 client.foreground = client.claims = False
@@ -201,6 +213,8 @@ class Attachments:
     def _drop(self, client: Client) -> None:
         del self._clients[client.connection.fileno()]
         client.connection.close()
+        for fd in client.fds:
+            os.close(fd)
         # Who leaves a terminal has detached from it; who leaves a pipe was all of its input.
         if client.foreground and not self.input.terminal:
             self.input.end()

@@ -6,6 +6,7 @@ import json
 import os
 import select
 import socket
+from collections.abc import Sequence
 from types import TracebackType
 
 from netbox.errors import HostError, WrongState
@@ -86,8 +87,46 @@ class Attachment:
         self.close()
 
 
+def keep_ports(run_dir: str, names: Sequence[bytes], sockets: Sequence[socket.socket] = (), timeout: float = 10.0) -> set[bytes]:
+    """Has the monitor hold the ports ``names`` and no others; ``sockets`` are those of new ones. Returns the names of what it holds.
+
+    Raises WrongState when the sandbox does not run, HostError when its monitor does not answer for ``timeout`` seconds.
+    """
+    request = protocol.frame(protocol.KEEP, b"\n".join(names))
+    with _connected(run_dir, "change the ports") as channel:
+        channel.settimeout(timeout)
+        reader, fds = protocol.FrameReader(), [item.fileno() for item in sockets]
+        held: set[bytes] = set()
+        for start in range(0, max(len(fds), 1), protocol.FDS_MAX):
+            try:
+                protocol.send_with_fds(channel, request, fds[start : start + protocol.FDS_MAX])
+                held = _answer(channel, reader)
+            except TimeoutError:
+                raise HostError(f"the monitor of the sandbox did not answer for {timeout:g} s", "see whether it was stopped") from None
+            except OSError:
+                raise WrongState("cannot change the ports: the sandbox has just ended", "'netbox ps -a' shows its state") from None
+        return held
+
+
+def _answer(channel: socket.socket, reader: protocol.FrameReader) -> set[bytes]:
+    """The next HELD; other frames, which every client gets, are passed over. Raises OSError."""
+    while True:
+        item = reader.next()
+        if item is None:
+            data = channel.recv(_CHUNK)
+            if not data:
+                raise ConnectionResetError
+            reader.feed(data)
+        elif item[0] == protocol.HELD:
+            return set(item[1].split(b"\n")) - {b""}
+
+
 def connect(run_dir: str) -> Attachment:
     """Attaches to the sandbox with this run directory. Raises WrongState when it does not run."""
+    return Attachment(_connected(run_dir, "attach"))
+
+
+def _connected(run_dir: str, operation: str) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
         directory = os.open(run_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -97,8 +136,8 @@ def connect(run_dir: str) -> Attachment:
             os.close(directory)
     except OSError as error:
         sock.close()
-        raise WrongState(f"cannot attach: the sandbox is not running ({error.strerror})", "'netbox ps -a' shows its state") from None
-    return Attachment(sock)
+        raise WrongState(f"cannot {operation}: the sandbox is not running ({error.strerror})", "'netbox ps -a' shows its state") from None
+    return sock
 
 
 def communicate(attachment: Attachment, data: bytes | None = None) -> tuple[int, bytes, bytes]:

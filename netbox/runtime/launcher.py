@@ -82,6 +82,11 @@ class Launcher:
         ports = [item if isinstance(item, int) else item.fileno() for item in port_sockets]
         joined = [netns_fd] if netns_fd is not None and config.get("join_netns") else []
         self._attach = bool(config["attach"])
+        room = protocol.FDS_MAX - 2
+        for start in range(0, len(ports) - room, room):
+            self._send(protocol.RESERVED, None, ports[start : start + room])
+        if len(ports) > room:
+            ports = ports[-(len(ports) % room or room) :]
         self._send(protocol.START, {"config": dict(config), "netns": bool(joined)}, [lock_fd, *ports, *joined])
 
     def wait_namespaces(self, timeout: float = 30.0) -> Namespaces:

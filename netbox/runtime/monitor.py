@@ -17,6 +17,7 @@ from netbox.runtime.attachments import CONTROL_SOCKET, Client
 from netbox.runtime.failure import Failure, stage
 from netbox.runtime.init import IGNORED_SIGNALS
 from netbox.runtime.logs import LogWriter
+from netbox.runtime.reservations import Reservations
 from netbox.runtime.resources import open_cgroups, read_program
 from netbox.runtime.session import Session
 from netbox.runtime.trees import open_trees
@@ -37,13 +38,20 @@ def main(channel_fd: int = protocol.CHANNEL_FD) -> None:
     """Runs one sandbox for the engine at the other end of ``channel_fd``; returns when nothing is left to do."""
     detach(channel_fd)
     channel = _socket.socket(fileno=channel_fd)
-    message = protocol.receive_message(channel)
-    if message is None:  # the engine had no use for a monitor after all
-        return
-    name, values, fds = message
+    reserved: list[int] = []
+    while True:
+        message = protocol.receive_message(channel)
+        if message is None:  # the engine had no use for a monitor after all
+            return
+        name, values, fds = message
+        if name != protocol.RESERVED:
+            break
+        reserved += fds
     if name != protocol.START:
         raise protocol.ProtocolError(f"{name!r} before {protocol.START!r}")
-    Monitor(channel, values["config"], fds, values["netns"]).run()
+    lock, *ports = fds
+    netns = ports.pop() if values["netns"] else None
+    Monitor(channel, values["config"], lock, reserved + ports, netns).run()
 
 
 def detach(channel_fd: int) -> None:
@@ -67,14 +75,15 @@ def detach(channel_fd: int) -> None:
 class Monitor:
     """One sandbox, from START to its end.
 
-    ``fds`` are the liveness lock, the sockets that reserve ports and, if ``has_netns``, a namespace to join.
+    ``lock`` is the liveness lock, ``ports`` are the sockets that reserve ports, ``netns`` is a namespace to join.
     """
 
-    def __init__(self, channel: _socket.socket, config: dict[str, Any], fds: list[int], has_netns: bool) -> None:
+    def __init__(self, channel: _socket.socket, config: dict[str, Any], lock: int, ports: list[int], netns: int | None) -> None:
         self._channel = channel
         self._config = config
-        self._netns = fds.pop() if has_netns else None
-        self._held = fds  # kept open until the end, closed by the kernel
+        self._netns = netns
+        self._lock = lock
+        self._reservations = Reservations(ports)
         self._handshake = protocol.Handshake()
         self._handshake.advance(protocol.START)
         self._pid = 0
@@ -176,7 +185,7 @@ class Monitor:
             self._log = LogWriter(log["directory"], log["max_size"], log["max_files"]) if log else None
         self._session = Session(self._pidfd, self._log)
         with stage("control socket", config["run_dir"]):
-            self._session.attachments.listen(config["run_dir"])
+            self._session.attachments.listen(config["run_dir"], self._reservations)
 
     def _shake_hands(self) -> None:
         """From NETWORK_READY to the exec. Init and engine work at the same time, so READY waits for whichever is later."""
@@ -281,8 +290,8 @@ class Monitor:
             os.unlink(f"{self._config['run_dir']}/{CONTROL_SOCKET}")
         except OSError:
             pass
-        for fd in self._held:
-            os.close(fd)
+        self._reservations.close()
+        os.close(self._lock)
 
     def _hand_over(self, claimed: bool) -> None:
         """Becomes the clean-up process, unless a client does its work, or somebody who waited for the end.

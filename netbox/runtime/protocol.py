@@ -21,6 +21,7 @@ The handshake
         │ <─────────────────────────── STARTED │
         │ <═══════ frames, if attached ══════> │
 
+- RESERVED comes before START, as often as it takes, with sockets that hold ports when there are more than one message can carry.
 - FAILED comes in place of any message of the monitor, and of init; it is the last one.
 - End of file from the engine before GO: the monitor kills init, writes the status "aborted" and ends.
 - End of file from the monitor: init dies by its parent-death signal.
@@ -35,6 +36,9 @@ The frames
 ==========
 
 1 byte type, 3 zero bytes, 4 bytes length (big-endian), payload: the stream format of the Docker Engine API, with more types.
+
+KEEP, with sockets, says which published ports the monitor is to hold from now on (see ``reservations``), and HELD is its answer: one name
+of a port a line.
 """
 
 from __future__ import annotations
@@ -52,6 +56,7 @@ if TYPE_CHECKING:
 CHANNEL_FD = 3
 """The descriptor at which a monitor finds its end of the channel."""
 
+RESERVED = "reserved"
 START = "start"
 NAMESPACES_READY = "namespaces ready"
 NETWORK_READY = "network ready"
@@ -71,12 +76,14 @@ EXIT = 5
 CLAIM = 6
 ERROR = 7
 DETACH = 8
+KEEP = 9
+HELD = 10
 
 _LENGTH = struct.Struct(">I")
 _FRAME = struct.Struct(">BxxxI")
 _MESSAGE_MAX = 16 * 1024 * 1024
 FRAME_MAX = 16 * 1024 * 1024
-_FDS_MAX = 253  # SCM_MAX_FD, <net/scm.h>
+FDS_MAX = 253  # SCM_MAX_FD, <net/scm.h>
 
 
 class ProtocolError(Exception):
@@ -84,7 +91,8 @@ class ProtocolError(Exception):
 
 
 _NEXT: dict[str, tuple[str, ...]] = {
-    "": (START,),
+    "": (RESERVED, START),
+    RESERVED: (RESERVED, START),
     START: (NAMESPACES_READY, FAILED),
     NAMESPACES_READY: (NETWORK_READY, FAILED),
     NETWORK_READY: (READY, FAILED),
@@ -122,10 +130,15 @@ def send_message(channel: _socket.socket, name: str, values: dict[str, Any] | No
 
     ``values`` are plain JSON values. Raises OSError (EPIPE: the other end is gone).
     """
-    if len(fds) > _FDS_MAX:
-        raise ProtocolError(f"{len(fds)} descriptors in one message, {_FDS_MAX} at most")
     payload = marshal.dumps((name, values or {}))
-    data = memoryview(_LENGTH.pack(len(payload)) + payload)
+    send_with_fds(channel, _LENGTH.pack(len(payload)) + payload, fds)
+
+
+def send_with_fds(channel: _socket.socket, text: bytes, fds: Sequence[int]) -> None:
+    """Sends bytes; the descriptors travel with the first one. Raises OSError, and ProtocolError for more than ``FDS_MAX`` of them."""
+    if len(fds) > FDS_MAX:
+        raise ProtocolError(f"{len(fds)} descriptors in one message, {FDS_MAX} at most")
+    data = memoryview(text)
     ancillary = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, struct.pack(f"{len(fds)}i", *fds))] if fds else []
     sent = channel.sendmsg([data], ancillary, _socket.MSG_NOSIGNAL)
     while sent < len(data):
@@ -140,15 +153,10 @@ def write_message(fd: int, name: str, values: dict[str, Any]) -> None:
 
 def receive_message(channel: _socket.socket) -> tuple[str, dict[str, Any], list[int]] | None:
     """The next message (name, values, descriptors), None at end of file. Reads not a byte beyond it. Raises OSError, ProtocolError."""
-    space = _socket.CMSG_SPACE(_FDS_MAX * 4)
     try:
-        head, ancillary, _, _ = channel.recvmsg(_LENGTH.size, space, _socket.MSG_CMSG_CLOEXEC)
+        head, fds = receive_with_fds(channel, _LENGTH.size)
     except ConnectionResetError:  # it ended with something from us unread
         return None
-    fds: list[int] = []
-    for level, kind, data in ancillary:
-        if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS:
-            fds.extend(struct.unpack(f"{len(data) // 4}i", data[: len(data) // 4 * 4]))
     if not head:
         return None
     head += _receive_exactly(channel, _LENGTH.size - len(head))
@@ -157,6 +165,16 @@ def receive_message(channel: _socket.socket) -> tuple[str, dict[str, Any], list[
         raise ProtocolError(f"a message of {length} bytes")
     name, values = marshal.loads(_receive_exactly(channel, length))
     return name, values, fds
+
+
+def receive_with_fds(channel: _socket.socket, size: int) -> tuple[bytes, list[int]]:
+    """Up to ``size`` bytes, and the descriptors that came with them. Raises OSError."""
+    head, ancillary, _, _ = channel.recvmsg(size, _socket.CMSG_SPACE(FDS_MAX * 4), _socket.MSG_CMSG_CLOEXEC)
+    fds: list[int] = []
+    for level, kind, data in ancillary:
+        if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS:
+            fds.extend(struct.unpack(f"{len(data) // 4}i", data[: len(data) // 4 * 4]))
+    return head, fds
 
 
 def _receive_exactly(channel: _socket.socket, length: int) -> bytes:

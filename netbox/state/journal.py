@@ -1,7 +1,8 @@
 """The journal: what must be undone, written before it is done.
 
 Rows have an owner (``sandbox:…``, ``network:…``), a scope (``run``: until the sandbox stops; ``sandbox``: until it is removed;
-``network``: until the network goes down; ``link``: an unfinished connect or disconnect of a running sandbox), a kind and plain arguments.
+``network``: until the network goes down; ``link``: an unfinished change of the networks or ports of a running sandbox), a kind and plain
+arguments.
 Undo replays an owner's rows backwards: ``netbox/engine/undo.py``.
 """
 

@@ -11,6 +11,7 @@ from typing import Any
 from netbox.errors import Conflict, NotFound
 from netbox.names import ID_LENGTH, short_id
 from netbox.settings import Settings
+from netbox.spec import PortSpec
 from netbox.state import journal
 from netbox.state.database import Database
 from netbox.state.rows import Event, LeaseRow, MemberRow, NetworkRow, PortRow, SandboxRow
@@ -252,6 +253,14 @@ class Store:
     def release_ports(self, sandbox_id: str) -> None:
         """Frees a sandbox's host ports."""
         self.database.change("DELETE FROM ports WHERE sandbox_id = ?", sandbox_id)
+
+    def keep_ports(self, sandbox_id: str, ports: Iterable[PortSpec]) -> None:
+        """Frees the host ports of a sandbox but for these."""
+        kept = {(port.protocol, port.host_ip, port.host_port + offset) for port in ports for offset in range(port.length)}
+        with self.database.transaction():
+            for row in self.ports(sandbox_id):
+                if row[:3] not in kept:
+                    self.database.change("DELETE FROM ports WHERE protocol = ? AND host_ip = ? AND port = ?", *row[:3])
 
     def ports(self, sandbox_id: str | None = None) -> list[PortRow]:
         """The host ports that sandboxes hold."""

@@ -335,6 +335,25 @@ def do_damage(backend: FirewallBackend, name: str) -> bool:
     return bool(lines)
 
 
+def test_every_rule_has_its_place(backend: FirewallBackend) -> None:
+    assert backend.places(GROUPS) == [[None] * len(group.rules) for group in GROUPS]
+    backend.apply([OTHER])
+    backend.apply(GROUPS)
+    places = backend.places(GROUPS)
+    assert [len(row) for row in places] == [len(group.rules) for group in GROUPS]
+    flat = [place for row in places for place in row]
+    assert None not in flat
+    assert len(set(flat)) == len(flat)
+    assert {(owner, place) for owner, place in backend.rules() if owner != "network:other" and "map" not in str(place)} >= {
+        (group.owner, place) for group, row in zip(GROUPS, places, strict=True) for place in row if place and "map" not in place
+    }
+    do_damage(backend, "published ports gone")
+    after = backend.places(GROUPS)
+    assert after[:3] == places[:3]
+    assert after[3:] == [[None] * len(group.rules) for group in GROUPS[3:]]
+    backend.take_down()
+
+
 def test_nothing_differs_where_nobody_touched_anything(backend: FirewallBackend) -> None:
     assert backend.differences([]) == []
     backend.apply(GROUPS)

@@ -5,26 +5,35 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import socket
 import subprocess
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
+from netbox.errors import UsageError
 from netbox.network.plan import NetworkPlan
 from netbox.network.resolve import nameservers
-from netbox.spec import NetworkAttachment
+from netbox.spec import NetworkAttachment, PortSpec
 from tests.kernel.network_lab import Guest, Lab, serve
 from tests.support.host import Neighbour, PrivateHost
 from tests.support.linux import umount
 
-MODES = ("bridge", "host", "none", "container", "networks", "ns")
+BRIDGED = ("bridge", "networks", "internal", "mixed")  # the modes in which the firewall has a part
+CASES = [(mode, "iptables") for mode in (*BRIDGED, "host", "none", "container", "ns", "macvlan")] + [(mode, "nftables") for mode in BRIDGED]
 LAB = "/run/netns/netbox-lab"
 
 
-@pytest.fixture(params=["iptables", "nftables"])
-def lab(request: pytest.FixtureRequest, private_host: PrivateHost, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
-    monkeypatch.setenv("NETBOX_FIREWALL", request.param)
+@pytest.fixture(params=CASES, ids=["-".join(case) for case in CASES])
+def mode(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("NETBOX_FIREWALL", request.param[1])
+    return str(request.param[0])
+
+
+@pytest.fixture
+def lab(mode: str, private_host: PrivateHost, outside: Neighbour) -> Iterator[Lab]:
     made = Lab()
     yield made
     made.close()
@@ -38,9 +47,9 @@ def remove_named_namespace() -> None:
         os.rmdir("/run/netns")
 
 
-@pytest.fixture(params=MODES)
-def guest(request: pytest.FixtureRequest, lab: Lab, outside: Neighbour) -> Guest:
-    return start(lab, request.param)
+@pytest.fixture
+def guest(mode: str, lab: Lab) -> Guest:
+    return start(lab, mode)
 
 
 def named_namespace() -> str:
@@ -52,13 +61,23 @@ def named_namespace() -> str:
 
 
 def start(lab: Lab, mode: str) -> Guest:
-    if mode == "networks":  # two that a user made, in mode bridge
-        lab.define("front")
-        lab.define("back")
-        return lab.guest(networks=(NetworkAttachment("back"), NetworkAttachment("front", aliases=("db",))))
+    if mode == "container":
+        return lab.guest(lab.guest(mode="bridge"), mode="container:target")
+    return lab.guest(**wanted(lab, mode))
+
+
+def wanted(lab: Lab, mode: str) -> dict[str, Any]:
+    """The values of a ``NetworkSpec``; the networks are made unless they are there."""
     if mode == "ns":
-        return lab.guest(mode=named_namespace())
-    return lab.guest(lab.guest(mode="bridge"), mode="container:target") if mode == "container" else lab.guest(mode=mode)
+        return {"mode": named_namespace()}
+    names = {"networks": ("back", "front"), "internal": ("inner",), "macvlan": ("lan",), "mixed": ("inner", "lan")}.get(mode)
+    if names is None:
+        return {"mode": mode}
+    lan: dict[str, Any] = {"driver": "macvlan", "parent": Neighbour.host_link, "subnet": Neighbour.network, "macvlan_mode": "bridge"}
+    for name in names:
+        if lab.store.network(name) is None:
+            lab.define(name, **(lan if name == "lan" else {"internal": name == "inner"}))
+    return {"networks": tuple(NetworkAttachment(name, aliases=("db",) if name == "front" else ()) for name in names)}
 
 
 def links() -> set[str]:
@@ -100,11 +119,48 @@ def test_the_interfaces(guest: Guest) -> None:
     assert "eth0" in own or not guest.plan.endpoints
 
 
+def test_addresses_and_the_default_route(guest: Guest) -> None:
+    if not guest.plan.endpoints:
+        return
+    shown = [line.split() for line in guest.execute("ip", "-o", "-4", "address").splitlines()]
+    assert {(words[1], words[3]) for words in shown if words[1] != "lo"} == {
+        (endpoint.interface, f"{endpoint.address}/{endpoint.prefix_length}") for endpoint in guest.plan.endpoints
+    }
+    for endpoint in guest.plan.endpoints:
+        assert endpoint.mac_address in guest.execute("ip", "-o", "link", "show", "dev", endpoint.interface)
+    way_out = guest.plan.way_out
+    expected = [] if way_out is None else [["default", "via", way_out.gateway, "dev", way_out.interface]]
+    assert [line.split()[:5] for line in guest.execute("ip", "route").splitlines() if line.startswith("default")] == expected
+
+
+def test_the_commands_of_a_dry_run_build_the_same(guest: Guest, lab: Lab) -> None:
+    """Typed on another machine, with a link of the same name as the parent."""
+    if not guest.plan.endpoints:
+        return
+    name = guest.id[:12]
+    look = f"ip -n {name} -o -4 address; ip -n {name} route; ip -n {name} -br link | tr @ ' ' | cut -d' ' -f1; ip -n {name} -o link"
+    script = ["mount -t tmpfs none /run", "ip link set lo up", "ip link add eth0 type veth peer name lan0", "ip link set eth0 up"]
+    script += [*lab.manager.describe(guest.plan), f"( {look} ) | sed 's/@[^:]*//; s/[0-9]*: //'"]
+    typed = subprocess.run(["unshare", "-nm", "sh", "-ec", "\n".join(script)], capture_output=True, text=True, check=False, timeout=60)
+    assert typed.returncode == 0, typed.stderr
+    facts = {line for line in typed.stdout.splitlines() if " inet " in line or " dev " in line}
+    mine = guest.execute("ip", "-o", "-4", "address") + guest.execute("ip", "route")
+    assert {plain(line) for line in facts} == {plain(line) for line in mine.splitlines()}
+    for endpoint in guest.plan.endpoints:
+        assert endpoint.mac_address in typed.stdout
+
+
+def plain(line: str) -> str:
+    """A line of ip(8) without the number of the link, and whether its carrier is there."""
+    return " ".join(re.sub(r"^\d+: ", "", line).replace("linkdown", "").split())
+
+
 def test_the_way_out(guest: Guest, outside: Neighbour) -> None:
     with outside.inside():
         servers = [serve("tcp", 7000), serve("udp", 7000)]
     try:
-        expected = None if guest.plan.mode in ("none", "ns") else f"{outside.host_address} 7000"
+        seen = guest.address if guest.plan.way_out is not None and guest.plan.way_out.on_lan else outside.host_address
+        expected = f"{seen} 7000" if has_way_out(guest) else None
         assert guest.ask("tcp", outside.address, 7000, 0.5) == expected
         assert guest.ask("udp", outside.address, 7000, 0.5) == expected
     finally:
@@ -112,12 +168,13 @@ def test_the_way_out(guest: Guest, outside: Neighbour) -> None:
             server.close()
 
 
+def has_way_out(guest: Guest) -> bool:
+    return guest.plan.way_out is not None if guest.plan.mode == "bridge" else guest.plan.mode in ("host", "container")
+
+
 def test_scapy_reaches_what_the_mode_says(guest: Guest, outside: Neighbour) -> None:
     with outside.inside():
         servers = [serve("tcp", 7000), serve("udp", 7000)]
-    neighbour = {"host": outside.address, "none": None, "ns": None, "container": "10.210.0.1"}.get(guest.plan.mode) or (
-        guest.gateway if guest.plan.endpoints else None
-    )
     requests: list[dict[str, object]] = [
         {"kind": "ping", "address": outside.address},
         {"kind": "tcp", "address": outside.address, "port": 7000},
@@ -125,20 +182,23 @@ def test_scapy_reaches_what_the_mode_says(guest: Guest, outside: Neighbour) -> N
         {"kind": "udp", "address": outside.address, "port": 7000},
         {"kind": "udp", "address": outside.address, "port": 7001},
     ]
-    if neighbour:
-        requests.append({"kind": "arp", "address": neighbour, "interface": "eth0"})
-    else:
-        requests = [{"kind": "arp", "address": outside.address, "interface": "lo"}]
+    way_out = guest.plan.way_out
+    seen = guest.address if way_out is not None and way_out.on_lan else outside.host_address
+    expected: list[object] = [outside.address, "SA", "RA", f"{seen} 7000", "unreachable"]
+    if not has_way_out(guest):
+        requests, expected = [{"kind": "arp", "address": outside.address, "interface": "lo"}], [None]  # there is no way to even send
+    router = {"host": outside.address, "container": "10.210.0.1"}.get(guest.plan.mode, way_out.gateway if way_out else "")
+    inner = next((endpoint for endpoint in guest.plan.endpoints if endpoint.internal), None)
+    neighbours = [(router, way_out.interface if way_out else "eth0")] if router else []
+    neighbours += [(inner.gateway, inner.interface)] if inner is not None else []
+    requests += [{"kind": "arp", "address": address, "interface": interface} for address, interface in neighbours]
     try:
         answers = guest.probe(*requests)
     finally:
         for server in servers:
             server.close()
-    if not neighbour:
-        assert answers == [None]  # there is no way to even send
-        return
-    assert answers[:5] == [outside.address, "SA", "RA", f"{outside.host_address} 7000", "unreachable"]
-    assert len(answers[5].split(":")) == 6
+    assert answers[: len(expected)] == expected
+    assert [len(answer.split(":")) for answer in answers[len(expected) :]] == [6] * len(neighbours)
 
 
 def test_its_files(guest: Guest, lab: Lab) -> None:
@@ -150,8 +210,36 @@ def test_its_files(guest: Guest, lab: Lab) -> None:
     assert set(files) == {"hosts", "hostname", "resolv.conf"}
     assert files["hostname"] == f"{guest.plan.hostname}\n"
     assert "localhost" in files["hosts"]
-    named = [endpoint.gateway for endpoint in guest.plan.endpoints if endpoint.network != "bridge"]
-    assert nameservers(files["resolv.conf"]) == (named or ([] if guest.plan.mode == "none" else ["198.51.100.1"]))
+    for endpoint in guest.plan.endpoints:
+        assert f"{endpoint.address}\t{guest.plan.hostname}\n" in files["hosts"]
+    named = [endpoint.gateway for endpoint in guest.plan.endpoints if endpoint.network in ("front", "back", "inner")]
+    others = (
+        [] if guest.plan.mode == "none" or (named and all(not endpoint.on_lan for endpoint in guest.plan.endpoints)) else ["198.51.100.1"]
+    )
+    assert nameservers(files["resolv.conf"]) == named + others
+
+
+def test_what_has_no_meaning_is_refused(mode: str, lab: Lab) -> None:
+    refused: dict[str, dict[str, Any]] = {
+        "host": {"ports": (PortSpec(80, 8080),), "ip": "10.210.0.9", "mac_address": "02:00:00:00:00:05"},
+        "none": {"ports": (PortSpec(80, 8080),), "ip": "10.210.0.9", "mac_address": "02:00:00:00:00:05"},
+        "container": {"ports": (PortSpec(80, 8080),), "ip": "10.210.0.9", "dns": ("192.0.2.1",), "extra_hosts": (("a", "192.0.2.1"),)},
+        "ns": {"ports": (PortSpec(80, 8080),), "ip": "10.210.0.9"},
+        "internal": {"ports": (PortSpec(80, 8080),)},
+        "macvlan": {"ports": (PortSpec(80, 8080),), "rate_in": 1000, "extra_hosts": (("up", "host-gateway"),)},
+        "mixed": {"ports": (PortSpec(80, 8080),), "rate_in": 1000},
+    }
+    target = lab.guest(mode="bridge") if mode == "container" else None
+    values: dict[str, Any] = {"mode": "container:target"} if target is not None else wanted(lab, mode)
+    for option, value in refused.get(mode, {}).items():
+        with pytest.raises(UsageError) as caught:
+            lab.guest(target, **{**values, option: value})
+        assert caught.value.hint, option
+    # A wrong address is named in every mode that has one.
+    if mode in ("bridge", "networks", "internal", "macvlan"):
+        first: NetworkAttachment = (values.get("networks") or (NetworkAttachment("bridge"),))[0]
+        with pytest.raises(UsageError, match="203.0.113.9 is outside the network's subnet"):
+            lab.guest(networks=(first._replace(ip="203.0.113.9"),))
 
 
 def test_the_host_name(guest: Guest) -> None:
@@ -161,14 +249,20 @@ def test_the_host_name(guest: Guest) -> None:
 
 
 def test_traffic_is_counted(guest: Guest, lab: Lab, outside: Neighbour) -> None:
-    traffic = lab.manager.statistics(guest.plan, os.getpid())
-    assert len(traffic) == 8
-    if guest.plan.mode in ("bridge", "host"):
-        with guest.inside(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-            for _ in range(20):
-                sock.sendto(b"x" * 500, (outside.address, 9))
-        later = lab.manager.statistics(guest.plan, os.getpid())
-        assert later.tx_bytes - traffic.tx_bytes >= 20 * 500
+    with guest.inside():
+        inhabitant = subprocess.Popen(["sleep", "100"])  # whose namespace it is
+    try:
+        traffic = lab.manager.statistics(guest.plan, inhabitant.pid)
+        assert len(traffic) == 8
+        if guest.plan.mode == "host" or (guest.plan.endpoints and has_way_out(guest)):
+            with guest.inside(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+                for _ in range(20):
+                    sock.sendto(b"x" * 500, (outside.address, 9))
+            later = lab.manager.statistics(guest.plan, inhabitant.pid)
+            assert later.tx_bytes - traffic.tx_bytes >= 20 * 500
+    finally:
+        inhabitant.kill()
+        inhabitant.wait()
 
 
 def test_its_description_is_a_list_of_commands(guest: Guest, lab: Lab) -> None:
@@ -177,22 +271,22 @@ def test_its_description_is_a_list_of_commands(guest: Guest, lab: Lab) -> None:
     assert all(command.split()[0] in ("ip", "sysctl", "iptables", "nft", "nsenter") for command in commands)
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_nothing_is_left(mode: str, lab: Lab, private_host: PrivateHost) -> None:
+def test_nothing_is_left(mode: str, lab: Lab) -> None:
+    before = links()
     made = start(lab, mode)
     lab.end(made)
     assert [lease.sandbox_id for lease in lab.store.leases() if lease.sandbox_id == made.id] == []
     lab.close()
     remove_named_namespace()
-    assert private_host.leftovers() == []
+    assert links() == before  # the fixture looks at everything else
 
 
-@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("step", ["prepare", "attach"])
-def test_a_start_that_fails_leaves_nothing(
-    mode: str, step: str, lab: Lab, private_host: PrivateHost, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_start_that_fails_leaves_nothing(mode: str, step: str, lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     joined = lab.guest(mode="bridge") if mode == "container" else None
+    values = {"mode": "container:target"} if joined is not None else wanted(lab, mode)
+
+    before = links() if joined is None else {"lo", "eth0"}
 
     def fail(*_: object) -> None:
         raise OSError(5, "Input/output error")
@@ -200,9 +294,8 @@ def test_a_start_that_fails_leaves_nothing(
     with monkeypatch.context() as patch:
         patch.setattr(lab.manager, "publish" if step == "attach" else "attach", fail)
         with pytest.raises(OSError, match="Input/output"):
-            if mode == "networks":
-                start(lab, mode)
-            lab.guest(joined, mode={"container": "container:target", "ns": named_namespace()}.get(mode, mode))
+            lab.guest(joined, **values)
+    assert [lease for lease in lab.store.leases() if lease.sandbox_id and (joined is None or lease.sandbox_id != joined.id)] == []
     lab.close()
     remove_named_namespace()
-    assert private_host.leftovers() == []
+    assert links() == before

@@ -102,7 +102,7 @@ def test_a_published_port_from_another_network(cli: Cli, networks: None, outside
     ):
         own, other = endpoints(cli, "b")["back"]["gateway"], endpoints(cli, "web")["front"]["gateway"]
         for by in (outside.host_address, own, other):
-            assert ask(protocol, by, 8080) == f"{other} 80"  # the host's address is seen, as outside
+            assert ask(protocol, by, 8080) == f"{address(cli, 'b', 'back')} 80"  # the client's own, as outside
 
 
 @PROTOCOLS

@@ -4,8 +4,11 @@
 {"kind": "ping", "address": A}                                   -> address that the echo reply comes from, or null
 {"kind": "tcp", "address": A, "port": P}                         -> flags of the answer to a SYN ("SA", "RA"), or null
 {"kind": "udp", "address": A, "port": P}                         -> payload of the answer, "unreachable", or null
+{"kind": "sctp", "address": A, "port": P, "retries": N}          -> [initiate tag of the INIT ACK, is its checksum right], or null
 {"kind": "frame", "interface": I, "mac": M, "source": S, "address": A, "port": P, "protocol": "tcp"}
-                              (or "udp", "icmp")                 -> null, nothing is awaited
+                              (or "udp", "icmp")                 -> null, nothing is awaited; "source_port": P, "payload": TEXT and
+                                                                    "route": [A, …] (loose source route) may be given
+{"kind": "frames", "frames": [FRAME, …]}                         -> null; all of one interface, sent quickly
 """
 
 from __future__ import annotations
@@ -20,9 +23,10 @@ logging.getLogger("scapy").setLevel(logging.ERROR)
 
 from scapy.arch import get_if_hwaddr  # noqa: E402
 from scapy.config import conf  # noqa: E402
-from scapy.layers.inet import ICMP, IP, TCP, UDP  # noqa: E402
+from scapy.layers.inet import ICMP, IP, TCP, UDP, IPOption_LSRR  # noqa: E402
 from scapy.layers.l2 import ARP, Ether  # noqa: E402
-from scapy.packet import Raw  # noqa: E402
+from scapy.layers.sctp import SCTP, SCTPChunkInit, SCTPChunkInitAck  # noqa: E402
+from scapy.packet import Packet, Raw  # noqa: E402
 from scapy.sendrecv import sendp, sr1, srp1  # noqa: E402
 
 TIMEOUT = 3.0  # seconds
@@ -54,18 +58,40 @@ def udp(request: dict[str, Any]) -> str | None:
     return "unreachable" if ICMP in answer else bytes(answer[UDP].payload).decode()
 
 
+def sctp(request: dict[str, Any]) -> list[int | bool] | None:
+    header = SCTP(sport=random.randrange(20000, 30000), dport=request["port"], tag=0)
+    init = header / SCTPChunkInit(init_tag=random.randrange(1, 1 << 32), a_rwnd=65536, n_out_streams=1, n_in_streams=1, init_tsn=1)
+    answer = sr1(IP(dst=request["address"]) / init, timeout=TIMEOUT / 2, retry=request.get("retries", 0))
+    if answer is None or SCTPChunkInitAck not in answer:
+        return None
+    got = answer[SCTP].chksum
+    del answer[SCTP].chksum
+    return [answer[SCTPChunkInitAck].init_tag, got == SCTP(bytes(answer[SCTP])).chksum]
+
+
 def frame(request: dict[str, Any]) -> None:
+    sendp(forged(request), iface=request["interface"])
+
+
+def frames(request: dict[str, Any]) -> None:
+    sendp([forged(item) for item in request["frames"]], iface=request["frames"][0]["interface"])
+
+
+def forged(request: dict[str, Any]) -> Packet:
+    source_port = request.get("source_port", 4000)
+    options = [IPOption_LSRR(routers=request["route"])] if "route" in request else []
     layer = {
-        "tcp": TCP(sport=4000, dport=request.get("port", 0), flags="S"),
-        "udp": UDP(sport=4000, dport=request.get("port", 0)) / Raw(b"forged"),
+        "tcp": TCP(sport=source_port, dport=request.get("port", 0), flags="S"),
+        "udp": UDP(sport=source_port, dport=request.get("port", 0)) / Raw(request.get("payload", "forged").encode()),
         "icmp": ICMP(),
     }
     own = get_if_hwaddr(request["interface"])  # scapy would take that of the route, which is lo for 127.0.0.1
-    packet = Ether(src=own, dst=request["mac"]) / IP(src=request["source"], dst=request["address"]) / layer[request["protocol"]]
-    sendp(packet, iface=request["interface"])
+    return (
+        Ether(src=own, dst=request["mac"]) / IP(src=request["source"], dst=request["address"], options=options) / layer[request["protocol"]]
+    )
 
 
-KINDS = {"arp": arp, "ping": ping, "tcp": tcp, "udp": udp, "frame": frame}
+KINDS = {"arp": arp, "ping": ping, "tcp": tcp, "udp": udp, "sctp": sctp, "frame": frame, "frames": frames}
 
 if __name__ == "__main__":
     json.dump([KINDS[request["kind"]](request) for request in json.load(sys.stdin)], sys.stdout)

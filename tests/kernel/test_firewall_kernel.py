@@ -369,11 +369,12 @@ def operations(monkeypatch: pytest.MonkeyPatch, others: int) -> list[tuple[str, 
 
 def test_a_change_costs_the_same_at_any_size(private_host: PrivateHost, monkeypatch: pytest.MonkeyPatch) -> None:
     backend = NftablesBackend()
-    backend.apply([firewall.network_rules("network:bridge", "netbox0", "10.9.0.0/20")])
+    network = firewall.network_rules("network:bridge", "netbox0", "10.9.0.0/20")
+    backend.apply([network])
     few = operations(monkeypatch, 2)
     backend.apply(remove=["sandbox:one", "sandbox:other"])
     many = operations(monkeypatch, 1000)
-    assert len(backend.rules()) == 1000 + 11
+    assert len(backend.rules()) == 1000 + len(network.rules)
     assert few == many
     assert [count for kind, count in many if kind == "commands"] == [2, 2]  # the element and its entry in the index, in and out
     backend.take_down()

@@ -86,8 +86,13 @@ def test_passthru_has_the_parent_for_itself(lab: Lab, outside: Neighbour) -> Non
     a = lab.guest(**on("lan"))
     assert a.plan.endpoints[0].mac_address == mac
     a.serve("tcp", 7000)
-    with outside.inside():
-        assert ask("tcp", a.address, 7000) is not None
+    server = serve("tcp", 7000)
+    try:
+        with outside.inside():
+            assert ask("tcp", a.address, 7000) is not None
+            assert not reachable("tcp", outside.host_address, 7000)  # the host is off the LAN meanwhile
+    finally:
+        server.close()
     with pytest.raises(Conflict, match="another one is there, and macvlan_mode=passthru shares it with nobody"):
         lab.guest(**on("lan"))
     lab.end(a)

@@ -198,11 +198,11 @@ def test_only_entries_of_the_port_are_flushed(lab: Lab, outside: Neighbour) -> N
     with outside.inside():
         for port in (5353, 5353, 6000, 6002):
             assert ask("udp", outside.host_address, port)
-    assert conntrack.flush_udp("192.0.2.1", 5353, 1) == 0
-    assert conntrack.flush_udp("0.0.0.0", 5354, 10) == 0
-    assert conntrack.flush_udp(outside.host_address, 5353, 1) == 2
-    assert conntrack.flush_udp("0.0.0.0", 6000, 3) == 2
-    assert conntrack.flush_udp("0.0.0.0", 1, 65535) == 0
+    assert conntrack.flush("udp", "192.0.2.1", 5353, 1) == 0
+    assert conntrack.flush("udp", "0.0.0.0", 5354, 10) == 0
+    assert conntrack.flush("udp", outside.host_address, 5353, 1) == 2
+    assert conntrack.flush("udp", "0.0.0.0", 6000, 3) == 2
+    assert conntrack.flush("udp", "0.0.0.0", 1, 65535) == 0
 
 
 def test_after_the_end_the_port_is_closed(lab: Lab, outside: Neighbour) -> None:

@@ -15,15 +15,18 @@ from netbox.spec import PortSpec
 NETWORK = """
 iptables -t raw -A NETBOX-GUARD -d 127.0.0.0/8 -i netbox0 OWNER -j DROP
 iptables -t raw -A NETBOX-GUARD -s 127.0.0.0/8 -i netbox0 OWNER -j DROP
+iptables -t filter -A NETBOX-FENCE -s 10.9.0.0/20 ! -i netbox0 OWNER -j DROP
+iptables -t filter -A NETBOX-FENCE -s 127.0.0.0/8 -o netbox0 OWNER -j DROP
 iptables -t filter -A NETBOX-INGRESS -o netbox0 -m conntrack --ctstate RELATED,ESTABLISHED OWNER -j ACCEPT
 iptables -t filter -A NETBOX-INGRESS -i netbox0 -o netbox0 OWNER -j ACCEPT
 iptables -t filter -A NETBOX-INGRESS -o netbox0 -m conntrack --ctstate DNAT OWNER -j ACCEPT
 iptables -t filter -A NETBOX-INGRESS -o netbox0 OWNER -j DROP
 iptables -t filter -A NETBOX-EGRESS ! -s 10.9.0.0/20 -i netbox0 OWNER -j DROP
 iptables -t filter -A NETBOX-EGRESS -i netbox0 OWNER -j ACCEPT
+iptables -t nat -A NETBOX-HAIRPIN -s 10.9.0.0/20 -d 10.9.0.0/20 -o netbox0 -m conntrack --ctstate DNAT OWNER -j MASQUERADE
+iptables -t nat -A NETBOX-HAIRPIN -s 127.0.0.0/8 -o netbox0 OWNER -j MASQUERADE
+iptables -t nat -A NETBOX-KEEP -o netbox0 -m conntrack --ctstate DNAT OWNER -j ACCEPT
 iptables -t nat -A NETBOX-LEAVE -s 10.9.0.0/20 ! -o netbox0 OWNER -j MASQUERADE
-iptables -t nat -A NETBOX-LEAVE -s 10.9.0.0/20 -d 10.9.0.0/20 -o netbox0 -m conntrack --ctstate DNAT OWNER -j MASQUERADE
-iptables -t nat -A NETBOX-LEAVE -s 127.0.0.0/8 -o netbox0 OWNER -j MASQUERADE
 """
 
 BASE = """
@@ -37,8 +40,12 @@ iptables -t filter -I FORWARD 1 -m comment --comment netbox -j NETBOX-FENCE
 iptables -t filter -I FORWARD 2 -m comment --comment netbox -j NETBOX-INGRESS
 iptables -t filter -I FORWARD 3 -m comment --comment netbox -j NETBOX-EGRESS
 iptables -t filter -I INPUT 1 -m comment --comment netbox -j NETBOX-NAMES
+iptables -t nat -N NETBOX-HAIRPIN
+iptables -t nat -N NETBOX-KEEP
 iptables -t nat -N NETBOX-LEAVE
 iptables -t nat -N NETBOX-PUBLISH
+iptables -t nat -A POSTROUTING -m comment --comment netbox -j NETBOX-HAIRPIN
+iptables -t nat -A POSTROUTING -m comment --comment netbox -j NETBOX-KEEP
 iptables -t nat -A POSTROUTING -m comment --comment netbox -j NETBOX-LEAVE
 iptables -t nat -A PREROUTING ! -d 127.0.0.0/8 -m addrtype --dst-type LOCAL -m comment --comment netbox -j NETBOX-PUBLISH
 iptables -t nat -A OUTPUT -m addrtype --dst-type LOCAL -m comment --comment netbox -j NETBOX-PUBLISH
@@ -91,6 +98,7 @@ def test_the_base() -> None:
     [
         (PortSpec(80, 8080), "-p tcp -m tcp --dport 8080 COMMENT -j DNAT --to-destination 10.9.0.2:80"),
         (PortSpec(53, 5353, protocol="udp"), "-p udp -m udp --dport 5353 COMMENT -j DNAT --to-destination 10.9.0.2:53"),
+        (PortSpec(3868, 3868, protocol="sctp"), "-p sctp -m sctp --dport 3868 COMMENT -j DNAT --to-destination 10.9.0.2:3868"),
         (PortSpec(80, 80), "-p tcp -m tcp --dport 80 COMMENT -j DNAT --to-destination 10.9.0.2:80"),
         (PortSpec(80, 8080, host_ip="127.0.0.1"), "-d 127.0.0.1 -p tcp -m tcp --dport 8080 COMMENT -j DNAT --to-destination 10.9.0.2:80"),
         # A range is one rule; where the numbers differ the kernel shifts them.
@@ -107,7 +115,7 @@ def test_a_published_port_is_one_rule(port: PortSpec, command: str) -> None:
 def test_what_protects_comes_before_what_opens() -> None:
     groups = [firewall.publish_rules("s", "10.9.0.2", [PortSpec(80, 8080)]), firewall.network_rules("n", "nb0", "10.9.0.0/20")]
     tables = [line.split()[2] for line in IptablesBackend().commands(groups, base=False)]
-    assert tables == ["raw"] * 2 + ["filter"] * 6 + ["nat"] * 4
+    assert tables == ["raw"] * 2 + ["filter"] * 8 + ["nat"] * 5
 
 
 def test_a_redirect_needs_ports() -> None:
@@ -121,7 +129,7 @@ ports = st.builds(
     st.integers(1, 60000),
     st.integers(1, 60000),
     st.integers(1, 5000),
-    st.sampled_from(["tcp", "udp"]),
+    st.sampled_from(["tcp", "udp", "sctp"]),
     st.sampled_from(["0.0.0.0", "127.0.0.1", "192.0.2.1"]),
 )
 

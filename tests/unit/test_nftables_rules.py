@@ -19,15 +19,18 @@ from netbox.spec import PortSpec
 NETWORK = """
 guard iifname "netbox0" ip daddr 127.0.0.0/8 drop
 guard iifname "netbox0" ip saddr 127.0.0.0/8 drop
+fence iifname != "netbox0" ip saddr 10.9.0.0/20 drop
+fence oifname "netbox0" ip saddr 127.0.0.0/8 drop
 ingress oifname "netbox0" ct state established,related accept
 ingress iifname "netbox0" oifname "netbox0" accept
 ingress oifname "netbox0" ct status dnat accept
 ingress oifname "netbox0" drop
 egress iifname "netbox0" ip saddr != 10.9.0.0/20 drop
 egress iifname "netbox0" accept
+hairpin oifname "netbox0" ip saddr 10.9.0.0/20 ip daddr 10.9.0.0/20 ct status dnat masquerade
+hairpin oifname "netbox0" ip saddr 127.0.0.0/8 masquerade
+keep oifname "netbox0" ct status dnat accept
 leave oifname != "netbox0" ip saddr 10.9.0.0/20 masquerade
-leave oifname "netbox0" ip saddr 10.9.0.0/20 ip daddr 10.9.0.0/20 ct status dnat masquerade
-leave oifname "netbox0" ip saddr 127.0.0.0/8 masquerade
 """
 
 

@@ -5,8 +5,18 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from netbox.errors import UsageError
-from netbox.parse.ports import check_overlaps, format_port, parse_port
-from netbox.spec import PortSpec
+from netbox.parse.ports import (
+    check_overlaps,
+    format_expose,
+    format_port,
+    on_all_addresses,
+    parse_expose,
+    parse_exposed,
+    parse_port,
+    publish_all,
+    selects,
+)
+from netbox.spec import ExposedPort, PortSpec
 
 
 def one_line(error: UsageError) -> None:
@@ -26,6 +36,8 @@ def one_line(error: UsageError) -> None:
         ("127.0.0.1:8080:80", PortSpec(80, 8080, 1, "tcp", "127.0.0.1")),
         ("127.0.0.1::80", PortSpec(80, 0, 1, "tcp", "127.0.0.1")),
         ("8000-8010:80-90", PortSpec(80, 8000, 11)),
+        ("8000-8010:80", PortSpec(80, 8000, choices=11)),
+        ("3868:3868/sctp", PortSpec(3868, 3868, protocol="sctp")),
         ("80-90", PortSpec(80, 0, 11)),
         ("1:65535", PortSpec(65535, 1)),
         ("65535:1", PortSpec(1, 65535)),
@@ -47,10 +59,8 @@ def test_what_docker_takes(text: str | int | PortSpec, expected: PortSpec) -> No
         ("99999999999999999999999", "is not between"),
         ("90-80", "runs backwards; write 80-90"),
         ("8010-8000:80-90", "the range 8010-8000 runs backwards"),
-        ("8000-8010:80", "11 host ports for 1 ports inside"),
         ("8000:80-90", "the ranges differ in length"),
         ("8000-8010:80-91", "the ranges differ in length"),
-        ("80/sctp", "SCTP is not offered yet"),
         ("80/icmp", "'icmp' is not a protocol"),
         ("80/", "'' is not a protocol"),
         ("", "'' is not a port"),
@@ -71,7 +81,10 @@ def test_what_docker_takes(text: str | int | PortSpec, expected: PortSpec) -> No
         (PortSpec(65535, 1, 2), "last port of a range"),
         (PortSpec(1, 65535, 2), "last host port of a range"),
         (PortSpec(1, 1, 0), "number of ports"),
-        (PortSpec(1, 1, 1, "sctp"), "SCTP"),
+        (PortSpec(1, 1, 1, "dccp"), "'dccp' is not a protocol"),
+        (PortSpec(1, 0, choices=2), "number of host ports to choose from"),
+        (PortSpec(1, 8000, 2, choices=2), "number of host ports to choose from"),
+        (PortSpec(1, 65535, choices=2), "last host port to choose"),
         (PortSpec(1, 1, 1, "tcp", "::1"), "IPv6"),
     ],
 )
@@ -87,8 +100,9 @@ ports = st.builds(
     port=st.integers(1, 60000),
     host_port=st.one_of(st.just(0), st.integers(1, 60000)),
     length=st.integers(1, 5000),
-    protocol=st.sampled_from(["tcp", "udp"]),
+    protocol=st.sampled_from(["tcp", "udp", "sctp"]),
     host_ip=st.sampled_from(["0.0.0.0", "127.0.0.1", "10.1.2.3"]),
+    choices=st.just(1),
 )
 
 
@@ -139,6 +153,8 @@ def test_the_same_twice_is_refused(text: str) -> None:
         ["127.0.0.1:8080:80", "10.0.0.1:8080:80"],
         ["8000-8010:80-90", "8011:99"],
         ["80", "81"],
+        ["8000-8010:80", "8000-8010:80"],
+        ["8000-8010:80", "8005:81"],
     ],
 )
 def test_what_does_not_overlap_is_taken(texts: list[str]) -> None:
@@ -160,3 +176,94 @@ def test_overlap_is_exactly_a_shared_host_port(one: PortSpec, other: PortSpec) -
     except UsageError:
         refused = True
     assert refused == expected
+
+
+def test_a_choice_is_written_as_it_is_read() -> None:
+    assert parse_port(format_port(PortSpec(80, 8000, choices=11))) == PortSpec(80, 8000, choices=11)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("80", ExposedPort(80)),
+        (80, ExposedPort(80)),
+        ("53/udp", ExposedPort(53, 1, "udp")),
+        ("8000-8010/sctp", ExposedPort(8000, 11, "sctp")),
+        ("http=80", ExposedPort(80, 1, "tcp", "http")),
+        ("dns-2=53/udp", ExposedPort(53, 1, "udp", "dns-2")),
+        (ExposedPort(80, 1, "tcp", "http"), ExposedPort(80, 1, "tcp", "http")),
+    ],
+)
+def test_what_is_exposed(text: str | int | ExposedPort, expected: ExposedPort) -> None:
+    assert parse_expose(text) == expected
+    assert parse_expose(format_expose(expected)) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "'' is not a port"),
+        ("0", "0 is not between"),
+        ("http", "'http' is not a port"),
+        ("80/icmp", "'icmp' is not a protocol"),
+        ("8080:80", "only the port inside is exposed; publish it instead: -p 8080:80"),
+        ("=80", "'' is not the name of a port"),
+        ("HTTP=80", "'HTTP' is not the name"),
+        ("80=80", "'80' is not the name"),
+        ("a--b=80", "is not the name"),
+        ("-a=80", "is not the name"),
+        ("a-very-long-name=80", "up to 15 lower-case letters"),
+        ("many=80-90", "a name stands for one port"),
+    ],
+)
+def test_mistakes_of_expose(text: str, reason: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_expose(text)
+    assert reason in str(caught.value)
+    one_line(caught.value)
+
+
+def test_a_name_stands_for_one_port() -> None:
+    assert parse_exposed(["http=80", "80", "http=80"]) == (ExposedPort(80, 1, "tcp", "http"), ExposedPort(80))
+    with pytest.raises(UsageError, match="http stands for two ports, http=80/tcp and http=81/tcp"):
+        parse_exposed(["http=80", "http=81"])
+
+
+def test_publish_all_adds_what_is_not_published() -> None:
+    exposed = parse_exposed(["80", "http=80", "85", "53/udp", "9000-9010"])
+    published = [PortSpec(80, 8080), PortSpec(53, 53)]
+    assert publish_all(exposed, published) == (PortSpec(85), PortSpec(53, protocol="udp"), PortSpec(9000, length=11))
+    assert publish_all(exposed, [PortSpec(1, 1, 65535), PortSpec(53, protocol="udp")]) == ()
+    with pytest.raises(UsageError, match="no port is exposed"):
+        publish_all((), published)
+
+
+@pytest.mark.parametrize(
+    ("selector", "port", "chosen"),
+    [
+        ("80", PortSpec(80, 8080), True),
+        ("80", PortSpec(80, 8080, host_ip="127.0.0.1"), True),
+        ("80/udp", PortSpec(80, 8080), False),
+        ("8080:80", PortSpec(80, 8080, host_ip="127.0.0.1"), True),
+        ("8081:80", PortSpec(80, 8080), False),
+        ("0.0.0.0:8080:80", PortSpec(80, 8080, host_ip="127.0.0.1"), False),
+        ("127.0.0.1::80", PortSpec(80, 8080, host_ip="127.0.0.1"), True),
+        ("80", PortSpec(80, 8080, 2), False),
+        ("80-81", PortSpec(80, 8080, 2), True),
+        ("8000-8010:80", PortSpec(80, 8000, choices=11), True),
+        ("8000-8010:80", PortSpec(80, 8000), False),
+        (PortSpec(80), PortSpec(80, 8080), True),
+    ],
+)
+def test_what_a_selector_means(selector: str | PortSpec, port: PortSpec, chosen: bool) -> None:
+    assert selects(selector, port) is chosen
+
+
+@pytest.mark.parametrize("text", ["80", "8080:80", ":8080:80", "80/udp", "8000-8010:80-90"])
+def test_on_all_addresses_without_saying_so(text: str) -> None:
+    assert on_all_addresses(text)
+
+
+@pytest.mark.parametrize("text", ["0.0.0.0:8080:80", "127.0.0.1::80", "198.51.100.2:53:53/udp", "[::]:80:80"])
+def test_an_address_was_said(text: str) -> None:
+    assert not on_all_addresses(text)

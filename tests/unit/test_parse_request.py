@@ -11,7 +11,19 @@ from hypothesis import strategies as st
 from netbox.errors import UsageError
 from netbox.parse import build_spec
 from netbox.parse.request import OPTION_NAMES
-from netbox.spec import BindMount, Device, DeviceRule, NetworkSpec, PortSpec, Resources, SandboxSpec, SecuritySpec, TmpfsMount, Ulimit
+from netbox.spec import (
+    BindMount,
+    Device,
+    DeviceRule,
+    ExposedPort,
+    NetworkSpec,
+    PortSpec,
+    Resources,
+    SandboxSpec,
+    SecuritySpec,
+    TmpfsMount,
+    Ulimit,
+)
 
 
 def test_the_least() -> None:
@@ -60,6 +72,8 @@ FULL: dict[str, Any] = {
     "network_aliases": None,
     "mac_address": "02:00:00:00:00:01",
     "ports": ["8080:80", 443, PortSpec(53, 53, 1, "udp")],
+    "publish_all": True,
+    "expose": ["http=443", "99/udp"],
     "dns": ["1.1.1.1"],
     "dns_search": ["example.org"],
     "dns_options": ["ndots:2"],
@@ -102,13 +116,14 @@ FULL_SPEC = SandboxSpec(
         "bridge",
         "10.1.2.3",
         "02:00:00:00:00:01",
-        (PortSpec(80, 8080), PortSpec(443), PortSpec(53, 53, 1, "udp")),
+        (PortSpec(80, 8080), PortSpec(443), PortSpec(53, 53, 1, "udp"), PortSpec(99, protocol="udp")),
         ("1.1.1.1",),
         ("example.org",),
         ("ndots:2",),
         (("db", "10.0.0.1"),),
         rate_in=1_250_000,
         rate_out=1_000_000,
+        expose=(ExposedPort(443, 1, "tcp", "http"), ExposedPort(99, 1, "udp")),
     ),
     security=SecuritySpec(False, ("NET_ADMIN",), ("ALL",), False, "unconfined", "auto"),
 )

@@ -162,8 +162,22 @@ def test_holder_of_a_port(protocol: str, kind: int, family: int) -> None:
 
 
 def test_holder_of_another_protocol() -> None:
-    with pytest.raises(UsageError, match="'sctp'"):
-        processes.port_holder("sctp", 80)
+    with pytest.raises(UsageError, match="'dccp'"):
+        processes.port_holder("dccp", 80)
+
+
+def test_endpoints_of_sctp() -> None:
+    text = (
+        " ENDPT     SOCK   STY SST HBKT LPORT   UID INODE LADDRS\n"
+        "00000000 00000000 2   10  29   3868     0 24601 0.0.0.0 \n"
+        "00000000 00000000 2   7   30   3869     0 24602 198.51.100.2 2001:db8::2 \n"
+        "nonsense\n"
+    )
+    assert socket_table.parse_sctp(text) == [
+        socket_table.SocketRow("0.0.0.0", 3868, 10, 24601),
+        socket_table.SocketRow("198.51.100.2", 3869, 7, 24602),
+        socket_table.SocketRow("2001:db8::2", 3869, 7, 24602),
+    ]
 
 
 def test_block_bytes_are_added_up(monkeypatch: pytest.MonkeyPatch) -> None:

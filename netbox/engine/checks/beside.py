@@ -42,8 +42,6 @@ def _obstacles(hook: str, bridges: list[str], example: str) -> Observation:
     """With no network up, ``example`` stands for the bridge that one will have."""
     try:
         found = obstacles.find(hook, bridges or [example])
-    except OSError:
-        return Observation(OK)  # no nf_tables
     except NetboxError as error:
         return Observation(LIMITED, error.message, remedy=error.hint or "")
     if not bridges:

@@ -1,0 +1,205 @@
+"""``netbox.packet.probe`` and ``probe_many``: probes by name, for programs.
+
+>>> report = probe(engine, "web", "db:5432")
+>>> report.reachable, report.sentence
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, NamedTuple, TypedDict
+
+from netbox.errors import UsageError
+from netbox.packet import finding, places
+from netbox.packet.places import HOST, SANDBOX, Place, Target
+from netbox.packet.probing import values
+from netbox.packet.probing.run import Worker, run_probes
+from netbox.packet.probing.values import ProbeAnswer, ProbeReport, ProbeRequest
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from netbox.engine import Engine
+
+
+_FIELDS = {"source_address": "source"}
+
+
+class ProbeOptions(TypedDict, total=False):
+    """What ``probe`` takes by name: at most one of ``tcp``, ``udp``, ``sctp`` (a port), ``icmp``, ``arp``, ``nd`` (true), ``dns`` (a name);
+    ``source_address`` to send from; the others as in ``ProbeRequest``. Without a protocol it is that of the target's port, TCP by default,
+    or ICMP without a port.
+    """
+
+    tcp: int | None
+    udp: int | None
+    sctp: int | None
+    dns: str | None
+    icmp: bool
+    arp: bool
+    nd: bool
+    size: int | None
+    ttl: int | None
+    count: int
+    source_address: str | None
+    timeout: float
+    interval: float
+    traceroute: bool
+    pmtu: bool
+
+
+class Probe(NamedTuple):
+    """One of many: from where to where, and the question; ``None`` chooses by the target, as ``probe`` does."""
+
+    source: str
+    target: str
+    request: ProbeRequest | None = None
+
+
+def make_request(written_port: int | None, written_protocol: str | None, options: ProbeOptions) -> ProbeRequest:
+    """The request that the options and the text of a target mean. Raises UsageError."""
+    given = {key: options.get(key) for key in values.PROTOCOLS if options.get(key) not in (None, False)}
+    if len(given) > 1:
+        raise UsageError(f"{' and '.join(given)} exclude each other", "ask one after the other")
+    rest = {_FIELDS.get(key, key): value for key, value in options.items() if key not in values.PROTOCOLS and value is not None}
+    if not given:
+        protocol = (written_protocol or values.TCP) if written_port is not None and not options.get("pmtu") else values.ICMP
+        return ProbeRequest(protocol, written_port if protocol in values.WITH_PORT else None, **rest)  # type: ignore[arg-type]
+    ((protocol, value),) = given.items()
+    if written_protocol is not None and protocol != written_protocol:
+        raise UsageError(f"the target says {written_protocol}, the option {protocol}", "write one of the two")
+    if protocol == values.DNS:
+        return ProbeRequest(protocol, written_port or values.DNS_PORT, str(value), **rest)  # type: ignore[arg-type]
+    if protocol not in values.WITH_PORT:
+        return ProbeRequest(protocol, **rest)  # type: ignore[arg-type]
+    if written_port is not None and written_port != value:
+        raise UsageError(f"the target says port {written_port}, the option {value}", "write one of the two")
+    return ProbeRequest(protocol, int(str(value)), **rest)  # type: ignore[arg-type]
+
+
+def probe(
+    engine: Engine,
+    source: str,
+    target: str | None = None,
+    request: ProbeRequest | None = None,
+    *,
+    ipv6: bool = False,
+    worker: Worker | None = None,
+    **options: Unpack[ProbeOptions],
+) -> ProbeReport:
+    """Sends a probe: ``probe(engine, "web", "db:5432")``, ``probe(engine, "lan", "web:8080")``, ``probe(engine, "web", "db", udp=53)``.
+
+    ``source`` is a sandbox, ``host`` or ``lan``; for ``target`` see ``netbox.packet.places``. Without a target a DNS probe asks the first
+    name server of the source. ``ipv6`` prefers IPv6 addresses. ``worker`` is a process that was started ahead; it is used up.
+
+    Raises:
+        NotFound: no such sandbox or name.
+        WrongState: a sandbox does not run, or has no address.
+        UsageError: the options do not fit together.
+        NoPermission, Unsupported, HostError: this process or machine cannot do it.
+    """
+    with ExitStack() as stack:
+        if worker is not None:
+            stack.callback(worker.close)
+        own = request or make_request(*_port_of(target), options)
+        if target is None and own.protocol != values.DNS:
+            raise UsageError("a probe needs a target", "only --dns may do without")
+        place, found = _placed(engine, stack, source, target, own, ipv6)
+        return _run(engine, [(place, found, own)], worker)[0]
+
+
+def probe_many(engine: Engine, requests: Iterable[Probe], *, ipv6: bool = False) -> list[ProbeReport]:
+    """Many probes at once: one process for all of them, one for each processor when there are many. The reports are in their order.
+
+    Raises:
+        as ``probe``, for the first that cannot be sent.
+    """
+    with ExitStack() as stack:
+        sources: dict[str, Place] = {}
+        targets: dict[tuple[str, str, str, int | None], Target] = {}
+        items = []
+        for item in requests:
+            request = item.request or make_request(*_port_of(item.target), ProbeOptions())
+            if item.source not in sources:
+                sources[item.source] = stack.enter_context(places.source(engine, item.source))
+            place = sources[item.source]
+            # What a target means depends on the port only where that may be a published one.
+            key = (item.source, item.target, *((request.protocol, request.port) if place.kind != SANDBOX else ("", None)))
+            if key not in targets:
+                targets[key] = _target(engine, stack, place, item.target, request, ipv6)
+            items.append((place, targets[key], _fitted(request, targets[key])))
+        return _run(engine, items, None)
+
+
+def _port_of(target: str | None) -> tuple[int | None, str | None]:
+    written = finding.parse(target) if target is not None else finding.Written("", None, None)
+    return written.port, written.protocol
+
+
+def _placed(engine: Engine, stack: ExitStack, source: str, target: str | None, request: ProbeRequest, ipv6: bool) -> tuple[Place, Target]:
+    place = stack.enter_context(places.source(engine, source))
+    found = _target(engine, stack, place, target or _server(place), request, ipv6)
+    return place, found
+
+
+def _server(place: Place) -> str:
+    address = finding.nameserver(place)
+    return f"[{address}]" if ":" in address else address
+
+
+def _target(engine: Engine, stack: ExitStack, place: Place, text: str, request: ProbeRequest, ipv6: bool) -> Target:
+    wants = ipv6 or request.protocol == values.ND or (request.source is not None and ":" in request.source)
+    protocol = request.protocol if request.protocol in (values.TCP, values.UDP, values.SCTP) else None
+    port = request.port if protocol else None
+    found = places.target(engine, place, text, protocol, port, ipv6=wants)
+    if found.place is not None and found.place.neighbour is not place.neighbour:
+        stack.callback(found.close)
+    return found
+
+
+def _fitted(request: ProbeRequest, target: Target) -> ProbeRequest:
+    """The request with the port that is really asked for: that of the host, where it is a published one."""
+    if target.published is None or request.port == target.port:
+        return request
+    return dataclasses.replace(request, port=target.port)
+
+
+def _run(engine: Engine, items: Sequence[tuple[Place, Target, ProbeRequest]], worker: Worker | None) -> list[ProbeReport]:
+    fitted = [(place, target, _fitted(request, target)) for place, target, request in items]
+    reports = run_probes(fitted, worker)
+    known = finding.names(engine, *(place for place, _, _ in items), *(target.place for _, target, _ in items if target.place))
+    return [_named(dataclasses.replace(report, notes=_notes(report)), known) for report in reports]
+
+
+def _notes(report: ProbeReport) -> tuple[str, ...]:
+    notes = []
+    target = report.target.place
+    if target is not None and target.state == "paused":
+        notes.append(f"{target.title} is paused: its kernel answers, its programs do not (netbox unpause {target.title})")
+    if report.source.state == "paused" and report.source.title != (target.title if target else ""):
+        notes.append(f"{report.source.title} is paused: probes leave its network all the same")
+    return tuple(notes)
+
+
+def _named(report: ProbeReport, known: dict[str, str]) -> ProbeReport:
+    def name(address: str | None) -> str | None:
+        if address is None:
+            return None
+        if address == report.target.address and report.target.place is not None:
+            return report.target.place.title
+        return known.get(address) or (HOST if report.source.kind == HOST and address.startswith("127.") else None)
+
+    def with_name(answer: ProbeAnswer) -> ProbeAnswer:
+        return dataclasses.replace(answer, from_name=name(answer.from_address))
+
+    found = report.path_mtu
+    if found is not None:
+        found = found._replace(limited_by_name=name(found.limited_by), last_seen_name=name(found.last_seen))
+    return dataclasses.replace(
+        report,
+        answers=tuple(map(with_name, report.answers)),
+        hops=tuple(hop._replace(answers=tuple(map(with_name, hop.answers))) for hop in report.hops),
+        path_mtu=found,
+    )
