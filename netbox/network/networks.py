@@ -16,7 +16,7 @@ from netbox import names
 from netbox.errors import Conflict, HostError, NotFound, host_error
 from netbox.kernel import rtnetlink, sysctl
 from netbox.kernel.rtnetlink import Link, RouteSocket
-from netbox.network import firewall, firewall_choice, ipam, naming, parents
+from netbox.network import docker_user, firewall, firewall_choice, ipam, naming, parents
 from netbox.network.facts import HostFacts, Occupied, boot_id, host_facts
 from netbox.network.firewall import RuleGroup
 from netbox.network.resolve import host_files, nameservers
@@ -304,6 +304,7 @@ def describe(row: NetworkRow, base: bool = True) -> list[str]:
         f"ip link add {row.bridge} address {ipam.mac_for(row.gateway)} mtu {row.mtu} type bridge",
         *(f"sysctl -qw {name}={value}" for name, value in bridge_sysctls(row.bridge)),
         *firewall.backend().commands([rule_group(row)], base=base),
+        *docker_user.commands(firewall_choice.choose().name, names.network_owner(row.name), row.bridge),
         *([] if is_internal(row) else [f"sysctl -qw {IP_FORWARD}=1"]),
         f"ip address add {row.gateway}/{length} broadcast + dev {row.bridge}",
         f"ip link set {row.bridge} up",

@@ -91,6 +91,7 @@ def test_dockerd_first(docker: Others, server: Neighbour, cli: Cli) -> None:
     before = foreign_rules()
     assert any(":FORWARD DROP" in line for line in before)
     container(docker)
+    assert "iptables-nft -I DOCKER-USER -o netbox0 " in cli("run", "--dry-run", "busybox", "true").stdout
     with sandbox(cli):
         both_work(cli, docker, server)
         # What is not published is out of reach from one to the other.
