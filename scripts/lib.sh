@@ -14,8 +14,8 @@ trap 'rm -f "$LOG"' EXIT
 # What netbox needs to run. libnftables1 is the firewall where the legacy tables of iptables are not used; libseccomp2 compiles the system call filter,
 # libpcap0.8 the filters of captures.
 RUN_PACKAGES=(iptables libnftables1 iproute2 busybox-static tini libseccomp2 libpcap0.8 curl ca-certificates)
-# What the tests use beside it: real terminals, user namespaces, archives of every kind, a reader of captures.
-TEST_PACKAGES=(nftables tmux util-linux xz-utils bzip2 zstd tshark)
+# What the tests use beside it: real terminals, user namespaces, archives of every kind, a reader of captures, and programs that live beside netbox.
+TEST_PACKAGES=(nftables tmux util-linux xz-utils bzip2 zstd tshark ufw docker.io podman netavark)
 
 BOLD='' DIM='' GREEN='' RED='' PLAIN=''
 if [[ -t 1 && -z ${NO_COLOR:-} ]]; then

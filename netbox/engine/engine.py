@@ -149,7 +149,8 @@ class Engine:
         from netbox.engine import repair
 
         self._context.require_root("repair firewall rules")
-        return repair.repair(self._context.store)
+        names = [repair.Difference("missing", "names", "the process that serves them")] if self._context.network.ensure_names() else []
+        return names + repair.repair(self._context.store)
 
     def exposure(self, *names: str) -> Report:
         """Who can reach what: the running sandboxes of these names (all without any) and their published ports.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from netbox import names
 from netbox.errors import WrongState
-from netbox.network import exposure, firewall_choice, firewall_switch, networks
+from netbox.network import exposure, firewall_choice, firewall_switch, networks, obstacles
 from netbox.network.exposure import THIS_HOST, Connection, Step, Walk
 from netbox.network.firewall import ANY_ADDRESS, ANY_ADDRESS6, FirewallBackend, RuleGroup
 from netbox.network.firewall_lock import exclusive
@@ -166,7 +166,7 @@ class _View:
             self.warnings.append("the rules are not as they should be, what is missing counts as missing: 'netbox repair' puts them back")
         self.warnings += [
             f"other software drops what it does not know in {chain}: what passes netbox's rules may end there ('netbox check')"
-            for chain in firewall_choice.dropping_chains()
+            for chain in dict.fromkeys(item.chain for item in obstacles.find(obstacles.FORWARD, list(self.bridges)))
         ]
 
     def walk(self, interface: str, source: str, destination: str, port: PortSpec | None) -> Walk:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from netbox import names
-from netbox.network import firewall_choice, firewall_switch, networks
+from netbox.network import docker_user, firewall_choice, firewall_switch, networks
 from netbox.network.firewall import PUBLISH, Difference
 from netbox.network.firewall_lock import exclusive
 
@@ -40,11 +40,12 @@ def differences(store: Store) -> list[Difference]:
     with networks.locked(store.settings), exclusive():
         for name in sorted(firewall_switch.standing(store)):
             found += firewall_choice.backend(name).differences(_wanted(store).certain)
+        found += docker_user.differences(store)
     return found
 
 
 def repair(store: Store) -> list[Difference]:
-    """Puts back what is missing, takes out what is foreign; returns what that was. Rules in the chains of others are not touched.
+    """Puts back what is missing, takes out what is foreign; returns what that was. Rules of others in their chains are not touched.
 
     Connections go on: they are in the kernel's connection table, and each table of rules changes at one blow.
 
@@ -60,6 +61,8 @@ def repair(store: Store) -> list[Difference]:
         with exclusive():
             for name in sorted(firewall_switch.standing(store)):
                 found += _repair(store, name)
+            found += docker_user.differences(store)
+            docker_user.repair(store)
     return found
 
 

@@ -7,6 +7,7 @@ The stages that a packet passes, in this order::
 
     GUARD     before anything else: forged packets from our bridges, and what an impaired link loses
     PUBLISH   a new connection to an address of this host: is it a published port?
+    NAMES     to this host itself: sandboxes may ask for names
     FENCE     forwarded into or out of an internal network, or with the source address of a network that it does not come from: never
     INGRESS   forwarded towards one of our bridges: may it come in?
     EGRESS    forwarded away from one of our bridges: may it go out?
@@ -16,7 +17,8 @@ The stages that a packet passes, in this order::
 
 FENCE comes first: else a port that another network publishes would be a way out. INGRESS is decided for all networks before EGRESS is
 asked, so two networks are strangers whatever the order in which they were made. KEEP is decided for all before LEAVE is asked: a port of
-one network that is reached from another by the host's address sees who asks.
+one network that is reached from another by the host's address sees who asks. NAMES is for hosts that drop what comes to
+them; it does something only where an accept is final, so a backend for which it is not has no such stage.
 """
 
 from __future__ import annotations
@@ -28,10 +30,11 @@ from typing import NamedTuple, Protocol
 from netbox.spec import PortSpec
 
 GUARD, PUBLISH, FENCE, INGRESS, EGRESS = "guard", "publish", "fence", "ingress", "egress"
-HAIRPIN, KEEP, LEAVE = "hairpin", "keep", "leave"
-STAGES = (GUARD, FENCE, INGRESS, EGRESS, HAIRPIN, KEEP, LEAVE, PUBLISH)
+HAIRPIN, KEEP, LEAVE, NAMES = "hairpin", "keep", "leave", "names"
+STAGES = (GUARD, FENCE, INGRESS, EGRESS, HAIRPIN, KEEP, LEAVE, NAMES, PUBLISH)
 """In the order in which rules are put in place: what protects comes before what opens."""
 
+NAMES_PORT = 53
 LOOPBACK, LOOPBACK6 = "127.0.0.0/8", "::1/128"
 ANY_ADDRESS, ANY_ADDRESS6 = "0.0.0.0", "::"
 
@@ -207,6 +210,19 @@ def dual_stack(group: RuleGroup, subnet: str, subnet6: str) -> RuleGroup:
             *(replace(rule, source=turned(rule.source), destination=turned(rule.destination), ipv6=True) for rule in group.rules),
         ),
     )
+
+
+def with_names(group: RuleGroup, bridge: str, gateways: Iterable[str], port: int) -> RuleGroup:
+    """The rules of a network with names, which are served at a port of its gateway addresses: what comes from the bridge gets there, and
+    questions for port 53 do if it is another one.
+    """
+    rules = list(group.rules)
+    for gateway in gateways:
+        for protocol in ("udp", "tcp"):
+            rules.append(Rule(NAMES, ACCEPT, in_interface=bridge, destination=gateway, protocol=protocol, ports=(port, port)))
+            if port != NAMES_PORT:
+                rules.append(Rule(PUBLISH, Redirect(gateway, port), destination=gateway, protocol=protocol, ports=(NAMES_PORT, NAMES_PORT)))
+    return RuleGroup(group.owner, tuple(rules))
 
 
 def publish_rules(owner: str, address: str, ports: Iterable[PortSpec], neighbours: Iterable[str] = ()) -> RuleGroup:

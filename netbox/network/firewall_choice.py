@@ -105,19 +105,6 @@ def foreign_tables() -> tuple[str, ...] | None:
     return tuple(sorted({f"{chain.family} {chain.table}" for chain in chains if (chain.rules or chain.drops) and not _own(chain)}))
 
 
-def dropping_chains() -> list[str]:
-    """Others' chains on the hook forward whose policy is DROP: an accept of ours does not overrule them."""
-    try:
-        chains = nftables.base_chains()
-    except OSError:
-        return []
-    return [
-        f"{item.family} {item.table} {item.name}"
-        for item in chains
-        if item.hook == "forward" and item.drops and item.family != "ip6" and not _own(item)
-    ]
-
-
 def has_legacy_tables() -> bool:
     """Whether python-iptables is there, and a kernel whose legacy tables it can use (or whose module can be loaded)."""
     import importlib.util

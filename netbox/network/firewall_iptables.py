@@ -4,6 +4,7 @@ Built-in chains get one jump to each chain and are otherwise left alone, policie
 
     raw     PREROUTING   -> NETBOX-GUARD        (first)
     filter  FORWARD      -> NETBOX-FENCE        (first)   -> NETBOX-INGRESS (second)   -> NETBOX-EGRESS (third)
+    filter  INPUT        -> NETBOX-NAMES        (first)
     nat     PREROUTING   -> NETBOX-PUBLISH      for addresses of this host, but 127.0.0.0/8: a port published on 127.0.0.1 would be in
     reach of a
                                                 neighbour that forges this destination, because DNAT comes before the check for such
@@ -34,6 +35,7 @@ from netbox.network.firewall import (
     LEAVE,
     LOOPBACK,
     LOOPBACK6,
+    NAMES,
     PUBLISH,
     STAGES,
     Difference,
@@ -68,6 +70,7 @@ _PLACES = {
     FENCE: _Place("filter", _chain(FENCE), (_jump("FORWARD", FENCE),), 0),
     INGRESS: _Place("filter", _chain(INGRESS), (_jump("FORWARD", INGRESS),), 1),
     EGRESS: _Place("filter", _chain(EGRESS), (_jump("FORWARD", EGRESS),), 2),
+    NAMES: _Place("filter", _chain(NAMES), (_jump("INPUT", NAMES),), 0),
     HAIRPIN: _Place("nat", _chain(HAIRPIN), (_jump("POSTROUTING", HAIRPIN),), None),
     KEEP: _Place("nat", _chain(KEEP), (_jump("POSTROUTING", KEEP),), None),
     LEAVE: _Place("nat", _chain(LEAVE), (_jump("POSTROUTING", LEAVE),), None),
@@ -90,7 +93,7 @@ class _Table(NamedTuple):
 
 
 _TABLES = tuple(_Table(name, ipv6) for name in ("raw", "filter", "nat") for ipv6 in (False, True))  # what protects comes first
-_HOOKS = {"raw": ("PREROUTING",), "filter": ("FORWARD",), "nat": ("PREROUTING", "OUTPUT", "POSTROUTING")}
+_HOOKS = {"raw": ("PREROUTING",), "filter": ("FORWARD", "INPUT"), "nat": ("PREROUTING", "OUTPUT", "POSTROUTING")}
 
 
 def entry(rule: Rule, owner: str) -> Entry:
@@ -231,15 +234,16 @@ class IptablesBackend:
 
 
 def _entries(table: _Table, groups: Sequence[RuleGroup]) -> list[Entry]:
-    """The rules of the groups in one table, in the order in which they stand."""
+    """The rules of the groups in one table, in the order in which they stand: ports of one address before those of all."""
     stages = [stage for stage in STAGES if _PLACES[stage].table == table.name]
-    return [
+    found = [
         entry(rule, group.owner)
         for stage in stages
         for group in groups
         for rule in group.rules
         if rule.stage == stage and rule.ipv6 == table.ipv6
     ]
+    return sorted(found, key=lambda item: bool(item.to_destination) and not item.destination)
 
 
 def _differences(editor: TableEditor, items: Sequence[Entry], asked: set[str]) -> list[Difference]:
@@ -314,8 +318,12 @@ def _change(editor: TableEditor, entries: Iterable[Entry], leaving: set[str]) ->
     entries = list(entries)
     if entries:
         _ensure_base(editor)
+        first = [item for item in entries if item.to_destination and item.destination]
         for item in entries:
-            editor.append(item)
+            if item not in first:
+                editor.append(item)
+        for item in reversed(first):
+            editor.insert(item)
     elif gone and len(gone) == len(standing):
         _remove_base(editor)
 

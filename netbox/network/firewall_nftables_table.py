@@ -15,6 +15,7 @@ from netbox.network.firewall import (
     INGRESS,
     KEEP,
     LEAVE,
+    NAMES,
     PUBLISH,
     Difference,
     InstalledRule,
@@ -98,8 +99,8 @@ class Rendered:
         self.rules: list[tuple[str, ChainRule]] = []
         self.elements: list[Element] = []
         for rule in group.rules:
-            if rule.ipv6 != ipv6:
-                continue
+            if rule.ipv6 != ipv6 or rule.stage == NAMES:
+                continue  # names: an accept in a table of our own overrules nobody's drop
             item = element(rule, group.owner)
             if item is not None:
                 self.elements.append(item)
@@ -193,8 +194,8 @@ class Table:
         return [[self._place(rule, group.owner, left) for rule in group.rules] for group in groups]
 
     def _place(self, rule: Rule, owner: str, left: dict[tuple[str, str, str], list[int]]) -> str | None:
-        if rule.ipv6 != self.ipv6:
-            return None
+        if rule.ipv6 != self.ipv6 or rule.stage == NAMES:
+            return None  # names: there is none, see Rendered
         family = "ip6 " if self.ipv6 else ""
         item = element(rule, owner)
         if item is not None:

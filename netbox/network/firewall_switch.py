@@ -46,7 +46,7 @@ def expected(store: Store) -> Expected:
     for owner in dict.fromkeys(row.owner for row in _network_rows(store)):
         network = store.network(owner.removeprefix(_NETWORK_PREFIX))
         if network is not None:
-            own.append(networks.rule_group(network))
+            own.append(networks.standing_rules(store, network))
     groups: list[RuleGroup] = []
     unfinished: set[str] = set()
     plans = {names.sandbox_owner(row.id): row.details.get("network") for row in store.sandboxes() if row.state == "running"}

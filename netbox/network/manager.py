@@ -8,7 +8,20 @@ from typing import NamedTuple
 
 from netbox import names
 from netbox.errors import Conflict, NotFound, UsageError
-from netbox.network import drivers, firewall, firewall_choice, firewall_switch, ipam, modes, naming, networks, parents, ports, resolve
+from netbox.network import (
+    docker_user,
+    drivers,
+    firewall,
+    firewall_choice,
+    firewall_switch,
+    ipam,
+    modes,
+    naming,
+    networks,
+    parents,
+    ports,
+    resolve,
+)
 from netbox.network.facts import boot_id
 from netbox.network.plan import Endpoint, JoinTarget, NetworkPlan, Prepared, Traffic
 from netbox.network.undo import UndoContext
@@ -78,6 +91,7 @@ class NetworkManager:
             for index, attachment in enumerate(spec.attachments):
                 row, stood = networks.ensure(self._store, attachment.network)
                 endpoints.append(self._lease(row, sandbox_id, attachment, index, stood))
+            docker_user.follow(self._store)
         naming.changed(self._store, [endpoint.network for endpoint in endpoints])
         check_endpoints(endpoints, spec)
         if spec.ports:
@@ -126,6 +140,7 @@ class NetworkManager:
             raise Conflict(f"the sandbox is on {INTERFACES_MAX} networks, and that is the most", "disconnect it from one first")
         firewall_switch.follow(self._store)
         row, stood = networks.ensure(self._store, attachment.network)
+        docker_user.follow(self._store)
         recorder.record("lease", sandbox_id=sandbox_id, network=attachment.network)
         endpoint = self._lease(row, sandbox_id, attachment, index, stood)
         naming.changed(self._store, [attachment.network])
@@ -189,13 +204,13 @@ class NetworkManager:
         """
         naming.changed(self._store, [endpoint.network for endpoint in plan.endpoints])
 
-    def ensure_names(self) -> None:
-        """Puts a killed name service back.
+    def ensure_names(self) -> bool:
+        """Puts a killed name service back; whether there was one.
 
         Raises:
             HostError: it cannot be started.
         """
-        naming.ensure_running(self._settings)
+        return naming.ensure_running(self._settings)
 
     def end_idle_names(self) -> bool:
         """Ends what is left of a name service without networks; whether there was something.

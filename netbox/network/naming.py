@@ -17,23 +17,40 @@ from netbox.state.rows import NetworkRow
 from netbox.state.store import Store
 
 if TYPE_CHECKING:
-    from netbox.network.nameservice.hooks import StoredMembers
+    from netbox.network.nameservice.hooks import Status, StoredMembers
 
 
-def serve(store: Store, row: NetworkRow, recorder: Recorder) -> None:
-    """Serves the names of a network that stands, unless they are served. The networks' lock is held.
+PORT = 53
+
+
+def serve(store: Store, row: NetworkRow, recorder: Recorder) -> int:
+    """Serves the names of a network that stands, unless they are served. The networks' lock is held. Returns the port if it has just been
+    taken, else 0.
 
     Raises:
-        Conflict: another program has port 53 of the gateway's address.
+        Conflict: other programs have every port of the gateway's address that could be used.
         HostError: the kernel refuses.
     """
     if row.name == DEFAULT_NETWORK or is_served(store.settings, row.name):
-        return
+        return 0
     from netbox.network.nameservice import hooks
     from netbox.network.nameservice.zone import Served
 
     served = Served(row.name, row.bridge, (row.gateway,), tuple(filter(None, (row.subnet, row.subnet6))), bool(row.options.get("internal")))
-    hooks.network_up(store.settings, served, _members(store), recorder)
+    return hooks.network_up(store.settings, served, _members(store), recorder)
+
+
+def port(settings: Settings, network: str) -> int:
+    """The port where the names of a network are served; 53 where they are not, or not yet."""
+    if network == DEFAULT_NETWORK or not is_served(settings, network):
+        return PORT
+    from netbox.network.nameservice import files
+
+    try:
+        known = files.read(settings.run, network)
+    except (OSError, ValueError):
+        return PORT
+    return known.served.port if known is not None else PORT
 
 
 def is_served(settings: Settings, network: str) -> bool:
@@ -56,16 +73,17 @@ def changed(store: Store, networks: Iterable[str]) -> None:
             hooks.zone_changed(store.settings, network, _members(store))
 
 
-def ensure_running(settings: Settings) -> None:
-    """Puts a killed name service back. Costs one look at the file system where there is none.
+def ensure_running(settings: Settings) -> bool:
+    """Puts a killed name service back; whether there was one. Costs one look at the file system where there is none.
 
     Raises:
         HostError: it cannot be started.
     """
-    if _ever_served(settings):
-        from netbox.network.nameservice import hooks
+    if not _ever_served(settings):
+        return False
+    from netbox.network.nameservice import hooks
 
-        hooks.ensure_running(settings)
+    return hooks.ensure_running(settings)
 
 
 def stop_if_idle(settings: Settings) -> bool:
@@ -79,6 +97,13 @@ def stop_if_idle(settings: Settings) -> bool:
     from netbox.network.nameservice import hooks
 
     return hooks.stop_if_idle(settings)
+
+
+def status(settings: Settings) -> Status:
+    """Who serves names for which networks. Changes nothing."""
+    from netbox.network.nameservice import hooks
+
+    return hooks.status(settings)
 
 
 def resolv_conf(plan: NetworkPlan, host: HostFiles) -> str | None:

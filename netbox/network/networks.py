@@ -17,7 +17,7 @@ from netbox import names
 from netbox.errors import Conflict, HostError, NotFound, host_error
 from netbox.kernel import rtnetlink, sysctl
 from netbox.kernel.rtnetlink import Link, RouteSocket
-from netbox.network import firewall, ipam, naming, parents
+from netbox.network import docker_user, firewall, firewall_choice, ipam, naming, parents
 from netbox.network import forwarding as forwarding_ipv6
 from netbox.network.facts import HostFacts, Occupied, boot_id, host_facts
 from netbox.network.firewall import RuleGroup
@@ -145,16 +145,23 @@ def ensure(store: Store, name: str) -> tuple[NetworkRow, bool]:
                 f"a device called {link.name} is there, and it is not netbox's", f"remove or rename it: ip link delete {link.name}"
             )
         if row is not None and link.is_up:  # the last step of a bring-up, but for the names
-            naming.serve(store, row, journal)
+            _serve_names(store, row, journal)
             return row, True
     row = choose(store, name, row, host_facts(frozenset({names.bridge(name)}), ipv6=row is not None and bool(row.subnet6)))
     store.put_network(row)
     try:
         _bring_up(store, row, journal, journaled)
-        naming.serve(store, row, journal)
+        _serve_names(store, row, journal)
     except OSError as error:
         raise host_error("bring up", f"network {name} ({error.filename or row.bridge})", error) from error
     return row, False
+
+
+def _serve_names(store: Store, row: NetworkRow, journal: Journal) -> None:
+    """Where a program of the host has port 53, questions are led to another one: known only once it is taken."""
+    if naming.serve(store, row, journal) not in (0, naming.PORT):
+        with firewall_choice.chosen() as backend:
+            backend.apply([standing_rules(store, row)])
 
 
 def _ensure_parent(store: Store, row: NetworkRow, journal: Journal, recorded: bool) -> tuple[NetworkRow, bool]:
@@ -323,10 +330,17 @@ def is_internal(row: NetworkRow) -> bool:
     return bool(row.options.get("internal"))
 
 
-def rule_group(row: NetworkRow) -> RuleGroup:
-    """The rules of a network."""
+def rule_group(row: NetworkRow, port: int = naming.PORT) -> RuleGroup:
+    """The rules of a network whose names are served at a port."""
     group = firewall.network_rules(names.network_owner(row.name), row.bridge, row.subnet, is_internal(row))
-    return firewall.dual_stack(group, row.subnet, row.subnet6) if row.subnet6 else group
+    if row.subnet6:
+        group = firewall.dual_stack(group, row.subnet, row.subnet6)
+    return group if row.name == names.DEFAULT_NETWORK else firewall.with_names(group, row.bridge, [row.gateway], port)
+
+
+def standing_rules(store: Store, row: NetworkRow) -> RuleGroup:
+    """The rules of a network that stands."""
+    return rule_group(row, naming.port(store.settings, row.name))
 
 
 def any_stands6(store: Store) -> bool:
@@ -343,6 +357,7 @@ def describe(row: NetworkRow, base: bool = True, base6: bool = False, ipv6_forwa
         f"ip link add {row.bridge} address {ipam.mac_for(row.gateway)} mtu {row.mtu} type bridge",
         *(f"sysctl -qw {name}={value}" for name, value in bridge_sysctls(row.bridge, bool(row.subnet6))),
         *firewall.backend().commands([rule_group(row)], base=base, base6=base6 and bool(row.subnet6)),
+        *docker_user.commands(firewall_choice.choose().name, names.network_owner(row.name), row.bridge),
         *([] if is_internal(row) else [f"sysctl -qw {IP_FORWARD}=1"]),
         *(forwarding_ipv6.commands(dict(ipv6_forwarding)) if ipv6_forwarding else []),
         *(

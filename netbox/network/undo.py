@@ -49,6 +49,12 @@ def _lift_impairment(context: UndoContext, args: dict[str, Any]) -> None:
         firewall_choice.remove_everywhere([args["owner"]])
 
 
+def _leave_docker_user(_context: UndoContext, args: dict[str, Any]) -> None:
+    from netbox.network import docker_user  # few hosts have dockerd
+
+    docker_user.withdraw(args)
+
+
 def _delete_link(_context: UndoContext, args: dict[str, Any]) -> None:
     # A veth pair has usually gone with its namespace, which costs nothing. One whose namespace lives on (another sandbox shares it, or a
     # connection waits for its peer's last acknowledgement) must not keep an address that the next sandbox gets.
@@ -118,6 +124,7 @@ HANDLERS: dict[str, Callable[[UndoContext, dict[str, Any]], None]] = {
     "vlan": _delete_vlan,
     "bridge": _delete_link,
     "network_rules": _remove_rules,
+    "docker_user": _leave_docker_user,
     "nameservice": _stop_serving_names,
     "sysctl": _restore_sysctl,
     forwarding.KIND: _restore_ipv6_forwarding,

@@ -14,7 +14,7 @@ import pytest
 from netbox import names
 from netbox.engine import repair
 from netbox.kernel import nftables
-from netbox.network import firewall, firewall_choice, firewall_switch
+from netbox.network import firewall, firewall_choice, firewall_switch, obstacles
 from netbox.network.firewall_nftables import NftablesBackend
 from netbox.spec import PortSpec
 from netbox.state.rows import SandboxRow
@@ -63,11 +63,11 @@ def test_auto_goes_where_the_rules_of_the_host_are(private_host: PrivateHost, mo
     assert firewall_choice.choose().name == "iptables"  # nothing is in it
     nft("add rule ip mine c counter")
     assert firewall_choice.choose() == ("nftables", "rules of this host are in nf_tables (ip mine)")
-    assert firewall_choice.dropping_chains() == []
+    assert obstacles.find("forward", ["netbox0"]) == []
     nft("delete table ip mine", "delete table ip6 mine6")
     subprocess.run(["iptables-nft", "-P", "FORWARD", "DROP"], check=True, timeout=20)
     assert firewall_choice.choose() == ("nftables", "rules of this host are in nf_tables (ip filter)")
-    assert firewall_choice.dropping_chains() == ["ip filter FORWARD"]
+    assert [item.chain for item in obstacles.find("forward", ["netbox0"])] == ["ip filter FORWARD"]
     nft("delete table ip filter")
     monkeypatch.setattr("netbox.network.firewall_choice._LEGACY_NAMES", "/nonexistent")
     monkeypatch.setattr("netbox.network.firewall_choice._module_is_ready", lambda: False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -116,11 +117,29 @@ def test_ipv6(bench: Bench) -> None:
         assert dns.ask(GATEWAY, reverse, dns.PTR).values == ["web.net1.netbox.internal"]
 
 
-def test_a_program_that_has_the_port_is_named_and_nothing_stays(bench: Bench) -> None:
+@pytest.mark.parametrize("kind", [socket.SOCK_DGRAM, socket.SOCK_STREAM])
+def test_a_program_that_has_the_port_is_left_alone(bench: Bench, kind: int) -> None:
     served = bench.bridge(1)
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
-        other.bind(("0.0.0.0", 53))
-        with pytest.raises(Conflict, match="another program has this port"):
+    journal = bench.store.journal("network:net1", "network")
+    with contextlib.ExitStack() as others:
+        for port in hooks.PORTS[:2]:
+            other = others.enter_context(socket.socket(socket.AF_INET, kind))
+            other.bind(("0.0.0.0", port))
+            if kind == socket.SOCK_STREAM:
+                other.listen()
+        assert hooks.network_up(bench.settings, served, bench.members, journal) == hooks.PORTS[2]
+        client = bench.client(1, 9)
+        bench.member(1, 2, "web")
+        with bench.inside(client):
+            assert dns.ask(GATEWAY, "web", port=hooks.PORTS[2]).values == ["10.77.1.2"]
+
+
+def test_programs_that_have_all_ports_are_named_and_nothing_stays(bench: Bench) -> None:
+    served = bench.bridge(1)
+    with contextlib.ExitStack() as others:
+        for port in hooks.PORTS:
+            others.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)).bind(("0.0.0.0", port))
+        with pytest.raises(Conflict, match="other programs have this port, and 61053 to 61068 as well"):
             hooks.network_up(bench.settings, served, bench.members, bench.store.journal("network:net1", "network"))
     assert not hooks.is_running(bench.settings)
     assert not Path(files.directory(bench.settings.run)).exists()

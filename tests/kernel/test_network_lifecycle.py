@@ -110,8 +110,6 @@ def test_every_undo_is_idempotent(lab: Lab, kind: str) -> None:
         "network_rules": {"owner": "network:gone"},
         "nameservice": {"network": "gone"},
         "impairment": {"owner": "impair:nobody", "impairment": {"loss": 1.0, "direction": "out"}},
-        "macvlan": {"interface": "eth0", "mac_address": "02:6e:00:00:00:99", "netnsid": 4321},
-        "vlan": {"name": "nothere0.7"},
         "ipv6_forwarding": {"old": {"net/ipv6/conf/nb-ffffffff/accept_ra": "1"}, "boot_id": boot_id()},
         "sysctl": {"name": "net.ipv4.conf.nb-ffffffff.forwarding", "old": "0", "boot_id": boot_id()},
     }

@@ -87,12 +87,12 @@ def parse(data: bytes) -> Response:
     return Response(id, flags, code, found, len(data), edns)
 
 
-def ask(server: str, text: str, kind: int = A, timeout: float = 6.0, edns: int | None = None) -> Response:
+def ask(server: str, text: str, kind: int = A, timeout: float = 6.0, edns: int | None = None, port: int = 53) -> Response:
     """Asks by UDP from the calling thread's network namespace; TimeoutError after ``timeout`` seconds."""
     family = socket.AF_INET6 if ":" in server else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM) as sock:
         sock.settimeout(timeout)
-        sock.connect((server, 53))
+        sock.connect((server, port))
         data = query(text, kind, edns=edns)
         sock.send(data)
         answer = sock.recv(65535)

@@ -35,9 +35,11 @@ iptables -t raw -I PREROUTING 1 -m comment --comment netbox -j NETBOX-GUARD
 iptables -t filter -N NETBOX-FENCE
 iptables -t filter -N NETBOX-INGRESS
 iptables -t filter -N NETBOX-EGRESS
+iptables -t filter -N NETBOX-NAMES
 iptables -t filter -I FORWARD 1 -m comment --comment netbox -j NETBOX-FENCE
 iptables -t filter -I FORWARD 2 -m comment --comment netbox -j NETBOX-INGRESS
 iptables -t filter -I FORWARD 3 -m comment --comment netbox -j NETBOX-EGRESS
+iptables -t filter -I INPUT 1 -m comment --comment netbox -j NETBOX-NAMES
 iptables -t nat -N NETBOX-HAIRPIN
 iptables -t nat -N NETBOX-KEEP
 iptables -t nat -N NETBOX-LEAVE
@@ -47,6 +49,14 @@ iptables -t nat -A POSTROUTING -m comment --comment netbox -j NETBOX-KEEP
 iptables -t nat -A POSTROUTING -m comment --comment netbox -j NETBOX-LEAVE
 iptables -t nat -A PREROUTING ! -d 127.0.0.0/8 -m addrtype --dst-type LOCAL -m comment --comment netbox -j NETBOX-PUBLISH
 iptables -t nat -A OUTPUT -m addrtype --dst-type LOCAL -m comment --comment netbox -j NETBOX-PUBLISH
+"""
+
+
+NAMES = """
+iptables -t filter -A NETBOX-NAMES -d 10.9.0.1 -i nb-1 -p udp -m udp --dport 61053 OWNER -j ACCEPT
+iptables -t filter -A NETBOX-NAMES -d 10.9.0.1 -i nb-1 -p tcp -m tcp --dport 61053 OWNER -j ACCEPT
+iptables -t nat -A NETBOX-PUBLISH -d 10.9.0.1 -p udp -m udp --dport 53 OWNER -j DNAT --to-destination 10.9.0.1:61053
+iptables -t nat -A NETBOX-PUBLISH -d 10.9.0.1 -p tcp -m tcp --dport 53 OWNER -j DNAT --to-destination 10.9.0.1:61053
 """
 
 
@@ -70,6 +80,13 @@ iptables -t filter -A NETBOX-FENCE ! -i nb-1 -o nb-1 OWNER -j DROP
 iptables -t filter -A NETBOX-INGRESS -i nb-1 -o nb-1 OWNER -j ACCEPT
 """
     assert IptablesBackend().commands([group], base=False) == lines(text.replace("OWNER", "-m comment --comment network:inner"))
+
+
+def test_names_at_another_port() -> None:
+    group = firewall.with_names(firewall.RuleGroup("network:x", ()), "nb-1", ["10.9.0.1"], 61053)
+    assert IptablesBackend().commands([group], base=False) == lines(NAMES.replace("OWNER", "-m comment --comment network:x"))
+    plain = firewall.with_names(firewall.RuleGroup("network:x", ()), "nb-1", ["10.9.0.1"], 53)
+    assert {rule.stage for rule in plain.rules} == {firewall.NAMES}
 
 
 def test_the_base() -> None:

@@ -138,7 +138,7 @@ def test_a_changed_resolv_conf_is_read_again(tmp_path: Path) -> None:
 
 def test_a_file_is_json() -> None:
     assert json.loads(files.encode(SERVED, [])) == {
-        "served": ["front", "nb-1", ["10.1.0.1", "fd00::1"], ["10.1.0.0/24"], True],
+        "served": ["front", "nb-1", ["10.1.0.1", "fd00::1"], ["10.1.0.0/24"], True, 53],
         "members": [],
     }
 

@@ -93,6 +93,15 @@ def test_a_published_port_is_an_element(port: PortSpec, expected: str) -> None:
     assert NftablesBackend().commands([group], base=False) == [f"nft 'add element ip netbox {expected}'"]
 
 
+def test_names_at_another_port_come_before_the_ports_of_all_addresses() -> None:
+    """An accept for what comes to the host would overrule nobody, so there is none."""
+    group = firewall.with_names(firewall.RuleGroup("network:x", ()), "nb-1", ["10.9.0.1"], 61053)
+    assert NftablesBackend().commands([group], base=False) == [
+        f"nft 'add element ip netbox address_port {{ {protocol} . 10.9.0.1 . 53 comment \"network:x\" : 10.9.0.1 . 61053 }}'"
+        for protocol in ("udp", "tcp")
+    ]
+
+
 def test_the_base_comes_first() -> None:
     lines = NftablesBackend().commands([firewall.network_rules("network:x", "nb0", "10.9.0.0/20")], base=True)
     assert lines[0] == "nft add table ip netbox"

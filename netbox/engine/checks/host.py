@@ -11,6 +11,7 @@ import subprocess
 import sys
 
 from netbox.engine import repair
+from netbox.engine.checks import beside
 from netbox.engine.checks.catalogue import LIMITED, MISSING, OK, Observation
 from netbox.engine.creation import TINI
 from netbox.errors import HostError, NetboxError, Unsupported, UsageError
@@ -191,13 +192,10 @@ def _enforceable(cgroups: Cgroups, limits: Limits) -> Observation:
 def _firewall(settings: Settings) -> dict[str, Observation]:
     choice = firewall_choice.choose()
     missing = choice.name == firewall_choice.NFTABLES and not nftables.is_installed()
-    dropping = firewall_choice.dropping_chains()
     return {
         "firewall.backend": Observation(MISSING if missing else OK, f"{choice.name}: {choice.reason}"),
         "firewall.rules": _rules(settings),
-        "firewall.forward": Observation(
-            LIMITED if dropping else OK, f"{', '.join(dropping)} drops what it does not accept itself" if dropping else ""
-        ),
+        **beside.observe(settings),
     }
 
 

@@ -21,6 +21,7 @@ DIRECTORY = "nameservice"
 LOCK_FILE = "nameservice.lock"
 ALIVE_FILE = "alive"
 CONTROL_SOCKET = "control"
+SYNCHRONIZE, STATUS = b"synchronize", b"status"  # what is asked there
 _NETWORKS = "networks"
 # Time stamps are as coarse as the kernel's tick (10 ms at most): one that is younger than this may hide a second change.
 _SETTLED = 50_000_000  # nanoseconds
@@ -69,9 +70,9 @@ def decode(data: bytes) -> Network:
     """Reverses ``encode``. Raises ValueError for what is no such file, also for an address that is none."""
     values: dict[str, Any] = json.loads(data)
     try:
-        name, bridge, gateways, subnets, internal = values["served"]
+        name, bridge, gateways, subnets, *more = values["served"]  # another version may have written less
         rows = [Member(id, label, tuple(aliases), tuple(addresses), tuple(dns)) for id, label, aliases, addresses, dns in values["members"]]
-        return Network(Served(name, bridge, tuple(gateways), tuple(subnets), internal), rows)
+        return Network(Served(name, bridge, tuple(gateways), tuple(subnets), *more), rows)
     except (KeyError, TypeError, OSError) as error:
         raise ValueError(str(error)) from error
 

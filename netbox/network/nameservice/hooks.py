@@ -14,7 +14,7 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from netbox.errors import Conflict, HostError, host_error
 from netbox.network.nameservice import files
@@ -25,6 +25,8 @@ from netbox.settings import Settings
 from netbox.state.journal import Recorder
 
 JOURNAL_KIND = "nameservice"
+PORTS: tuple[int, ...] = (53, *range(61053, 61069))
+"""Where names are served: the first one that is free. The others are above what the kernel gives to connections (ip_local_port_range)."""
 MAX_NAMESERVERS = 3  # MAXNS, resolv.conf(5)
 _TIMEOUT = 10.0  # seconds, for the process to start, to answer or to end, and for the lock
 _POLL_INTERVAL = 0.002
@@ -80,24 +82,37 @@ class StoredMembers:
         return found
 
 
-def network_up(settings: Settings, served: Served, members: Members, recorder: Recorder) -> None:
-    """Serves a network whose bridge stands, with its gateway addresses. Serving it already is fine.
+class Status(NamedTuple):
+    """The networks on file, and the processes that serve them as (``server`` or ``standby``, pid)."""
+
+    networks: tuple[str, ...]
+    processes: tuple[tuple[str, int], ...]
+
+
+def network_up(settings: Settings, served: Served, members: Members, recorder: Recorder) -> int:
+    """Serves a network whose bridge stands, with its gateway addresses. Serving it already is fine. Returns the port: 53, or another one
+    where a program of the host has port 53 of all addresses; the firewall has to lead questions there then.
 
     ``recorder`` is the network's journal; its row is undone by ``network_down``. Call it when the bridge has its row, so that it is undone
     before that.
 
     Raises:
-        Conflict: another program has port 53 of a gateway address.
+        Conflict: other programs have all ports that could be used.
         HostError: the process cannot be started, or the kernel refuses.
     """
     recorder.record(JOURNAL_KIND, network=served.name)
     with _changing(settings):
-        _write(settings, served, members)
-        errors = _synchronize(settings)
-        if served.name in errors:
-            _delete(settings, served.name)
-            _synchronize(settings)
-            raise _refusal(served, *errors[served.name])
+        for port in PORTS:
+            _write(settings, served._replace(port=port), members)
+            errors = _synchronize(settings)
+            if served.name not in errors:
+                return port
+            number, reason = errors[served.name]
+            if number != errno.EADDRINUSE:
+                break
+        _delete(settings, served.name)
+        _synchronize(settings)
+        raise _refusal(served, number, str(reason))
 
 
 def zone_changed(settings: Settings, network: str, members: Members) -> None:
@@ -174,6 +189,15 @@ def is_running(settings: Settings) -> bool:
         return True
     finally:
         os.close(fd)
+
+
+def status(settings: Settings) -> Status:
+    """Who serves what now. Changes nothing."""
+    report = _tell(settings, files.STATUS) if _stands(settings) and is_running(settings) else None
+    if report is None:
+        return Status(tuple(files.networks(settings.run)), ())
+    pids = (("server", report["pid"]), ("standby", report.get("standby")))
+    return Status(tuple(files.networks(settings.run)), tuple((role, pid) for role, pid in pids if pid))
 
 
 def resolv_conf(host: HostFiles, gateways: Sequence[str], networks: Sequence[str], search: Sequence[str], options: Sequence[str]) -> str:
@@ -266,8 +290,9 @@ def _synchronize(settings: Settings) -> dict[str, list[Any]]:
     return errors
 
 
-def _tell(settings: Settings) -> dict[str, Any] | None:
-    """Has the running process compare its sockets with the files. ``None``: it was just taken over by the standby, or is ending."""
+def _tell(settings: Settings, request: bytes = files.SYNCHRONIZE) -> dict[str, Any] | None:
+    """Has the running process compare its sockets with the files, or just say who it is. ``None``: it was just taken over by the standby,
+    or is ending."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as control:
         control.settimeout(_TIMEOUT)
         try:
@@ -276,7 +301,7 @@ def _tell(settings: Settings) -> dict[str, Any] | None:
                 control.connect(f"/proc/self/fd/{directory}/{files.CONTROL_SOCKET}")
             finally:
                 os.close(directory)
-            control.send(b"synchronize")
+            control.send(request)
             return _report(control)
         except OSError:
             return None
@@ -316,7 +341,7 @@ def _refusal(served: Served, number: int, reason: str) -> HostError | Conflict:
     where = " and ".join(f"{gateway}:53" for gateway in served.gateways)
     if number == errno.EADDRINUSE:
         return Conflict(
-            f"cannot serve names on {where}: another program has this port",
-            "have it listen on addresses of its own; find it with: ss -lnp 'sport = 53'",
+            f"cannot serve names on {where}: other programs have this port, and {PORTS[1]} to {PORTS[-1]} as well",
+            "have them listen on addresses of their own; find them with: ss -lnp 'sport = 53'",
         )
     return HostError(f"cannot serve names of network {served.name} on {where}: {reason}", errno=number)

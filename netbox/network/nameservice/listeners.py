@@ -1,4 +1,4 @@
-"""The sockets of one network, at port 53 of its gateway addresses, and the TCP connections of its sandboxes.
+"""The sockets of one network, at a port of its gateway addresses, and the TCP connections of its sandboxes.
 
 Every socket is bound to the bridge device as well (SO_BINDTODEVICE, socket(7)): what comes in by another device, also the host's own
 loopback, does not reach it. The sockets belong to the network: sandboxes come and go without any being opened or closed.
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     # network, data, client's address, key of the query, reply, by TCP
     Handler = Callable[[str, bytes, str, tuple[Any, ...], Reply, bool], None]
 
-PORT = 53
 IDLE_TIMEOUT = 10.0  # seconds (RFC 7766, 6.2.3)
 MAX_CONNECTIONS = 256
 MAX_CONNECTIONS_PER_CLIENT = 32
@@ -38,8 +37,8 @@ _OUT_LIMIT = 1 << 20
 class Listener:
     """The sockets of a network. Raises OSError."""
 
-    def __init__(self, network: str, bridge: str, gateways: tuple[str, ...]) -> None:
-        self.network, self.bridge, self.gateways = network, bridge, gateways
+    def __init__(self, network: str, bridge: str, gateways: tuple[str, ...], port: int = 53) -> None:
+        self.network, self.bridge, self.gateways, self.port = network, bridge, gateways, port
         self._index = socket.if_nametoindex(bridge)
         self.datagram: list[socket.socket] = []
         self.stream: list[socket.socket] = []
@@ -63,7 +62,7 @@ class Listener:
             if family == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
                 sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_FREEBIND, 1)
-            sock.bind((gateway, PORT))
+            sock.bind((gateway, self.port))
             if kind == socket.SOCK_STREAM:
                 sock.listen(_BACKLOG)
         except OSError:
@@ -77,7 +76,7 @@ class Listener:
             index = socket.if_nametoindex(self.bridge)
         except OSError:
             return False
-        return (served.bridge, served.gateways, index) == (self.bridge, self.gateways, self._index)
+        return (served.bridge, served.gateways, served.port, index) == (self.bridge, self.gateways, self.port, self._index)
 
     def sockets(self) -> list[socket.socket]:
         """All of them."""

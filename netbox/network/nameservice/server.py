@@ -160,10 +160,14 @@ class Server:
                 errors[name] = [error.errno, error.strerror or str(error)]
         if self._listeners and (gone or len(missing) > len(errors)):
             self._fork_at = 0.0  # in the loop, before the report
-        return json.dumps({"pid": os.getpid(), "networks": sorted(self._listeners), "errors": errors}).encode()
+        return self._report(errors)
+
+    def _report(self, errors: dict[str, list[Any]]) -> bytes:
+        standby = self._standby[0] if self._standby is not None else None
+        return json.dumps({"pid": os.getpid(), "standby": standby, "networks": sorted(self._listeners), "errors": errors}).encode()
 
     def _open_network(self, served: Served) -> None:
-        listener = Listener(served.name, served.bridge, served.gateways)
+        listener = Listener(served.name, served.bridge, served.gateways, served.port)
         self._listeners[served.name] = listener
         self._watch_network(listener)
 
@@ -195,11 +199,11 @@ class Server:
     def _on_request(self, peer: socket.socket, _events: int) -> None:
         self._selector.unregister(peer)
         try:
-            asked = bool(peer.recv(16))
+            asked = peer.recv(16)
         except OSError:
-            asked = False
+            asked = b""
         if asked:
-            self._reports.append((peer, self._synchronize()))
+            self._reports.append((peer, self._report({}) if asked == files.STATUS else self._synchronize()))
         else:
             peer.close()
 

@@ -24,13 +24,15 @@ if TYPE_CHECKING:
 
     class Served(NamedTuple):
         """A network that the name service serves: bridge device, gateway addresses (where it listens) and subnets (``10.201.0.0/20``).
-        Names outside are not resolved for sandboxes that are on ``internal`` networks only."""
+        Names outside are not resolved for sandboxes that are on ``internal`` networks only. ``port`` is another one than 53 where a program
+        of the host has that."""
 
         name: str
         bridge: str
         gateways: tuple[str, ...]
         subnets: tuple[str, ...] = ()
         internal: bool = False
+        port: int = 53
 
     class Answer(NamedTuple):
         """What is known here: a response code and records."""
@@ -44,7 +46,7 @@ if TYPE_CHECKING:
         resolvers: tuple[str, ...] = ()
 else:
     Member = namedtuple("Member", "sandbox_id name aliases addresses dns", defaults=((), (), ()))
-    Served = namedtuple("Served", "name bridge gateways subnets internal", defaults=((), False))
+    Served = namedtuple("Served", "name bridge gateways subnets internal port", defaults=((), False, 53))
     Answer = namedtuple("Answer", "code records", defaults=((),))
     Forward = namedtuple("Forward", "resolvers", defaults=((),))
 

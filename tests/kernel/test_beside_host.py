@@ -1,0 +1,262 @@
+"""netbox beside the host's own firewalls and servers: ufw, firewalld's rules, scripts that flush, a program on port 53 of all addresses."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import shutil
+import socket
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from netbox.engine.checks import beside
+from netbox.engine.checks.catalogue import Observation
+from netbox.settings import Settings
+from tests.e2e.boxes import running, sh
+from tests.kernel.network_lab import ask, serve
+from tests.support import linux
+from tests.support.cli import Cli
+from tests.support.host import Neighbour, PrivateHost
+from tests.support.others import foreign_rules, forget_rules
+from tests.support.waiting import wait_until
+
+BACKENDS = ("iptables", "nftables")
+PATIENCE = 30.0  # seconds
+ANSWER = f"nc -w 20 {Neighbour.address} 7 </dev/null"
+LOOKUP = "nslookup web.app.netbox.internal"
+REFUSED = f"! nc -w 1 {Neighbour.address} 7 </dev/null"
+PUBLISHED = "while :; do echo sandbox | nc -l -p 80 -w 20; done"
+
+
+def run(*command: str, text: str | None = None) -> str:
+    return subprocess.run(command, input=text, capture_output=True, text=True, check=True, timeout=30).stdout
+
+
+def seen() -> dict[str, Observation]:
+    """What netbox check sees of others."""
+    return beside.observe(Settings.from_environment())
+
+
+def states(*keys: str) -> set[str]:
+    return {seen()[f"firewall.{key}"].state for key in keys}
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest, private_host: PrivateHost, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("NETBOX_FIREWALL", request.param)
+    return str(request.param)
+
+
+@pytest.fixture
+def server(outside: Neighbour) -> Iterator[Neighbour]:
+    """The neighbour answers at port 7 with the address that it sees."""
+    with outside.inside():
+        answers = serve("tcp", 7)
+    yield outside
+    answers.close()
+
+
+@pytest.fixture
+def network(private_host: PrivateHost, cli: Cli) -> Iterator[str]:
+    """A user-defined network; its bridge is what it returns."""
+    cli("network", "create", "--subnet", "10.77.9.0/24", "app")
+    yield "nb-c96e70cf"
+    cli("network", "rm", "app")
+
+
+# -- a program on port 53 of all addresses -------------------------------------------------------------------------------------------------
+
+
+class Hog:
+    """A name server of the host that listens on all addresses, by UDP and TCP, and says the same to everybody."""
+
+    def __init__(self) -> None:
+        self._datagram = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._datagram.bind(("0.0.0.0", 53))
+        self._stream = socket.create_server(("0.0.0.0", 53))
+        self._datagram.settimeout(0.05)
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        while not self._ended.is_set():
+            with contextlib.suppress(TimeoutError):
+                _, peer = self._datagram.recvfrom(512)
+                self._datagram.sendto(b"host", peer)
+
+    def close(self) -> None:
+        self._ended.set()
+        self._thread.join()
+        self._datagram.close()
+        self._stream.close()
+
+
+@pytest.fixture
+def hog(private_host: PrivateHost) -> Iterator[Hog]:
+    made = Hog()
+    yield made
+    made.close()
+
+
+QUESTION = r"\0\051\22\22\1\0\0\1\0\0\0\0\0\0\3web\3app\6netbox\10internal\0\0\1\0\1"
+BY_TCP = f"printf '{QUESTION}' | nc -w 20 10.77.9.1 53 | od -An -tx1"
+
+
+def test_names_are_served_beside_a_server_of_the_host(cli: Cli, hog: Hog, backend: str, network: str) -> None:
+    with running(cli, "web", "--network", "app", "--ip", "10.77.9.80"):
+        for _ in range(2):
+            assert "Address: 10.77.9.80" in sh(cli, LOOKUP, "--network", "app")
+            assert "0a 4d 09 50" in " ".join(cli("exec", "web", "sh", "-c", BY_TCP).stdout.split())
+            assert ask("udp", "127.0.0.1", 53) == "host"
+            assert seen()["host.names"].state == "ok"
+            # Once more after a flush and a repair.
+            forget_rules()
+            assert "put back (network:app)" in cli("repair").stdout
+            assert cli("repair").stdout == "nothing to repair\n"
+
+
+def test_a_published_port_53_is_not_for_the_sandboxes(cli: Cli, backend: str, network: str) -> None:
+    """The one who publishes it has it on all addresses; the gateway's is the name service's all the same."""
+    command = ("sh", "-c", "while :; do echo dns | nc -u -l -p 53 -w 20; done")
+    with running(cli, "dns", "-p", "53:53/udp", command=command), running(cli, "web", "--network", "app", "--ip", "10.77.9.80"):
+        assert "Address: 10.77.9.80" in sh(cli, LOOKUP, "--network", "app")
+        assert cli("repair").stdout == "nothing to repair\n"
+
+
+def test_check_says_who_serves_names(cli: Cli, network: str) -> None:
+    assert seen()["host.names"] == Observation("ok", "not needed: no user-defined network is up")
+    with running(cli, "web", "--network", "app"):
+        standing = re.fullmatch(r"serves app: server (\d+), standby (\d+)", seen()["host.names"].detail)
+        assert standing is not None
+        server, standby = standing.groups()
+        run("kill", "-STOP", standby)  # else it takes the server's place before its own end comes
+        run("kill", "-9", server, standby)
+        wait_until(lambda: seen()["host.names"] == Observation("missing", "nobody serves app"), "the name service to be gone", PATIENCE)
+        fact = next(item for item in json.loads(cli("check", "--format", "json").stdout)["facts"] if item["name"] == "name service")
+        assert (fact["state"], fact["remedy"]) == ("missing", "put it back: netbox repair")
+        assert cli("repair").stdout == "put back (names): the process that serves them\n"
+        assert seen()["host.names"].state == "ok"
+
+
+# -- hosts that drop what comes in or is forwarded -----------------------------------------------------------------------------------------
+
+
+def test_names_get_through_a_legacy_firewall_that_drops_what_comes_in(cli: Cli, network: str) -> None:
+    run("iptables-legacy", "-P", "INPUT", "DROP")
+    run("iptables-legacy", "-A", "INPUT", "-i", "lo", "-j", "ACCEPT")
+    with running(cli, "web", "--network", "app", "--ip", "10.77.9.80"):
+        assert "Address: 10.77.9.80" in sh(cli, LOOKUP, "--network", "app")
+        assert states("names") == {"ok"}
+    wait_until(lambda: not any("NETBOX" in line for line in foreign_rules("legacy")), "netbox's chains to go", PATIENCE)
+    forget_rules()
+
+
+@pytest.fixture
+def ufw(private_host: PrivateHost) -> Iterator[None]:
+    """A real ufw whose configuration is the private host's own."""
+    copy = private_host.base / "ufw"
+    shutil.copytree("/etc/ufw", copy)
+    shutil.copy("/etc/default/ufw", private_host.base / "ufw.default")
+    linux.mount(str(copy), "/etc/ufw", flags=linux.MS_BIND)
+    linux.mount(str(private_host.base / "ufw.default"), "/etc/default/ufw", flags=linux.MS_BIND)
+    yield
+    forget_rules()
+    for path in ("/etc/ufw", "/etc/default/ufw"):
+        run("umount", path)
+    shutil.rmtree(copy)
+    Path(private_host.base, "ufw.default").unlink()
+
+
+def test_ufw(cli: Cli, ufw: None, server: Neighbour, network: str) -> None:
+    """ufw comes last; check says what to tell it, and that is enough, also after a reload."""
+    with running(cli, "web", "--network", "app", "--ip", "10.77.9.80", "-p", "8080:80", command=("sh", "-c", PUBLISHED)):
+        assert cli("exec", "web", "sh", "-c", ANSWER).stdout.startswith(server.host_address)
+        run("ufw", "--force", "enable")
+        assert sh(cli, REFUSED, "--network", "app") == ""
+        forward, names = seen()["firewall.forward"], seen()["firewall.names"]
+        assert forward.remedy == f"ufw route allow in on {network}; ufw route allow out on {network}"
+        assert "ip filter FORWARD of ufw drops" in forward.detail
+        assert names.remedy == f"ufw allow in on {network} to any port 53"
+        assert "ip filter INPUT of ufw drops" in names.detail
+        for remedy in (forward.remedy, names.remedy):
+            for command in remedy.split("; "):
+                run(*command.split())
+        before = foreign_rules("nft")
+        run("ufw", "reload")
+        assert foreign_rules("nft") == before
+        assert cli("exec", "web", "sh", "-c", ANSWER).stdout.startswith(server.host_address)
+        assert "Address: 10.77.9.80" in sh(cli, LOOKUP, "--network", "app")
+        with server.inside():
+            assert ask("tcp", server.host_address, 8080, PATIENCE) == "sandbox\n"
+        assert states("forward", "names") == {"ok"}
+        assert cli("repair").stdout == "nothing to repair\n"
+    wait_until(lambda: foreign_rules("nft") == before, "the rules of ufw as before", PATIENCE)
+
+
+FIREWALLD = """
+table inet firewalld {
+  chain filter_INPUT { type filter hook input priority 10; policy accept;
+    ct state { established, related } accept
+    ct status dnat accept
+    iifname "lo" accept
+    ct state invalid drop
+    jump filter_INPUT_ZONES
+    reject with icmpx admin-prohibited
+  }
+  chain filter_FORWARD { type filter hook forward priority 10; policy accept;
+    ct state { established, related } accept
+    ct status dnat accept
+    iifname "lo" accept
+    ct state invalid drop
+    jump filter_FORWARD_ZONES
+    reject with icmpx admin-prohibited
+  }
+  chain filter_INPUT_ZONES {
+    TRUST goto filter_IN_trusted
+    goto filter_IN_public
+  }
+  chain filter_FORWARD_ZONES {
+    TRUST goto filter_FWD_trusted
+    goto filter_FWD_public
+  }
+  chain filter_IN_trusted { accept; }
+  chain filter_FWD_trusted { accept; }
+  chain filter_IN_public { meta l4proto { icmp, ipv6-icmp } accept; reject with icmpx admin-prohibited; }
+  chain filter_FWD_public { reject with icmpx admin-prohibited; }
+}
+"""
+
+
+def firewalld(*trusted: str) -> None:
+    """The rules that firewalld 1.3 writes, as far as they drop, with these interfaces in the zone trusted; it writes all of them anew."""
+    lines = []
+    for line in FIREWALLD.splitlines():
+        lines += [line.replace("TRUST", f'iifname "{name}"') for name in trusted] if "TRUST" in line else [line]
+    text = "add table inet firewalld\ndelete table inet firewalld\n" + "\n".join(lines)
+    for chain in ("filter_IN_trusted", "filter_FWD_trusted", "filter_IN_public", "filter_FWD_public"):  # defined before they are used
+        text = text.replace("add table inet firewalld\n", f"add table inet firewalld\nadd chain inet firewalld {chain}\n", 1)
+    run("nft", "-f", "-", text=text.replace("; }", "\n}"))
+
+
+def test_firewalld(cli: Cli, private_host: PrivateHost, server: Neighbour, network: str) -> None:
+    """Published ports pass; the zone trusted is what lets the rest pass."""
+    with running(cli, "web", "--network", "app", "--ip", "10.77.9.80", "-p", "8080:80", command=("sh", "-c", PUBLISHED)):
+        firewalld()
+        with server.inside():
+            assert ask("tcp", server.host_address, 8080, PATIENCE) == "sandbox\n"
+        assert sh(cli, REFUSED, "--network", "app") == ""
+        forward, names = seen()["firewall.forward"], seen()["firewall.names"]
+        command = f"firewall-cmd --permanent --zone=trusted --add-interface={network}; firewall-cmd --reload"
+        assert forward.remedy == names.remedy == command
+        assert "inet firewalld filter_FORWARD of firewalld drops" in forward.detail
+        firewalld(network)
+        assert cli("exec", "web", "sh", "-c", ANSWER).stdout.startswith(server.host_address)
+        assert "Address: 10.77.9.80" in sh(cli, LOOKUP, "--network", "app")
+        assert states("forward", "names") == {"ok"}
+    run("nft", "delete table inet firewalld")
