@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
-from types import TracebackType
 
 import click
 
 from netbox.cli import options, output
+from netbox.cli.progress import ProgressLine
 from netbox.engine import Engine
 from netbox.errors import NetboxError, UsageError
 from netbox.image.model import Image
 from netbox.parse import parse_filters
 
 _SOURCE_WIDTH = 40
-_REDRAW_SECONDS = 0.1
 
 
 @click.group()
@@ -92,7 +90,8 @@ def import_image(name: str, source: str, quiet: bool) -> None:
     """
     with Engine(warm=False) as engine:
         replaces = any(image.name == name for image in engine.images.list())
-        with _ProgressLine(name, quiet) as progress:
+        with ProgressLine(quiet) as line:
+            progress = _import_progress(line, name)
             if source == "-":
                 if sys.stdin.isatty():
                     raise UsageError(
@@ -126,32 +125,11 @@ def _report(error: NetboxError) -> int:
     return error.exit_code
 
 
-class _ProgressLine:
-    """One line on stderr, redrawn at most ten times a second and wiped at the end; nothing unless stderr is a terminal."""
-
-    def __init__(self, name: str, quiet: bool) -> None:
-        self._name = name
-        self._on = not quiet and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
-        self._next = 0.0
-
-    def __enter__(self) -> _ProgressLine:
-        return self
-
-    def __call__(self, done: int, total: int | None) -> None:
-        now = time.monotonic()
-        if not self._on or now < self._next:
-            return
-        self._next = now + _REDRAW_SECONDS
-        text = f"importing {self._name}: {output.human_size(done)}"
+def _import_progress(line: ProgressLine, name: str) -> Callable[[int, int | None], None]:
+    def show(done: int, total: int | None) -> None:
+        text = f"importing {name}: {output.human_size(done)}"
         if total:
             text += f" of {output.human_size(total)} ({min(100, 100 * done // total)}%)"
-        self._draw(text)
+        line.show(text)
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._on:
-            self._draw("")
-
-    @staticmethod
-    def _draw(text: str) -> None:
-        sys.stderr.write(f"\r\x1b[K{text}")
-        sys.stderr.flush()
+    return show

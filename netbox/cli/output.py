@@ -62,6 +62,15 @@ def echo_json(value: object, compact: bool = False) -> None:
     print(json.dumps(value, separators=(",", ":")) if compact else json.dumps(value, indent=2), flush=compact)
 
 
+def can_show(text: str) -> bool:
+    """Whether the encoding of stdout has these characters."""
+    try:
+        text.encode(sys.stdout.encoding or "ascii")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def table(headers: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[str] = ()) -> str:
     """Rows below their headers in aligned columns, three blanks between them; the columns named in ``right`` are flush right."""
     lines = [list(headers), *(list(map(_printable, row)) for row in rows)]

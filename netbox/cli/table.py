@@ -55,6 +55,7 @@ SECTIONS: dict[str, dict[str, Entry]] = {
     },
     "Packets": {
         "why": Entry("why", "command", "Say why one sandbox reaches another or not, and what mends it"),
+        "matrix": Entry("matrix", "matrix", "Show who reaches whom, with packets"),
         "probe": Entry("probe", "probe", "Send packets from one place to another and say what comes back"),
         "trace": Entry("trace", "trace", "Follow a packet, rule by rule, to a socket or to its drop"),
         "drops": Entry("drops", "drops", "Print every packet that the kernel drops for sandboxes, and why"),

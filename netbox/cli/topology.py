@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import click
 
 from netbox.cli import output
@@ -41,7 +39,7 @@ def topology(everything: bool, output_format: str) -> None:
     elif output_format == "tree":
         from netbox.packet.drawing.tree import tree
 
-        output.echo(tree(found, _takes_unicode(), output.style))
+        output.echo(tree(found, output.can_show("├─└│→"), output.style))
     elif output_format == "svg":
         from netbox.packet.drawing.svg import svg
 
@@ -50,11 +48,3 @@ def topology(everything: bool, output_format: str) -> None:
         from netbox.packet.drawing import text_graphs
 
         output.echo(text_graphs.mermaid(found) if output_format == "mermaid" else text_graphs.dot(found))
-
-
-def _takes_unicode() -> bool:
-    try:
-        "├─└│→".encode(sys.stdout.encoding or "ascii")
-    except (UnicodeEncodeError, LookupError):
-        return False
-    return True

@@ -31,6 +31,8 @@ _MODULES = {
     "Drop": "netbox.packet.tracing.values",
     "why": "netbox.packet.diagnosis.api",
     "Answer": "netbox.packet.diagnosis.values",
+    "matrix": "netbox.packet.reachability.measure",
+    "Matrix": "netbox.packet.reachability.values",
 }
 
 
