@@ -29,7 +29,7 @@ def lab(private_host: PrivateHost) -> Iterator[Lab]:
     made.close()
 
 
-def read_until(attachment: client.Attachment, wanted: bytes, timeout: float = 10.0) -> bytes:
+def read_until(attachment: client.Attachment, wanted: bytes, timeout: float = 30.0) -> bytes:
     """The output up to and including ``wanted``."""
     got = b""
     deadline = time.monotonic() + timeout
@@ -81,10 +81,15 @@ def test_detached_output_is_in_the_log(lab: Lab) -> None:
 
 
 def test_log_rotation_under_load_loses_no_line(lab: Lab) -> None:
-    config = lab.config("sh", "-c", "i=0; while [ $i -lt 400 ]; do echo line $i; i=$((i+1)); done", log_max_size=2000, log_max_files=200)
+    """The second half is written once the first has come back: they are two pieces, however late the monitor reads."""
+    lines = "i=$1; while [ $i -lt $2 ]; do echo line $i; i=$((i+1)); done"
+    script = f"set -- 0 200; {lines}; read go; set -- 200 400; {lines}"
+    config = lab.config("sh", "-c", script, log_max_size=2000, log_max_files=200, open_stdin=True)
     attachment = lab.start(config)
     assert attachment is not None
     with attachment:
+        read_until(attachment, b"line 199\n")
+        attachment.send_stdin(b"go\n")
         assert client.communicate(attachment)[0] == 0
     directory = Path(config["log"]["directory"])
     wait_until(lambda: not status.is_locked(config["run_dir"]), "the end")
