@@ -109,6 +109,7 @@ def test_every_undo_is_idempotent(lab: Lab, kind: str) -> None:
         "bridge": {"name": "nb-ffffffff"},
         "network_rules": {"owner": "network:gone"},
         "nameservice": {"network": "gone"},
+        "docker_user": {"owner": "network:gone", "family": "ip", "tables": "nft"},
         "impairment": {"owner": "impair:nobody", "impairment": {"loss": 1.0, "direction": "out"}},
         "ipv6_forwarding": {"old": {"net/ipv6/conf/nb-ffffffff/accept_ra": "1"}, "boot_id": boot_id()},
         "sysctl": {"name": "net.ipv4.conf.nb-ffffffff.forwarding", "old": "0", "boot_id": boot_id()},
