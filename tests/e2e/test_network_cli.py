@@ -327,7 +327,7 @@ class TestAddresses:
 
     def test_starts_at_once_never_share_an_address(self, cli: Cli) -> None:
         """Ten processes race for the network's bring-up, for addresses and for free ports."""
-        processes = [cli.popen("run", "-d", "--name", f"box{i}", "-p", "80", "busybox", "sleep", "100") for i in range(10)]
+        processes = [cli.popen("run", "-d", "--name", f"box{i}", "-p", "0.0.0.0::80", "busybox", "sleep", "100") for i in range(10)]
         for process in processes:
             _, err = process.communicate(timeout=60)
             assert (process.returncode, err) == (0, "")
