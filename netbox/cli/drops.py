@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
+import functools
 import time
 from typing import TYPE_CHECKING
 
 import click
 
-from netbox.cli import options, output
+from netbox.cli import options, output, watching
 
 if TYPE_CHECKING:
     from netbox.packet.tracing.values import Drop
@@ -49,28 +49,16 @@ def drops(
     with Engine(warm=False) as engine:
         notes: list[str] = []
         seconds = None if duration is None else parse_duration(duration, "for")
-        found = stream(engine, names, network, tracer=tracer, timeout=seconds, notes=notes, ready=lambda: _ready(notes))
-        left = count
-        try:
-            for drop in found:
-                if output_format == "json":
-                    output.echo_json(drop.to_json(), compact=True)
-                else:
-                    print(line(drop), flush=True)
-                if left is not None:
-                    left -= 1
-                    if not left:
-                        return
-        except KeyboardInterrupt:
-            return  # the way to end it
-        finally:
-            found.close()
+        ready = functools.partial(watching.announce, notes)
+        found = stream(engine, names, network, tracer=tracer, timeout=seconds, notes=notes, ready=ready)
+        watching.show_each(found, lambda drop: _show(drop, output_format), count)
 
 
-def _ready(notes: list[str]) -> None:
-    for note in notes:
-        output.report("note", note)
-    print("watching; ctrl-c ends it", file=sys.stderr, flush=True)
+def _show(drop: Drop, output_format: str) -> None:
+    if output_format == "json":
+        output.echo_json(drop.to_json(), compact=True)
+    else:
+        print(line(drop), flush=True)
 
 
 def line(drop: Drop) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterable, Sequence
+import functools
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, cast
 
 import click
 
 from netbox.cli import options, output
+from netbox.cli.watching import announce, show_each
 from netbox.errors import UsageError
 
 if TYPE_CHECKING:
@@ -137,27 +138,11 @@ def _watch(name: str, target: str | None, given: dict[str, Any], watching: dict[
     from netbox.packet.tracing.watching import watch
 
     accepts = acceptor(watching["expression"]) if watching["expression"] else None
-    left = watching["count"]
     with Engine(warm=False) as engine:
         notes: list[str] = []
-        found = watch(engine, name, accepts=accepts, tracer=given["tracer"], notes=notes, ready=lambda: _ready(notes))
-        try:
-            for packet in found:
-                _show_packet(packet, verbose, output_format)
-                if left is not None:
-                    left -= 1
-                    if not left:
-                        return
-        except KeyboardInterrupt:
-            return  # the way to end it
-        finally:
-            found.close()
-
-
-def _ready(notes: Sequence[str]) -> None:
-    for note in notes:
-        output.report("note", note)
-    print("watching; ctrl-c ends it", file=sys.stderr, flush=True)
+        ready = functools.partial(announce, notes)
+        found = watch(engine, name, accepts=accepts, tracer=given["tracer"], notes=notes, ready=ready)
+        show_each(found, lambda packet: _show_packet(packet, verbose, output_format), watching["count"])
 
 
 def _show_packet(packet: Followed, verbose: bool, output_format: str) -> None:

@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 from netbox.errors import HostError, Unsupported, UsageError, host_error
 from netbox.packet.places import Place, Target
 from netbox.packet.probing import values
+from netbox.packet.probing.process import CHANNEL_FD, receive, send
 from netbox.packet.probing.values import Hop, PathMtu, ProbeAnswer, ProbeReport, ProbeRequest, SizeStep
-from netbox.packet.probing.worker import CHANNEL_FD, receive, send
 
-_CODE = "import sys; sys.path[:0] = {path!r}; from netbox.packet.probing.worker import main; main()"
+_CODE = "import sys; sys.path[:0] = {path!r}; from netbox.packet.probing.process import main; main()"
 # scapy keeps tables below the home directory, and reads settings there.
 _ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", **dict.fromkeys(("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"), "/dev/null")}  # fmt: skip # noqa: E501
 _FIRST_FREE = 10
