@@ -52,7 +52,8 @@ def test_a_life(engine: Engine) -> None:
     box.unpause()
     box.update(Resources(pids_limit=9))
     assert box.stats().pids_limit == 9
-    assert [row.command for row in box.top()][1:] == ["sleep 1000"]
+    # The shell says "ready" before it forks, and its child is a shell until it executes sleep.
+    wait_until(lambda: [row.command for row in box.top()][1:] == ["sleep 1000"], "the shell's child to be sleep")
     box.rename("other")
     assert engine.get("other").id == box.id
     box.stop(timeout=20)
