@@ -20,6 +20,7 @@ from netbox.spec import NetworkAttachment, NetworkSpec, PortSpec
 from tests.kernel.network_lab import REFUSAL, TIMEOUT, Guest, Lab, ask, out_of_reach, serve
 from tests.support import linux
 from tests.support.host import Neighbour, PrivateHost
+from tests.support.waiting import wait_until
 
 LAN = Neighbour.network
 
@@ -123,8 +124,11 @@ def test_its_address_is_announced(lab: Lab, outside: Neighbour) -> None:
         ip("neigh replace 198.51.100.3 lladdr 02:00:00:00:00:99 dev lan0 nud stale")
     guest = lab.guest(**on(NetworkAttachment("lan", ip="198.51.100.3")))
     guest.serve("tcp", 7000)
+    mac = guest.plan.endpoints[0].mac_address
+    # Nothing is sent to it meanwhile: only the announcement can replace the wrong MAC.
+    wait_until(lambda: mac in outside.execute("ip", "neigh", "show", "198.51.100.3").stdout, "the announcement")
     with outside.inside():
-        assert ask("tcp", "198.51.100.3", 7000) is not None  # at once: the wrong MAC was replaced
+        assert ask("tcp", "198.51.100.3", 7000) is not None
 
 
 def test_addresses_that_are_somebodys_are_not_given_out(lab: Lab, outside: Neighbour) -> None:
@@ -366,7 +370,7 @@ SLEEPERS: list[subprocess.Popen[bytes]] = []
 
 def sleeper(guest: Guest) -> int:
     with guest.inside():
-        SLEEPERS.append(subprocess.Popen(["sleep", "60"]))
+        SLEEPERS.append(subprocess.Popen(["sleep", "600"]))
     return SLEEPERS[-1].pid
 
 

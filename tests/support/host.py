@@ -15,8 +15,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tests.support import cgroups, leaks, linux
+from tests.support.waiting import wait_until
 
-CHECK_TIMEOUT = 20.0  # seconds: a dying network namespace takes its links along a moment after its last process
+CHECK_TIMEOUT = 60.0  # seconds: a dying network namespace takes its links along a moment after its last process
 
 
 class Mark:
@@ -45,8 +46,16 @@ class Mark:
     def close(self) -> None:
         """Moves this process back, ends what is left and removes the cgroup."""
         Path(self._before, "cgroup.procs").write_text(str(os.getpid()))
+        wait_until(self._removed, f"the removal of {self.path}", timeout=60)
+
+    def _removed(self) -> bool:
+        """A process may fork while it is killed, and the dying leave the cgroup a moment after they were seen dead."""
         cgroups.kill_processes(cgroups.processes(self.path))
-        self.path.rmdir()
+        try:
+            self.path.rmdir()
+        except OSError:
+            return False
+        return True
 
 
 class PrivateHost:
@@ -186,6 +195,9 @@ class Neighbour:
                 _ip("link set lo up")
                 _bring_up(self.link, self.address, self.address6)
             _bring_up(self.host_link, self.host_address, self.host_address6)
+            linux.await_running(self.host_link)
+            with self.inside():
+                linux.await_running(self.link)
             _ip(f"route add default via {self.address}")
             if _has_ipv6():
                 _ip(f"-6 route add default via {self.address6}")

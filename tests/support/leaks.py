@@ -111,7 +111,7 @@ def state_rows(database: Path) -> set[str]:
     if not database.exists():
         return set()
     found = set()
-    connection = sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=5)
+    connection = sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=30)
     try:
         tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
         for table in sorted(set(tables) & {"sandboxes", "leases", "ports", "id_ranges", "journal"}):

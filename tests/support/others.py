@@ -63,7 +63,7 @@ class Others:
         log = self.subject.directory / "log"
         said = log.read_text().count("Got signal to reload")
         self.subject._daemon.send_signal(signal.SIGHUP)
-        wait_until(lambda: log.read_text().count("Got signal to reload") > said, "dockerd to reload", 30)
+        wait_until(lambda: log.read_text().count("Got signal to reload") > said, "dockerd to reload", 60)
 
     def clear(self) -> None:
         """Removes all containers."""
@@ -86,7 +86,7 @@ class Others:
                 Path("/proc/sys", name).write_text(value)
             cgroups.remove(self._cgroup)
             self._unmount()
-            wait_until(self._remove, "the files of others to go", 20)
+            wait_until(self._remove, "the files of others to go", 60)
 
     def _remove(self) -> bool:
         shutil.rmtree(self.directory, ignore_errors=True)

@@ -13,18 +13,19 @@ from tests.support.waiting import wait_until
 class Terminal:
     """One tmux window of a given size that runs a shell, or a command until it ends.
 
-    The server is private (its socket lies in ``directory``), reads no configuration and ends with ``close``.
+    The server is private (its socket lies in ``directory``), reads a configuration of its own and ends with ``close``.
     """
 
     def __init__(self, directory: Path, env: dict[str, str], rows: int = 24, columns: int = 80, command: Sequence[str] = ("sh",)) -> None:
         self._socket = str(directory / "tmux")
+        self._configuration = directory / "tmux.conf"
+        self._configuration.write_text("set-option -g remain-on-exit on\n")  # before a command can end
         variables = [word for name, value in {**env, "PS1": "$ "}.items() for word in ("-e", f"{name}={value}")]
         self._tmux("new-session", "-d", "-x", str(columns), "-y", str(rows), *variables, shlex.join(command))
-        self._tmux("set-option", "-g", "remain-on-exit", "on")
 
     def _tmux(self, *arguments: str) -> str:
-        command = ["tmux", "-f", "/dev/null", "-S", self._socket, *arguments]
-        result = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+        command = ["tmux", "-f", str(self._configuration), "-S", self._socket, *arguments]
+        result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
         assert result.returncode == 0, f"tmux {' '.join(arguments)}: {result.stderr}"
         return result.stdout
 
@@ -46,7 +47,7 @@ class Terminal:
         """Gives the window another size."""
         self._tmux("resize-window", "-x", str(columns), "-y", str(rows))
 
-    def expect(self, text: str, timeout: float = 15) -> str:
+    def expect(self, text: str, timeout: float = 30) -> str:
         """Waits until the screen shows ``text``, and returns the screen. Blanks at the end of a line do not show."""
         try:
             wait_until(lambda: text in self.screen(), timeout=timeout)
