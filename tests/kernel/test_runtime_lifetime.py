@@ -124,8 +124,12 @@ def test_a_stopped_client_does_not_stop_the_sandbox_for_good(lab: Lab) -> None:
         with client.connect(sandbox.config["run_dir"]) as stopped:
             stopped.send_stdin(b"\n")
             wait_until(lambda: sandbox.exec("ls", "/tmp/done").code == 0, "the writer", timeout=100, interval=0.2)
-        logged = sum(len(line.data) for line in read_logs(sandbox.config["log"]["directory"]))
-        assert logged == size
+
+        def logged() -> int:  # the last of it may still be in the pipe
+            return sum(len(line.data) for line in read_logs(sandbox.config["log"]["directory"]))
+
+        wait_until(lambda: logged() >= size, "all of it in the log", interval=0.2)
+        assert logged() == size
 
 
 def test_a_slow_foreground_client_loses_nothing(lab: Lab) -> None:

@@ -89,7 +89,7 @@ class PrivateHost:
             linux.mount("none", "/", flags=linux.MS_REC | linux.MS_PRIVATE)
             self._mount_run_and_sys()
             self._resolver()
-            subprocess.run(["ip", "link", "set", "lo", "up"], check=True, timeout=20)
+            subprocess.run(["ip", "link", "set", "lo", "up"], check=True, timeout=60)
             for name in ("net/ipv4/ip_forward", "net/ipv4/conf/all/route_localnet", "net/ipv4/conf/default/route_localnet"):
                 Path("/proc/sys", name).write_text("0")  # a new namespace copies the machine's values
             os.environ.update(self.environment)
@@ -211,19 +211,19 @@ class Neighbour:
         with linux.network_namespace(self.fd):
             yield
 
-    def execute(self, *command: str, timeout: float = 20) -> subprocess.CompletedProcess[str]:
+    def execute(self, *command: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
         """Runs a command on the neighbour; one that fails raises ``CalledProcessError``."""
         with self.inside():
             return subprocess.run(command, capture_output=True, text=True, check=True, timeout=timeout)
 
     def close(self) -> None:
         """Takes the link and the neighbour down. Deleting the link is what makes the end synchronous."""
-        subprocess.run(["ip", "link", "del", self.host_link], stderr=subprocess.DEVNULL, check=False, timeout=20)
+        subprocess.run(["ip", "link", "del", self.host_link], stderr=subprocess.DEVNULL, check=False, timeout=60)
         os.close(self.fd)
 
 
 def _ip(line: str) -> None:
-    subprocess.run(["ip", *line.split()], check=True, timeout=20)
+    subprocess.run(["ip", *line.split()], check=True, timeout=60)
 
 
 def _has_ipv6() -> bool:

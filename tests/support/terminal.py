@@ -44,8 +44,9 @@ class Terminal:
         return self._tmux("capture-pane", "-p").rstrip()
 
     def resize(self, rows: int, columns: int) -> None:
-        """Gives the window another size."""
+        """Gives the window another size. In effect when it returns."""
         self._tmux("resize-window", "-x", str(columns), "-y", str(rows))
+        wait_until(lambda: self._stty("size").split() == [str(rows), str(columns)], "the terminal to have its new size")
 
     def expect(self, text: str, timeout: float = 30) -> str:
         """Waits until the screen shows ``text``, and returns the screen. Blanks at the end of a line do not show."""
@@ -57,8 +58,11 @@ class Terminal:
 
     def settings(self) -> str:
         """The terminal's settings as stty prints them: equal before and after a program that restores them."""
+        return self._stty("-a")
+
+    def _stty(self, argument: str) -> str:
         tty = self._tmux("display-message", "-p", "#{pane_tty}").strip()
-        return subprocess.run(["stty", "-F", tty, "-a"], capture_output=True, text=True, timeout=20, check=True).stdout
+        return subprocess.run(["stty", "-F", tty, argument], capture_output=True, text=True, timeout=60, check=True).stdout
 
     def close(self) -> None:
         """Ends the server and everything in it."""
