@@ -424,7 +424,9 @@ def check_endpoints(endpoints: Sequence[Endpoint], spec: NetworkSpec) -> None:
 
 def _has_ipv6(endpoints: Iterable[Endpoint]) -> bool:
     """Whether ports are published for IPv6 too."""
-    return any(endpoint.address6 and not endpoint.internal for endpoint in endpoints)
+    ordered = sorted(endpoints, key=lambda endpoint: endpoint.precedence)
+    first = next((endpoint for endpoint in ordered if endpoint.address6 and not endpoint.internal), None)
+    return first is not None and not first.on_lan
 
 
 def _sum(counters: Iterable[Traffic]) -> Traffic:
