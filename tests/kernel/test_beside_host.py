@@ -199,6 +199,26 @@ def test_ufw(cli: Cli, ufw: None, server: Neighbour, network: str) -> None:
     wait_until(lambda: foreign_rules("nft") == before, "the rules of ufw as before", PATIENCE)
 
 
+def test_what_drops_ipv6_alone(cli: Cli, private_host: PrivateHost, outside: Neighbour) -> None:
+    """Only networks with IPv6 have to do with what stands in ip6tables."""
+    cli("network", "create", "--subnet", "10.77.9.0/24", "app")
+    cli("network", "create", "--ipv6", "both")
+    with running(cli, "web", "--network", "app"):
+        for line in ("-N ufw6-user-forward", "-A FORWARD -j ufw6-user-forward", "-P FORWARD DROP"):
+            run("ip6tables-nft", *line.split())
+        assert seen()["firewall.forward"] == Observation("ok")
+        with running(cli, "six", "--network", "both"):
+            found = seen()["firewall.forward"]
+            bridge = found.remedy.split()[-1]
+            assert found.detail == f"ip6 filter FORWARD of ufw drops what {bridge} sends and gets"
+            assert found.remedy == f"ufw route allow in on {bridge}; ufw route allow out on {bridge}"
+            assert "ip6 filter FORWARD" in cli("exposure", "six").stderr + cli("exposure", "six").stdout
+            run("ip6tables-nft", "-A", "ufw6-user-forward", "-i", bridge, "-j", "ACCEPT")
+            assert seen()["firewall.forward"] == Observation("ok")
+    run("nft", "delete table ip6 filter")
+    cli("network", "prune", "-f")
+
+
 FIREWALLD = """
 table inet firewalld {
   chain filter_INPUT { type filter hook input priority 10; policy accept;
