@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
+from typing import Any
 
 import click
 
 from netbox.cli import options, output
 from netbox.engine import Engine, Network
-from netbox.errors import NetboxError, UsageError
+from netbox.errors import UsageError
 from netbox.parse import parse_filters
 
 FILTERS = ("name", "driver", "label", "type", "dangling")
@@ -147,14 +148,9 @@ def _filters(filters: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
 @click.argument("names", metavar="NETWORK...", nargs=-1, required=True, shell_complete=options.complete_networks)
 def inspect(names: tuple[str, ...]) -> int:
     """Print everything about networks as JSON: one array."""
-    documents = []
-    code = 0
+    documents: list[dict[str, Any]] = []
     with Engine(warm=False) as engine:
-        for name in names:
-            try:
-                documents.append(engine.networks.get(name).to_json())
-            except NetboxError as error:
-                code = _report(error)
+        code = options.for_each_name(names, lambda name: documents.append(engine.networks.get(name).to_json()), echo=False)
     output.echo_json(documents)
     return code
 
@@ -163,16 +159,8 @@ def inspect(names: tuple[str, ...]) -> int:
 @click.argument("names", metavar="NETWORK...", nargs=-1, required=True, shell_complete=options.complete_networks)
 def remove(names: tuple[str, ...]) -> int:
     """Remove networks that no sandbox is on."""
-    code = 0
     with Engine(warm=False) as engine:
-        for name in names:
-            try:
-                engine.networks.remove(name)
-            except NetboxError as error:
-                code = _report(error)
-            else:
-                output.echo(name)
-    return code
+        return options.for_each_name(names, engine.networks.remove)
 
 
 @command.command()
@@ -218,8 +206,3 @@ def disconnect(network: str, name: str) -> None:
     """Take a sandbox off a network, at once when it runs."""
     with Engine(warm=False) as engine:
         engine.get(name).disconnect(network)
-
-
-def _report(error: NetboxError) -> int:
-    output.report(options.label(), str(error))
-    return error.exit_code

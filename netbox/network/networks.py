@@ -6,7 +6,6 @@ lock, so that a network never goes away between the moment a sandbox finds it st
 
 from __future__ import annotations
 
-import fcntl
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,7 +14,7 @@ from typing import Any
 
 from netbox import names
 from netbox.errors import Conflict, HostError, NotFound, host_error
-from netbox.kernel import rtnetlink, sysctl
+from netbox.kernel import flock, rtnetlink, sysctl
 from netbox.kernel.rtnetlink import Link, RouteSocket
 from netbox.network import docker_user, firewall, firewall_choice, ipam, naming, parents
 from netbox.network import forwarding as forwarding_ipv6
@@ -30,7 +29,6 @@ from netbox.state.store import Store
 IPV6_MTU = 1280  # bytes, the least (RFC 8200)
 LOCK_FILE = "network.lock"
 LOCK_TIMEOUT = 30.0  # seconds
-_POLL_INTERVAL = 0.002
 IP_FORWARD = "net.ipv4.ip_forward"
 _OWNER_PREFIX = "network:"
 
@@ -49,15 +47,8 @@ def locked(settings: Settings) -> Iterator[None]:
     except OSError as error:
         raise host_error("make", path, error) from error
     try:
-        deadline = time.monotonic() + LOCK_TIMEOUT
-        while True:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise HostError(f"another netbox held {path} for {LOCK_TIMEOUT:g} s", f"find it with: fuser {path}") from None
-                time.sleep(_POLL_INTERVAL)
+        if not flock.acquire(fd, LOCK_TIMEOUT):
+            raise HostError(f"another netbox held {path} for {LOCK_TIMEOUT:g} s", f"find it with: fuser {path}")
         yield
     finally:
         os.close(fd)
