@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import socket
 import struct
 import threading
@@ -151,6 +152,49 @@ def test_sctp_from_everywhere(lab: Lab, outside: Neighbour) -> None:
     finally:
         listener.close()
     assert set(listener.seen) == {(outside.address, 3868), (outside.address, 9002), (web.gateway, 3868)}
+
+
+def has_sctp_sockets() -> bool:
+    """Asks the kernel, which loads its module for that if it has one."""
+    try:
+        socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_SCTP).close()
+    except OSError as error:
+        assert error.errno == errno.EPROTONOSUPPORT
+        return False
+    return True
+
+
+def test_an_sctp_server(lab: Lab, outside: Neighbour) -> None:
+    """The kernel's own SCTP on both ends, and a port that no other program gets; where the kernel has none, nobody can want the port."""
+    web = lab.guest(ports=(PortSpec(3868, 13868, protocol="sctp"),))
+    assert web.prepared is not None
+    if not has_sctp_sockets():
+        assert web.prepared.reservations == []
+        with pytest.raises(OSError, match="Protocol not supported"):
+            web.serve("sctp", 3868)
+        return
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_SCTP) as other, pytest.raises(OSError, match="in use"):
+        other.bind(("0.0.0.0", 13868))
+    web.serve("sctp", 3868)
+    sibling = lab.guest()
+
+    def answer(guest: Guest | None, address: str) -> str | None:
+        return wait_until(
+            lambda: guest.ask("sctp", address, 13868, LONG) if guest else ask("sctp", address, 13868, LONG), f"an answer from {address}", LONG
+        )
+
+    with outside.inside():
+        assert answer(None, outside.host_address) == f"{outside.address} 3868"
+    assert answer(sibling, outside.host_address) == f"{web.gateway} 3868"
+    for address in (outside.host_address, "127.0.0.1"):
+        assert answer(None, address) == f"{web.gateway} 3868"
+    taken = PortSpec(80, 9000, protocol="sctp")
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_SCTP) as other:
+        other.bind(("0.0.0.0", 9000))
+        other.listen()
+        with pytest.raises(Conflict, match=r"port 9000/sctp is in use by python\S* \(pid \d+\)"):
+            lab.guest(ports=(taken,))
+    lab.guest(ports=(taken,))
 
 
 def test_a_dead_sandbox_gets_no_sctp_any_more(lab: Lab, outside: Neighbour) -> None:
