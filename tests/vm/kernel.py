@@ -16,7 +16,6 @@ META_PACKAGE = "linux-image-amd64"
 _UNPACKED = ("arch", "crypto", "fs", "lib", "mm", "net", "drivers/net", "drivers/virtio", "drivers/block")
 
 
-
 class Failed(Exception):
     """What a person can read: why the machine cannot be made or did not do its work."""
 
@@ -86,7 +85,8 @@ def _download(package: str, version: str, place: Path) -> None:
         archive = next(directory.glob("*.deb"))
         tree = directory / "tree"
         tree.mkdir()
-        patterns = shlex.join(("./boot/vmlinuz-*", "./lib/modules/*/modules.*", *(f"./lib/modules/*/kernel/{part}/*" for part in _UNPACKED)))
+        modules = [f"./lib/modules/*/{part}" for part in ("modules.*", *(f"kernel/{name}/*" for name in _UNPACKED))]
+        patterns = shlex.join(("./boot/vmlinuz-*", *modules))
         run("sh", "-c", f"dpkg --fsys-tarfile {archive.name} | tar -x -C tree --wildcards {patterns}", cwd=directory)
         release = next((tree / "lib/modules").iterdir()).name
         run("busybox", "depmod", "-b", str(tree), release)

@@ -36,7 +36,8 @@ def run(kernel: Kernel, command: Sequence[str], *, memory: int, processors: int,
             *("-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", str(processors), "-m", str(memory)),
             *("-kernel", str(kernel.image), "-initrd", str(archive), "-append", _KERNEL_ARGUMENTS),
             *("-virtfs", "local,path=/,mount_tag=machine,security_model=none,readonly=on,multidevs=remap"),
-            *("-serial", f"file:{console}", "-chardev", "stdio,id=output,signal=off", "-serial", "chardev:output", "-serial", f"file:{code}"),
+            *("-chardev", "stdio,id=output,signal=off"),
+            *("-serial", f"file:{console}", "-serial", "chardev:output", "-serial", f"file:{code}"),
         ]
         _wait(arguments, timeout, console)
         text = code.read_text().strip() if code.exists() else ""
