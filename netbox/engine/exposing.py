@@ -199,8 +199,8 @@ def _rows(view: _View, row: SandboxRow, plan: NetworkPlan) -> Iterable[Row]:
     for port in (its for item in plan.ports for its in item.by_family):
         if ":" not in port.host_ip and plan.entrance is not None:
             yield _row(view, row, plan.entrance, port)
-        elif ":" in port.host_ip and plan.way_out6 is not None:
-            yield _row(view, row, _of_ipv6(plan.way_out6), port)
+        elif ":" in port.host_ip and plan.entrance6 is not None:
+            yield _row(view, row, _of_ipv6(plan.entrance6), port)
 
 
 def _of_ipv6(endpoint: Endpoint) -> Endpoint:

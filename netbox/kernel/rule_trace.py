@@ -133,11 +133,11 @@ class RuleTracer:
         return [self._socket.fileno(), *([self._log.fileno()] if self._log else [])]
 
     def read(self) -> list[RuleRecord]:
-        """The records that are there: those of each of the two sources in their order."""
+        """The records that are there: those of each of the two sources in their order, nf_tables' first."""
+        # Read last, so that it shows every packet that the log tells of.
+        log = list(_waiting(self._log)) if self._log is not None else []
         found = [record for data in _waiting(self._socket) for record in self._trace_records(data)]
-        if self._log is not None:
-            found += [record for data in _waiting(self._log) for record in self._log_records(data)]
-        return found
+        return found + [record for data in log for record in self._log_records(data)]
 
     def _trace_records(self, data: bytes) -> Iterator[RuleRecord]:
         for kind, family, fields in messages(data):

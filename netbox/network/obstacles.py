@@ -83,18 +83,21 @@ class Table:
                 self._rules.setdefault(item["rule"]["chain"], []).append(item["rule"]["expr"])
 
     def program(self, family: str, name: str, hook: str) -> str:
-        """Whose it is; empty when it looks like nobody's in particular. What is forwarded is asked by dockerd before ufw."""
+        """Whose it is; empty when it looks like nobody's in particular. In a table that several share, dockerd's chain is asked first."""
         if (family, name) == ("inet", "firewalld"):
             return FIREWALLD
         if hook == FORWARD and "DOCKER-USER" in self._rules:
             return DOCKERD
+        if "INPUT_ZONES" in self._rules:  # firewalld with FirewallBackend=iptables
+            return FIREWALLD
         return UFW if any(chain.startswith("ufw-") for chain in self._rules) else ""
 
     def ends_with_drop(self, chain: str) -> bool:
         """Whether the last rule of a chain drops or rejects whatever comes to it."""
         rules = self._rules.get(chain, [])
         last = [item for item in rules[-1] if "counter" not in item] if rules else []
-        return len(last) == 1 and ("drop" in last[0] or "reject" in last[0])
+        # What "iptables" has written is not always shown in nft's own words.
+        return len(last) == 1 and ("drop" in last[0] or "reject" in last[0] or last[0].get("xt", {}).get("name") == "REJECT")
 
     def names(self, chain: str, interface: str) -> bool:
         """Whether a rule of the chain, or of one that it leads to, names the interface."""

@@ -81,6 +81,19 @@ def serve(protocol: str, port: int, address: str = "0.0.0.0") -> Server:
     return Server(sock)
 
 
+def is_held(address: str, port: int) -> bool:
+    """Whether a socket of this namespace has the TCP port, so that nobody else gets it."""
+    with socket.socket(_family(address), socket.SOCK_STREAM) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections in TIME_WAIT do not matter
+        if sock.family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        try:
+            sock.bind((address, port))
+        except OSError:
+            return True
+    return False
+
+
 def _family(address: str) -> socket.AddressFamily:
     return socket.AF_INET6 if ":" in address else socket.AF_INET
 

@@ -112,7 +112,13 @@ class Conversation:
         self._server.settimeout(20)
 
     def goes_on(self) -> bool:
+        self.ask()
+        return self.is_answered()
+
+    def ask(self) -> None:
         self._client.sendall(b"ping")
+
+    def is_answered(self) -> bool:
         if self._server.recv(10) != b"ping":
             return False
         self._server.sendall(b"pong")
@@ -139,14 +145,47 @@ def talk(lab: Lab, backend: str, outside: Neighbour) -> Iterator[tuple[Guest, Co
     lab.store.delete_sandbox(guest.id)
 
 
-@pytest.mark.parametrize("damage", ["flush", "edit"])
+# Rules of a host's own. They track and translate connections: where no rule does, the kernel stops, and the first packet is answered by a reset.
+RESTORED = """
+*filter
+:INPUT ACCEPT
+:FORWARD DROP
+:OUTPUT ACCEPT
+-A INPUT -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+COMMIT
+*nat
+:PREROUTING ACCEPT
+COMMIT
+*raw
+:PREROUTING ACCEPT
+COMMIT
+"""
+CONFIGURED = """
+flush ruleset
+table inet host {
+  chain input { type filter hook input priority 0; ct state established,related accept; }
+  chain postrouting { type nat hook postrouting priority 100; oifname "ppp0" masquerade; }
+}
+"""
+
+
+def restore(backend: str) -> None:
+    """A script of the host puts its own rules in, in place of all that stand: iptables-restore(8), or nft with /etc/nftables.conf."""
+    command, text = (["nft", "-f", "-"], CONFIGURED) if backend == "nftables" else (["iptables-legacy-restore"], RESTORED)
+    subprocess.run(command, input=text, text=True, check=True, timeout=20)
+
+
+@pytest.mark.parametrize("damage", ["flush", "edit", "restore"])
 def test_repair_puts_exactly_that_back(lab: Lab, backend: str, talk: tuple[Guest, Conversation], outside: Neighbour, damage: str) -> None:
     guest, conversation = talk
     guest.serve("udp", 53)
     guest.serve("tcp", 93)
     assert repair.differences(lab.store) == []
     built = leaks.firewall()
-    if damage == "flush" and backend == "nftables":
+    if damage == "restore":
+        restore(backend)
+        conversation.ask()  # while nothing of netbox's stands; with iptables what is forwarded is dropped
+    elif damage == "flush" and backend == "nftables":
         nft("flush ruleset")
     elif damage == "flush":
         legacy("-t nat -F", "-t nat -X", "-F", "-t raw -F")
@@ -162,8 +201,11 @@ def test_repair_puts_exactly_that_back(lab: Lab, backend: str, talk: tuple[Guest
         with contextlib.suppress(OSError):  # unreachable, or silence
             client.recv(100)
     found = repair.differences(lab.store)
-    assert {item.kind for item in found} == ({"missing"} if damage == "flush" else {"missing", "foreign"})
+    assert {item.kind for item in found} == ({"missing", "foreign"} if damage == "edit" else {"missing"})
     assert repair.repair(lab.store) == found
+    if damage == "restore":
+        assert conversation.is_answered()
+        nft("delete table inet host") if backend == "nftables" else legacy("-P FORWARD ACCEPT", "-D INPUT -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT")
     assert leaks.firewall() == built
     assert repair.differences(lab.store) == repair.repair(lab.store) == []
     assert conversation.goes_on()

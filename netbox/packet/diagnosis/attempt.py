@@ -40,6 +40,9 @@ _TIME_EXCEEDED, _TIME_EXCEEDED6 = 11, 3
 _ECHO = {socket.AF_INET: (8, 0), socket.AF_INET6: (128, 129)}
 _UNREACHABLE = {0: "network unreachable", 1: "host unreachable", 2: "protocol unreachable", 3: "port unreachable", 4: "packet too big",
                 9: "network prohibited", 10: "host prohibited", 13: "prohibited by a filter"}  # fmt: skip
+_UNREACHABLE6 = {0: "no route", 1: "prohibited by a filter", 2: "beyond the scope of the source address", 3: "address unreachable",
+                 4: "port unreachable", 5: "source address refused by a filter", 6: "route rejected"}  # fmt: skip
+_TOO_BIG6 = 2
 
 
 class Attempt(NamedTuple):
@@ -176,10 +179,11 @@ def _icmp_error(sock: socket.socket) -> Attempt | None:
         offender = data[16:]
         who = socket.inet_ntop(socket.AF_INET, offender[4:8]) if origin == 2 else socket.inet_ntop(socket.AF_INET6, offender[8:24])
         if kind == (_TIME_EXCEEDED if origin == 2 else _TIME_EXCEEDED6):
-            return Attempt(EXPIRED, f"{who} says: ICMP time exceeded")
-        words = _UNREACHABLE.get(code, f"unreachable, code {code}") if origin == 2 else os.strerror(number).lower()
+            return Attempt(EXPIRED, f"{who} says: {'ICMP' if origin == 2 else 'ICMPv6'} time exceeded")
+        words = (_UNREACHABLE if origin == 2 else _UNREACHABLE6).get(code, f"unreachable, code {code}")
+        words = "ICMP " + words if origin == 2 else "ICMPv6 " + ("packet too big" if kind == _TOO_BIG6 else words)
         refused = number == errno.ECONNREFUSED
-        return Attempt(REFUSED if refused else UNREACHABLE, f"{who} says: ICMP {words}")
+        return Attempt(REFUSED if refused else UNREACHABLE, f"{who} says: {words}")
     return None
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from netbox.packet.diagnosis import packets
 from netbox.packet.diagnosis.gather import Opened
-from netbox.packet.diagnosis.values import HOST, LAN, TCP, Facts, Observation
+from netbox.packet.diagnosis.values import ANSWER, HOST, LAN, TCP, Facts, Observation
 from netbox.packet.tracing import values
 from netbox.packet.tracing.values import Hop, RuleHit
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from netbox.engine import Engine
 
 _FIRST_PORT, _PORTS = 40000, 20000
-_DEFAULT_TTL = 64
 
 
 def follow(engine: Engine, facts: Facts, opened: Opened) -> Observation:
@@ -62,11 +61,9 @@ def follow(engine: Engine, facts: Facts, opened: Opened) -> Observation:
 
 
 def _crafted(facts: Facts) -> packets.Crafted:
-    own = facts.source.sysctl("net.ipv4.ip_default_ttl")
-    ttl = facts.request.ttl if facts.request.ttl is not None else int(own) if own.isdigit() else _DEFAULT_TTL
     port = _FIRST_PORT + random.randrange(_PORTS)
     number = random.randrange(1, 1 << 16)
-    return packets.Crafted(facts.request.protocol, facts.source_address, facts.address, port, facts.port, number, ttl)
+    return packets.Crafted(facts.request.protocol, facts.source_address, facts.address, port, facts.port, number, facts.time_to_live[0])
 
 
 def observed(hops: Sequence[Hop], document: Mapping[str, Any], facts: Facts) -> Observation:
@@ -103,5 +100,5 @@ def _is_our_own_reset(hop: Hop, facts: Facts) -> bool:
 
 def _where(hop: Hop) -> str:
     where = f"in {hop.netns}" if hop.netns not in ("host", "?") else "on the host"
-    what = "the answer, " if hop.direction == values.REPLY else ""
+    what = ANSWER if hop.direction == values.REPLY else ""
     return f"{what}{where}" + (f" at {hop.device}" if hop.device else "")

@@ -147,6 +147,8 @@ def filtered_by_reverse_path(space: Namespace, interface: str, arrival: RouteFac
     """
     if not interface or arrival is None or back is None or arrival.error not in (errno.EXDEV, errno.EINVAL):
         return None
+    if ":" in arrival.destination:
+        return None  # IPv6 has no such filter but in firewall rules
     own, everywhere = space.sysctl(f"net/ipv4/conf/{interface}/rp_filter", "0"), space.sysctl("net.ipv4.conf.all.rp_filter", "0")
     scope, value = (interface, own) if own >= everywhere else ("all", everywhere)
     if (value == "1" and (back.error or back.interface != interface)) or (value == "2" and back.error):

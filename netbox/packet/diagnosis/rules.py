@@ -17,8 +17,7 @@ _DEPTH = 64  # chains inside chains; the kernel allows 16 (nf_tables), and as ma
 
 
 class Match(NamedTuple):
-    """One condition. ``kind`` is in, out, source, destination, protocol, port, state, status, local, loopback or unknown; ``values`` are
-    alternatives."""
+    """One condition. ``kind`` is one of ``_TESTS``, or unknown; ``values`` are alternatives."""
 
     kind: str
     values: tuple[Any, ...] = ()
@@ -169,8 +168,8 @@ def _contains(network: str, address: str) -> bool | None:
 
 
 def _protocol(value: str, packet: Packet) -> bool:
-    numbers = {"1": "icmp", "6": "tcp", "17": "udp", "58": "icmpv6", "132": "sctp", "ipv6-icmp": "icmpv6"}
-    return value in ("all", "0") or numbers.get(value, value) == packet.protocol
+    own = "icmpv6" if packet.protocol == "icmp" and ":" in packet.destination else packet.protocol
+    return value in ("all", "0") or _PROTOCOLS.get(value, value) == own
 
 
 def _port(value: tuple[int, int], packet: Packet) -> bool:
@@ -181,12 +180,16 @@ def _status(value: str, packet: Packet) -> bool | None:
     return {"DNAT": packet.translated, "SNAT": False}.get(value.upper())
 
 
+_PROTOCOLS = {"1": "icmp", "6": "tcp", "17": "udp", "58": "icmpv6", "132": "sctp", "ipv6-icmp": "icmpv6"}
+_ECHO_REQUEST = {"icmp": ("8", "8/0", "echo-request"), "icmpv6": ("128", "128/0", "echo-request")}
 _TESTS: dict[str, Callable[[Any, Packet], bool | None]] = {
     "in": lambda value, packet: _interface(value, packet.in_interface),
     "out": lambda value, packet: _interface(value, packet.out_interface),
     "source": lambda value, packet: _contains(value, packet.source),
     "destination": lambda value, packet: _contains(value, packet.destination),
     "protocol": _protocol,
+    "icmp": lambda value, packet: value in (*_ECHO_REQUEST["icmp"], "any", "255"),
+    "icmpv6": lambda value, packet: value in _ECHO_REQUEST["icmpv6"],
     "port": _port,
     "state": lambda value, packet: value.upper() == packet.state,
     "status": _status,

@@ -12,6 +12,7 @@ _FAMILIES = ("ip", "ip6", "inet")
 _INTERFACES = {"iifname": "in", "iif": "in", "oifname": "out", "oif": "out"}
 _FIELDS = {"saddr": "source", "daddr": "destination", "protocol": "protocol", "nexthdr": "protocol"}
 _SILENT = ("counter", "log", "meter", "quota", "notrack", "limit")
+_TRANSPORTS = ("tcp", "udp", "sctp", "udplite", "dccp", "icmp", "icmpv6")
 Sets = Mapping[tuple[str, str], Sequence[Any]]
 
 
@@ -69,12 +70,13 @@ def _rules(number: int, rule: Mapping[str, Any], sets: Sets) -> Iterator[Firewal
     for part in rule["expr"]:
         key, value = next(iter(part.items()))
         if key == "match":
+            found += _protocol_of(value["left"])
             found.append(_match(value, _table(rule), sets))
         elif key == "vmap":
             for choice, verdict in _pairs(value["data"], _table(rule), sets):
                 name, target = _verdict(verdict)
                 match = _match({"op": "==", "left": value["key"], "right": choice}, _table(rule), sets)
-                yield FirewallRule(number, (*found, match), name, target, owner, text)
+                yield FirewallRule(number, (*found, *_protocol_of(value["key"]), match), name, target, owner, text)
             return
         elif key == "xt":
             found.append(Match("always" if value and value.get("name") == "comment" else "unknown", ("",)))
@@ -113,6 +115,12 @@ def _match(value: Mapping[str, Any], table: str, sets: Sets) -> Match:
     return Match(kind, values, value.get("op") == "!=") if None not in values else Match("unknown")
 
 
+def _protocol_of(left: Any) -> list[Match]:
+    """The protocol that a field belongs to: the listing leaves out that a rule about ``tcp dport`` is about TCP alone."""
+    protocol = (left.get("payload") or {}).get("protocol") if isinstance(left, dict) else None
+    return [Match("protocol", (protocol,))] if protocol in _TRANSPORTS else []
+
+
 def _kind(left: Any) -> tuple[str, Any]:
     """What is looked at, and how a value becomes one of ``Match``."""
     if isinstance(left, dict):
@@ -126,6 +134,8 @@ def _kind(left: Any) -> tuple[str, Any]:
             return _FIELDS[payload["field"]], _text
         if payload and payload.get("field") == "dport":
             return "port", _port
+        if payload and payload.get("field") == "type" and payload.get("protocol") in ("icmp", "icmpv6"):
+            return payload["protocol"], _text
         if connection and connection.get("key") in ("state", "status") and not connection.get("dir"):
             return connection["key"], _text
         if fib and fib.get("result") == "type" and "daddr" in fib.get("flags", ()):

@@ -25,6 +25,41 @@ def source_link_down(facts: Facts) -> Finding | None:
     return next((found for item in ends if (found := _down(facts, box, item, facts.source))), None)
 
 
+def source_address_missing(facts: Facts) -> Finding | None:
+    """The source's interface has lost the address that netbox gave it: IPv6 addresses go when a link goes down."""
+    box, route = facts.source_box, facts.source_route
+    if box is None or route is None or facts.source is facts.host or not facts.source.links:
+        return None
+    for end in box.interfaces:
+        if route.error or route.interface == end.interface:
+            found = _lost_address(box, end, facts.source, end.address6 if ":" in facts.address else end.address)
+            if found is not None:
+                return found
+    return None
+
+
+def target_address_missing(facts: Facts) -> Finding | None:
+    """The same of the target."""
+    end = target_interface(facts)
+    if facts.target_box is None or end is None or facts.target is None or facts.target in (facts.host, facts.source):
+        return None
+    return _lost_address(facts.target_box, end, facts.target, facts.destination[0])
+
+
+def _lost_address(box: Box, end: Interface, space: Namespace, address: str) -> Finding | None:
+    if not address or space.has(address):
+        return None
+    have = ", ".join(item.address for item in space.addresses if item.interface == end.interface) or "none"
+    return Finding(
+        "address-missing",
+        f"{end.interface} of {box.name} has lost the address {address} that netbox gave it",
+        f"at {end.interface} of {box.name}",
+        evidence=(("addresses", f"{end.interface} of {box.name}: {have}"),),
+        command=f"netbox restart {box.name}",
+        expect=_LOST,
+    )
+
+
 def beside_its_parent(facts: Facts) -> Finding | None:
     """The host and what is on a LAN by its link: the kernel keeps a link and the macvlan links on it apart."""
     inward, end = source_interface(facts), target_interface(facts)
