@@ -251,10 +251,10 @@ def test_rates_and_impairments(lab: Lab) -> None:
     assert "tbf 1: root" in guest.execute("tc", "qdisc", "show", "dev", "eth0")
     (command,) = shaping.describe(guest.plan, 0, 125_000)
     assert command.startswith(f"tc -n {guest.id[:12]} qdisc add dev eth0 root handle 1: tbf rate 1mbit")
-    shaping.check(guest.plan, [Impairment(IN, loss=5), Impairment(OUT, rate=1000)])
+    shaping.placed(guest.plan, [Impairment(IN, loss=5), Impairment(OUT, rate=1000)])
     for refused in (Impairment(OUT, loss=5), Impairment(IN, rate=1000), Impairment(IN, delay=1000)):
         with pytest.raises(UsageError, match="network lan is a macvlan one, whose links have no end on this host"):
-            shaping.check(guest.plan, [refused])
+            shaping.placed(guest.plan, [refused])
 
 
 def test_a_link_in_a_namespace_that_lives_on_goes_with_its_sandbox(lab: Lab, outside: Neighbour) -> None:
