@@ -55,11 +55,17 @@ def nf_tables() -> list[dict[str, Any]]:
         FirewallError, NoPermission: the kernel refuses to tell.
     """
     try:
-        if not nftables.base_chains():
-            return []
+        hooked = nftables.hooked_chains()
     except OSError:
         return []
-    return nftables.whole_ruleset()
+    if not hooked:
+        return []
+    listing = nftables.whole_ruleset()
+    for chain in (item["chain"] for item in listing if "chain" in item):
+        devices = hooked.get((chain["family"], chain["table"], chain["name"]))
+        if devices:
+            chain["dev"] = list(devices)
+    return listing
 
 
 def _save(kind: str, family: str) -> str:
