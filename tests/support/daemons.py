@@ -1,4 +1,4 @@
-"""firewalld and libvirtd, the real ones, on a private host: a message bus, configuration and data of their own, and nothing left of them."""
+"""A real firewalld and a real libvirtd on a private host: bus, configuration and data of their own, and nothing left of them."""
 
 from __future__ import annotations
 
