@@ -288,7 +288,7 @@ def test_firewalld_first(cli: Cli, firewalld: Firewalld, server: Neighbour, netw
         run("firewall-cmd", "--permanent", "--zone=trusted", f"--add-interface={bridge}")
     run("firewall-cmd", "--reload")
     before = ruleset()
-    with running(cli, "web", *WEB, command=("sh", "-c", f"nc -lk -p 81 -e echo hidden & {PUBLISHED}")), running(cli, "other"):
+    with running(cli, "web", *WEB, command=("sh", "-c", f"nc -ll -p 81 -e echo hidden & {PUBLISHED}")), running(cli, "other"):
         works(cli, server)
         assert cli("exec", "other", "sh", "-c", ANSWER).stdout.startswith(server.host_address)
         assert cli("exec", "other", "sh", "-c", "! nc -w 1 10.77.9.80 81 </dev/null").stdout == ""
