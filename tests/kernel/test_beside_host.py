@@ -281,7 +281,7 @@ def test_firewalld_last(cli: Cli, firewalld: Firewalld, server: Neighbour, netwo
 
 @pytest.mark.parametrize("firewalld", ["nftables"], indirect=True)
 def test_firewalld_first(cli: Cli, firewalld: Firewalld, server: Neighbour, network: str) -> None:
-    """Told of the bridges before they are there: its zone lets everything pass, what netbox forbids stays forbidden, its rules stay its own."""
+    """Told of the bridges before they are there: its zone lets all pass, what netbox forbids stays forbidden, its rules stay its own."""
     firewalld.start()
     assert seen()["firewall.forward"].remedy.startswith("firewall-cmd --permanent --zone=trusted --add-interface=netbox0; ")
     for bridge in ("netbox0", network):
