@@ -109,10 +109,10 @@ class Conversation:
         with guest.inside():
             self._listener = socket.create_server(("0.0.0.0", 7))
         with outside.inside():
-            self._client = socket.create_connection((outside.host_address, port), timeout=20)
-        self._listener.settimeout(20)
+            self._client = socket.create_connection((outside.host_address, port), timeout=60)
+        self._listener.settimeout(60)
         self._server, _ = self._listener.accept()
-        self._server.settimeout(20)
+        self._server.settimeout(60)
 
     def goes_on(self) -> bool:
         self.ask()
