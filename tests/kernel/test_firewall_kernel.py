@@ -87,6 +87,7 @@ def test_an_accept_of_ours_does_not_overrule_a_drop_of_others(lab: Lab, outside:
     monkeypatch.setenv("NETBOX_FIREWALL", "nftables")
     guest = lab.guest(ports=(PortSpec(80, 8080),))
     guest.serve("tcp", 80)
+    outside.execute("ip", "route", "add", "10.0.0.0/8", "via", outside.host_address)
     for line in ("-N DOCKER-USER", "-A FORWARD -j DOCKER-USER", "-P FORWARD DROP"):
         subprocess.run(["iptables-nft", *line.split()], check=True, timeout=20)
     with outside.inside():
@@ -291,6 +292,7 @@ def test_a_network_that_was_flushed_is_whole_after_a_move(lab: Lab, outside: Nei
     guest = lab.guest(ports=(PortSpec(80, 8080),))
     assert repair.differences(lab.store) == []
     guest.serve("tcp", 80)
+    outside.execute("ip", "route", "add", "10.0.0.0/8", "via", outside.host_address)
     with outside.inside():
         assert ask("tcp", outside.host_address, 8080) == f"{outside.address} 80"
         assert ask("tcp", guest.address, 80, 0.6) is None
