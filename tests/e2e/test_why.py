@@ -251,8 +251,8 @@ def test_states(lab: WhyLab) -> None:
     lab.boxes["web"].unpause()
     lab.reaches("peer", "web:80")
     lab.boxes["db"].kill()
-    lab.boxes["db"].wait(timeout=30)
-    wait_until(lambda: lab.engine.get("db").state == "exited", "the end of db", timeout=30)
+    lab.boxes["db"].wait(timeout=60)
+    wait_until(lambda: lab.engine.get("db").state == "exited", "the end of db")
     answer = lab.fails("web", "db:80", "target-not-running")
     assert answer.command == "netbox start db"
     lab.fails("db", "web:80", "source-not-running")

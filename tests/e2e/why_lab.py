@@ -97,7 +97,7 @@ class WhyLab:
 
     def execute(self, name: str, *command: str) -> str:
         with self.inside(name) if name else contextlib.nullcontext():
-            return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
+            return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
 
     def sysctl(self, name: str, key: str, value: str) -> None:
         with self.inside(name) if name else contextlib.nullcontext():
