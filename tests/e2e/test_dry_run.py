@@ -57,11 +57,11 @@ def test_nothing_changes(cli: Cli, private_host: PrivateHost, options: tuple[str
 def test_nothing_changes_beside_running_sandboxes(cli: Cli, private_host: PrivateHost) -> None:
     with running(cli, "box", "-p", "18080:80"):
         before = everything(private_host)
-        rules = subprocess.run(["iptables-legacy-save"], capture_output=True, text=True, timeout=20, check=True).stdout.count("\n-A")
+        rules = subprocess.run(["iptables-legacy-save"], capture_output=True, text=True, timeout=60, check=True).stdout.count("\n-A")
         commands = sections(cli("run", "--dry-run", "-p", "18081:80", "busybox", "true").stdout)["# network"]
         assert not any(command.startswith("ip link add netbox0") for command in commands)  # the network stands already
         assert everything(private_host) == before
-        after = subprocess.run(["iptables-legacy-save"], capture_output=True, text=True, timeout=20, check=True).stdout.count("\n-A")
+        after = subprocess.run(["iptables-legacy-save"], capture_output=True, text=True, timeout=60, check=True).stdout.count("\n-A")
         assert after == rules
 
 
@@ -83,7 +83,7 @@ def test_the_network_can_be_built_by_hand(cli: Cli, outside: Neighbour) -> None:
         assert endpoint["mac_address"] in built
         assert f"default via {endpoint['gateway']} dev eth0" in built
         assert f"--dport 18080 -m comment --comment sandbox:{netns} -j DNAT --to-destination {endpoint['address']}:80" in built
-        rules = subprocess.run(["iptables-legacy", "-t", "nat", "-S"], capture_output=True, text=True, timeout=20, check=True).stdout
+        rules = subprocess.run(["iptables-legacy", "-t", "nat", "-S"], capture_output=True, text=True, timeout=60, check=True).stdout
         short_id = inspect(cli, "box")["id"][:12]
         for rule in rules.replace(short_id, netns).splitlines():
             if "netbox" in rule.lower():
@@ -93,7 +93,7 @@ def test_the_network_can_be_built_by_hand(cli: Cli, outside: Neighbour) -> None:
 def test_the_cgroup_can_be_made_by_hand(cli: Cli, private_host: PrivateHost) -> None:
     parent = f"/{private_host.cgroup}/"
     commands = sections(cli("run", "--dry-run", "-m", "64m", "--pids-limit", "7", "busybox", "true").stdout)["# cgroup"]
-    result = subprocess.run(["sh", "-e", "-c", "\n".join(commands)], capture_output=True, text=True, timeout=20, check=False)
+    result = subprocess.run(["sh", "-e", "-c", "\n".join(commands)], capture_output=True, text=True, timeout=60, check=False)
     try:
         assert result.returncode == 0, result.stderr
         made = {word for command in commands if command.startswith("mkdir") for word in shlex.split(command) if parent in word}
@@ -110,7 +110,7 @@ def test_the_printed_shell_syntax_is_valid(cli: Cli, private_host: PrivateHost) 
     odd = private_host.base / "a b'c;$(touch odd)"
     odd.mkdir()
     output = cli("run", "--dry-run", "-v", f"{odd}:/x y", "--hostname", "box", "busybox", "sh", "-c", "echo 'a b'; exit 1").stdout
-    subprocess.run(["sh", "-n"], input=output, text=True, timeout=20, check=True)
+    subprocess.run(["sh", "-n"], input=output, text=True, timeout=60, check=True)
     assert shlex.split(sections(output)["# command"][0]) == ["sh", "-c", "echo 'a b'; exit 1"]
     assert shlex.quote(str(odd)) in output
 

@@ -46,7 +46,7 @@ def test_tshark_lists_and_records_sandboxes(cli: Cli, directory: Path, tmp_path:
         with subprocess.Popen(command, env=cli.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as reader:
             # tshark says when it has begun only after the first packet: so until it is content there is always another one.
             wait_until(lambda: cli("exec", "web", "ping", "-c", "1", gateway) and reader.poll() is not None, "four packets", timeout=60)
-            out, errors = reader.communicate(timeout=30)
+            out, errors = reader.communicate(timeout=60)
         assert reader.returncode == 0, errors
         rows = [line.split("\t") for line in out.splitlines()]
         assert len(rows) == 4

@@ -152,7 +152,7 @@ def test_check_and_repair(cli: Cli, networks: None, outside: Neighbour, monkeypa
     with running(cli, "web", "--network", "front", "-p", "8080:80"), server(cli, "web", "tcp", 80, "::"):
         before = leaks.firewall()
         for line in DAMAGE[backend]:
-            subprocess.run(line.split(), check=True, timeout=20)
+            subprocess.run(line.split(), check=True, timeout=60)
         with outside.inside():
             assert ask("tcp", outside.host_address6, 8080) is None
         assert "missing" in cli("check", check=None).stdout
@@ -195,7 +195,7 @@ def test_the_network_can_be_built_by_hand(
     assert "fd00:30::2" in built
     with running(cli, "box", *options[2:-1]):
         command = ["ip6tables-legacy-save"] if backend == "iptables" else shlex.split(rules)
-        stands = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
+        stands = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
         short_id = inspect(cli, "box")["id"][:12]
         for rule in stands.replace(short_id, netns).splitlines():
             if "comment" in rule and " owned" not in rule and '" . 0x' not in rule:
