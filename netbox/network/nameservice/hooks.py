@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, Protocol
 
 from netbox.errors import Conflict, HostError, host_error
 from netbox.kernel import flock
+from netbox.network import dockerd
 from netbox.network.nameservice import files
 from netbox.network.nameservice.zone import Member, Served, domain
 from netbox.network.resolve import NO_SEARCH, HostFiles, search_and_options
@@ -345,7 +346,8 @@ def _start(settings: Settings) -> dict[str, Any] | None:
         with theirs:
             interpreter.spawn("server", theirs.fileno(), "netbox.network.nameservice")
         ours.settimeout(_TIMEOUT)
-        socket.send_fds(ours, [os.fsencode(settings.run)], [lock])
+        order = {"run": settings.run, "command": dockerd.command(), "environment": dockerd.environment()}
+        socket.send_fds(ours, [json.dumps(order).encode()], [lock])
         return _report(ours)
     except OSError:
         return None
