@@ -38,7 +38,7 @@ RESOLV_CONF = "/etc/resolv.conf"
 _OPEN_FILES = 8192
 _RLIMIT_NOFILE = 7
 _FORK_RETRY = 1.0  # seconds
-# A port below 1024, SO_BINDTODEVICE, SO_RCVBUFFORCE: capabilities(7). Not those by which root reads and kills everything.
+# A port below 1024, SO_BINDTODEVICE, SO_RCVBUFFORCE and rules: capabilities(7). Not those by which root reads and kills everything.
 _CAPABILITIES = ("NET_BIND_SERVICE", "NET_RAW", "NET_ADMIN")
 _PR_SET_NO_NEW_PRIVS = 38
 
