@@ -1,6 +1,6 @@
 """Following a dockerd that starts while sandboxes run.
 
-dockerd may set the policy of FORWARD to DROP, and an internal network is cut off then until netbox's accepts stand in the chain that dockerd
+dockerd may set the policy of FORWARD to DROP, and an internal network is cut off then until netbox's accepts stand in the chain that it
 makes (``docker_user``). No netbox command need run at that moment, but where such a network stands the name service does: it hears of the
 new chain from the kernel and starts ``main`` in a process of its own, which does what the next start of a sandbox would do.
 """

@@ -340,7 +340,9 @@ def any_stands6(store: Store) -> bool:
     return any(row.subnet6 and names.network_owner(row.name) in standing for row in store.networks())
 
 
-def describe(row: NetworkRow, port: int, base: bool = True, base6: bool = False, ipv6_forwarding: Mapping[str, str] | None = None) -> list[str]:
+def describe(
+    row: NetworkRow, port: int, base: bool = True, base6: bool = False, ipv6_forwarding: Mapping[str, str] | None = None
+) -> list[str]:
     """How a network is brought up, its names served at a port, as the commands that a person would type; with ``base`` including the
     firewall's chains, with ``base6`` those for IPv6. No effects.
     """

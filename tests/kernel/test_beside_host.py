@@ -281,7 +281,7 @@ def test_firewalld_first(cli: Cli, firewalld: Firewalld, server: Neighbour, netw
 
 @pytest.mark.parametrize("firewalld", ["iptables"], indirect=True)
 def test_firewalld_in_the_legacy_tables(cli: Cli, firewalld: Firewalld, server: Neighbour, network: str) -> None:
-    """Where ``iptables`` is the legacy one, firewalld empties all tables; once netbox is back in front of it, nothing has to be said to it."""
+    """Where ``iptables`` is the legacy one, firewalld empties all tables; once netbox is back in front of it, no zone has to be told."""
     linux.mount("/usr/sbin/xtables-legacy-multi", "/usr/sbin/xtables-nft-multi", flags=linux.MS_BIND)
     with running(cli, "web", *WEB, command=("sh", "-c", PUBLISHED)):
         firewalld.start()
