@@ -22,6 +22,7 @@ Examples:
   netbox network create --subnet 10.20.31.0/24 --subnet fd00:31::/64 --gateway fd00:31::fe mixed
   netbox network create --internal --label stage=test -o mtu=1400 inner
   netbox network create --driver macvlan -o parent=eth0 --subnet 192.168.1.0/24 --ip-range 192.168.1.192/27 lan
+  netbox network create --driver macvlan -o parent=eth0 --subnet 192.168.2.0/24 --subnet 2001:db8:2::/64 --gateway fe80::1 lan6
 """
 _CONNECT_EPILOG = """\b
 Examples:
@@ -62,7 +63,9 @@ def command() -> None:
     help="Address of the host on it (default: the first of the subnet); with macvlan the LAN's router.",
 )
 @click.option("--ipv6", is_flag=True, help="IPv6 as well (default subnet: a /64 of the host's own unique local addresses).")
-@click.option("--ip-range", metavar="RANGE", help="Part of the subnet from which addresses are given out.")
+@click.option(
+    "--ip-range", multiple=True, metavar="RANGE", help="Part of the subnet from which addresses are given out; one for each family."
+)
 @click.option("--aux-address", "aux_addresses", multiple=True, metavar="NAME=IP", help="Address that is never given out; repeatable.")
 @click.option("--internal", is_flag=True, help="No way out and none in.")
 @click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="Label; repeatable.")
@@ -80,7 +83,7 @@ def create(
     subnet: tuple[str, ...],
     gateway: tuple[str, ...],
     ipv6: bool,
-    ip_range: str | None,
+    ip_range: tuple[str, ...],
     aux_addresses: tuple[str, ...],
     internal: bool,
     labels: tuple[str, ...],

@@ -14,7 +14,9 @@ from netbox.kernel.conntrack import dump
 from netbox.kernel.rtnetlink import parse_attributes
 
 NETLINK_NETFILTER = 12
-CTA_TUPLE_ORIG, CTA_TUPLE_REPLY, CTA_TIMEOUT = 1, 2, 7
+CTA_TUPLE_ORIG, CTA_TUPLE_REPLY, CTA_PROTOINFO, CTA_TIMEOUT = 1, 2, 4, 7
+CTA_PROTOINFO_TCP = CTA_PROTOINFO_TCP_STATE = 1
+TCP_STATES = ("none", "SYN_SENT", "SYN_RECV", "ESTABLISHED", "FIN_WAIT", "CLOSE_WAIT", "LAST_ACK", "TIME_WAIT", "CLOSE", "SYN_SENT2")
 CTA_TUPLE_IP, CTA_TUPLE_PROTO = 1, 2
 CTA_IP_V4_SRC, CTA_IP_V4_DST, CTA_IP_V6_SRC, CTA_IP_V6_DST = 1, 2, 3, 4
 CTA_PROTO_NUM, CTA_PROTO_SRC_PORT, CTA_PROTO_DST_PORT = 1, 2, 3
@@ -33,13 +35,15 @@ class Tuple(NamedTuple):
 
 class Connection(NamedTuple):
     """An entry of the table: what the first packet looked like, what an answer looks like, and the seconds that it lives on without a
-    packet. An answer that does not come from where the first packet went says that the destination was translated.
+    packet. An answer that does not come from where the first packet went says that the destination was translated. ``state`` is one of
+    ``TCP_STATES``, empty for other protocols.
     """
 
     protocol: int
     original: Tuple
     reply: Tuple
     timeout: int
+    state: str = ""
 
 
 def connections(protocol: int, family: int = socket.AF_INET) -> list[Connection]:
@@ -58,12 +62,17 @@ def connections(protocol: int, family: int = socket.AF_INET) -> list[Connection]
                 if number == protocol:
                     reply = _tuple(attributes.get(CTA_TUPLE_REPLY, b""))[1]
                     timeout = int.from_bytes(attributes.get(CTA_TIMEOUT, b""), "big")
-                    found.append(Connection(number, original, reply, timeout))
+                    found.append(Connection(number, original, reply, timeout, _state(attributes.get(CTA_PROTOINFO, b""))))
     except OSError as error:
         if error.errno in (errno.EPROTONOSUPPORT, errno.EOPNOTSUPP, errno.EINVAL):
             return []
         raise
     return found
+
+
+def _state(data: bytes) -> str:
+    value = parse_attributes(parse_attributes(data).get(CTA_PROTOINFO_TCP, b"")).get(CTA_PROTOINFO_TCP_STATE, b"")
+    return TCP_STATES[value[0]] if value and value[0] < len(TCP_STATES) else ""
 
 
 def _tuple(data: bytes) -> tuple[int, Tuple]:

@@ -174,7 +174,7 @@ def preview(store: Store, name: str) -> tuple[NetworkRow, bool]:
     row = store.network(name)
     if row is not None and row.parent:
         link = parents.find(row.parent)
-        facts = host_facts(frozenset({row.parent}))
+        facts = host_facts(frozenset({row.parent}), ipv6=bool(row.subnet6))
         chosen = choose(store, name, row, facts._replace(mtu=link.mtu))
         if chosen.mtu > link.mtu:
             raise Conflict(
@@ -335,9 +335,9 @@ def standing_rules(store: Store, row: NetworkRow) -> RuleGroup:
 
 
 def any_stands6(store: Store) -> bool:
-    """Whether some network with IPv6 stands: the firewall's chains for IPv6 are there then."""
+    """Whether some network with a bridge and IPv6 stands: the firewall's chains for IPv6 are there then."""
     standing = {owner for owner, _ in store.journal_owners(NETWORK)}
-    return any(row.subnet6 and names.network_owner(row.name) in standing for row in store.networks())
+    return any(row.subnet6 and not row.parent and names.network_owner(row.name) in standing for row in store.networks())
 
 
 def describe(
