@@ -25,7 +25,7 @@ from tests.support.waiting import wait_until
 
 PATIENCE = 90.0  # seconds
 ANSWER = f"nc -w 20 {Neighbour.address} 7 </dev/null"
-SERVER = "nc -lk -p 80 -e echo {}"
+SERVER = "nc -ll -p 80 -e echo {}"
 
 
 @pytest.fixture

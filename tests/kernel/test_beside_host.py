@@ -31,7 +31,7 @@ PATIENCE = 60.0  # seconds
 ANSWER = f"nc -w 20 {Neighbour.address} 7 </dev/null"
 LOOKUP = "nslookup web.app.netbox.internal"
 REFUSED = f"! nc -w 1 {Neighbour.address} 7 </dev/null"
-PUBLISHED = "nc -lk -p 80 -e echo sandbox"
+PUBLISHED = "nc -ll -p 80 -e echo sandbox"
 
 
 def run(*command: str, text: str | None = None) -> str:
