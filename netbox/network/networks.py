@@ -340,14 +340,16 @@ def any_stands6(store: Store) -> bool:
     return any(row.subnet6 and not row.parent and names.network_owner(row.name) in standing for row in store.networks())
 
 
-def describe(row: NetworkRow, base: bool = True, base6: bool = False, ipv6_forwarding: Mapping[str, str] | None = None) -> list[str]:
-    """How a network is brought up, as the commands that a person would type; with ``base`` including the firewall's chains, with ``base6``
-    those for IPv6. No effects.
+def describe(
+    row: NetworkRow, port: int, base: bool = True, base6: bool = False, ipv6_forwarding: Mapping[str, str] | None = None
+) -> list[str]:
+    """How a network is brought up, its names served at a port, as the commands that a person would type; with ``base`` including the
+    firewall's chains, with ``base6`` those for IPv6. No effects.
     """
     return [
         f"ip link add {row.bridge} address {ipam.mac_for(row.gateway)} mtu {row.mtu} type bridge",
         *(f"sysctl -qw {name}={value}" for name, value in bridge_sysctls(row.bridge, bool(row.subnet6))),
-        *firewall.backend().commands([rule_group(row)], base=base, base6=base6 and bool(row.subnet6)),
+        *firewall.backend().commands([rule_group(row, port)], base=base, base6=base6 and bool(row.subnet6)),
         *docker_user.commands(firewall_choice.choose().name, names.network_owner(row.name), row.bridge),
         *([] if is_internal(row) else [f"sysctl -qw {IP_FORWARD}=1"]),
         *(forwarding_ipv6.commands(dict(ipv6_forwarding)) if ipv6_forwarding else []),
@@ -357,4 +359,5 @@ def describe(row: NetworkRow, base: bool = True, base6: bool = False, ipv6_forwa
         ),
         f"ip link set {row.bridge} up",
         *([f"ip -6 route add local ::1/128 dev {row.bridge} table local metric {rtnetlink.LOOPBACK_METRIC}"] if row.subnet6 else []),
+        *naming.describe(row, port),
     ]

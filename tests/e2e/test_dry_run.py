@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import socket
 import subprocess
 from pathlib import Path
 
@@ -88,6 +89,26 @@ def test_the_network_can_be_built_by_hand(cli: Cli, outside: Neighbour) -> None:
         for rule in rules.replace(short_id, netns).splitlines():
             if "netbox" in rule.lower():
                 assert rule.replace('"', "") in built, rule
+
+
+@pytest.mark.parametrize("port", [53, 61053])
+def test_the_names_can_be_served_by_hand(cli: Cli, private_host: PrivateHost, port: int) -> None:
+    """At another port, and with rules that lead there, when the dry run finds port 53 taken by a program of the host."""
+    cli("network", "create", "--subnet", "10.77.9.0/24", "app")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
+        taken.bind(("0.0.0.0", 53 if port != 53 else 0))
+        options = ("--network", "app", "--network-alias", "db", "--name", "web", "busybox", "true")
+        commands = sections(cli("run", "--dry-run", *options).stdout)["# network"]
+    assert any(f"--port={port} " in command for command in commands)
+    assert any(command.endswith(f"-j DNAT --to-destination 10.77.9.1:{port}") for command in commands) == (port != 53)
+    netns = next(shlex.split(command)[-1] for command in commands if command.startswith("ip netns add"))
+    asks = [f"ip netns exec {netns} busybox nslookup {name} 10.77.9.1 | tail -n +3" for name in ("web.app.netbox.internal", "db", netns)]
+    script = "\n".join(["set -e", "mount -t tmpfs none /run", "ip link set lo up", *commands, *asks])
+    command = ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", script]
+    by_hand = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert by_hand.returncode == 0, by_hand.stderr
+    assert by_hand.stdout.count("10.77.9.2") == 3, by_hand.stdout
+    cli("network", "rm", "app")
 
 
 def test_the_cgroup_can_be_made_by_hand(cli: Cli, private_host: PrivateHost) -> None:

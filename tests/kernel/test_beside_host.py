@@ -300,3 +300,20 @@ def test_firewalld_first(cli: Cli, firewalld: Firewalld, server: Neighbour, netw
         run("firewall-cmd", "--reload")
         works(cli, server)
     wait_until(lambda: ruleset() == before, "the rules of firewalld as before", PATIENCE)
+
+
+@pytest.mark.parametrize("firewalld", ["iptables"], indirect=True)
+def test_firewalld_in_the_legacy_tables(cli: Cli, firewalld: Firewalld, server: Neighbour, network: str) -> None:
+    """Where ``iptables`` is the legacy one, firewalld empties all tables; once netbox is back in front of it, no zone has to be told."""
+    linux.mount("/usr/sbin/xtables-legacy-multi", "/usr/sbin/xtables-nft-multi", flags=linux.MS_BIND)
+    with running(cli, "web", *WEB, command=("sh", "-c", PUBLISHED)):
+        firewalld.start()
+        assert not any("NETBOX-" in line for line in foreign_rules("legacy"))
+        assert "put back (network:app)" in cli("repair").stdout
+        works(cli, server)
+        before = foreign_rules("legacy")
+        run("firewall-cmd", "--reload")
+        assert "put back (network:app)" in cli("repair").stdout
+        assert foreign_rules("legacy") == before
+    firewalld.stop()
+    linux.umount("/usr/sbin/xtables-nft-multi")
