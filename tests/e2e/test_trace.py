@@ -345,6 +345,30 @@ def _output(process: subprocess.Popen[str]) -> str:
     return output
 
 
+def test_several_at_once(cli: Cli, networks: None, engine: Engine) -> None:
+    """The legacy tables report to one socket of a namespace: whoever traces shares it."""
+    with running(cli, "client", "--network", "front"), running(cli, "db", "--network", "back"):
+        db = engine.get("db").ip_address
+        request = ProbeRequest("tcp", 80, timeout=0.2)
+        with cli.popen("drops", "--format", "json") as first, cli.popen("drops", "--format", "json") as second:
+            _watches(first)
+            _watches(second)
+            beside = trace(engine, "client", f"{db}:80", request, patience=PATIENCE)
+            seen = [json.loads(_line(drops, "NETFILTER_DROP")) for drops in (first, second)]
+            first.send_signal(signal.SIGKILL)
+            first.wait(PATIENCE)
+            alone = trace(engine, "client", f"{db}:80", request, patience=PATIENCE)
+            seen.append(json.loads(_line(second, "NETFILTER_DROP")))
+            second.send_signal(signal.SIGINT)
+            _output(second)
+        cli("gc")
+    for found in (beside, alone):
+        assert found.notes == ()
+        assert found.rule is not None, found
+        assert found.rule.owner == Owner("network", "back")
+    assert [drop["rule"] and drop["rule"]["owner"] for drop in seen] == [{"kind": "network", "name": "back"}] * 3
+
+
 def test_killed(cli: Cli, networks: None) -> None:
     """Programs, maps and tables go with the process; what the host's log was is put back by the next gc."""
     setting = Path("/proc/sys/net/netfilter/nf_log/2")
