@@ -308,6 +308,12 @@ def test_without_bpf(cli: Cli, networks: None, engine: Engine) -> None:
         assert not _instances(drops.pid)
         refused = cli("trace", "--watch", "web", "--tracer", "tracefs", check=125)
         assert "tracefs tells too little about packets" in refused.stderr
+        with cli.popen("trace", "--watch", "client", "--tracer", "none", "-c", "1", "--format", "json") as watch:
+            _watches(watch)
+            probe(engine, "client", f"{other}:80", timeout=0.1)
+            packet = json.loads(_output(watch))
+        assert (packet["outcome"], packet["hops"][-1]["rule"]["owner"]) == ("dropped", {"kind": "network", "name": "back"})
+        assert list(dict.fromkeys(hop["netns"] for hop in packet["hops"])) == ["client", "host"]
 
 
 def _instances(pid: int) -> list[str]:
