@@ -122,7 +122,7 @@ def _lines(to_stderr: bool) -> Sink:
     return Lines(stream, output.coloured(stream))
 
 
-def _hurry() -> None:
+def hurry() -> None:
     """Lets the capture keep up with its packets: it goes before what it watches on a busy processor, and Python looks for reference cycles
     among millions of packets less often.
     """
@@ -133,7 +133,7 @@ def _hurry() -> None:
 
 def _record(recording: Capture, sinks: list[Sink], selection: Selection, quiet: bool) -> None:
     with ended_by_signals(recording):
-        _hurry()
+        hurry()
         recording.open(*sinks)
         if not quiet:
             for note in recording.notes:
