@@ -58,7 +58,9 @@ def test_tshark_lists_and_records_sandboxes(cli: Cli, directory: Path, tmp_path:
 
 def test_the_protocol(cli: Cli) -> None:
     assert cli("extcap", "--extcap-interfaces", "--extcap-version=4.0").stdout.splitlines()[0].startswith("extcap {version=")
-    assert "{call=--loopback}" in cli("extcap", "--extcap-config", "--extcap-interface", "netbox-all").stdout
+    options = cli("extcap", "--extcap-config", "--extcap-interface", "netbox-all").stdout
+    assert "{call=--loopback}" in options
+    assert "{call=--verdicts}" in options
     check = ("extcap", "--extcap-interface", "netbox-all", "--extcap-capture-filter")
     assert cli(*check, "tcp port 80").stdout == ""
     assert "syntax error" in cli(*check, "tcp porto").stdout

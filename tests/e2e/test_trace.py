@@ -308,6 +308,12 @@ def test_without_bpf(cli: Cli, networks: None, engine: Engine) -> None:
         assert not _instances(drops.pid)
         refused = cli("trace", "--watch", "web", "--tracer", "tracefs", check=125)
         assert "tracefs tells too little about packets" in refused.stderr
+        with cli.popen("trace", "--watch", "client", "--tracer", "none", "-c", "1", "--format", "json") as watch:
+            _watches(watch)
+            probe(engine, "client", f"{other}:80", timeout=0.1)
+            packet = json.loads(_output(watch))
+        assert (packet["outcome"], packet["hops"][-1]["rule"]["owner"]) == ("dropped", {"kind": "network", "name": "back"})
+        assert list(dict.fromkeys(hop["netns"] for hop in packet["hops"])) == ["client", "host"]
 
 
 def _instances(pid: int) -> list[str]:
@@ -343,6 +349,30 @@ def _output(process: subprocess.Popen[str]) -> str:
     output, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, errors
     return output
+
+
+def test_several_at_once(cli: Cli, networks: None, engine: Engine) -> None:
+    """The legacy tables report to one socket of a namespace: whoever traces shares it."""
+    with running(cli, "client", "--network", "front"), running(cli, "db", "--network", "back"):
+        db = engine.get("db").ip_address
+        request = ProbeRequest("tcp", 80, timeout=0.2)
+        with cli.popen("drops", "--format", "json") as first, cli.popen("drops", "--format", "json") as second:
+            _watches(first)
+            _watches(second)
+            beside = trace(engine, "client", f"{db}:80", request, patience=PATIENCE)
+            seen = [json.loads(_line(drops, "NETFILTER_DROP")) for drops in (first, second)]
+            first.send_signal(signal.SIGKILL)
+            first.wait(PATIENCE)
+            alone = trace(engine, "client", f"{db}:80", request, patience=PATIENCE)
+            seen.append(json.loads(_line(second, "NETFILTER_DROP")))
+            second.send_signal(signal.SIGINT)
+            _output(second)
+        cli("gc")
+    for found in (beside, alone):
+        assert found.notes == ()
+        assert found.rule is not None, found
+        assert found.rule.owner == Owner("network", "back")
+    assert [drop["rule"] and drop["rule"]["owner"] for drop in seen] == [{"kind": "network", "name": "back"}] * 3
 
 
 def test_killed(cli: Cli, networks: None) -> None:
