@@ -17,9 +17,10 @@ from netbox.network import parents, shaping
 from netbox.network.shaping import IN, OUT, Impairment
 from netbox.network.undo import HANDLERS
 from netbox.spec import NetworkAttachment, NetworkSpec, PortSpec
-from tests.kernel.network_lab import REFUSAL, TIMEOUT, Guest, Lab, ask, out_of_reach, serve
+from tests.kernel.network_lab import REFUSAL, TIMEOUT, Guest, Lab, ask, out_of_reach, reachable, serve
 from tests.support import linux
 from tests.support.host import Neighbour, PrivateHost
+from tests.support.waiting import wait_until
 
 LAN = Neighbour.network
 
@@ -60,8 +61,11 @@ def test_who_reaches_whom(lab: Lab, outside: Neighbour) -> None:
         assert out_of_reach("tcp", a.address, 7000)  # this host cannot
         servers.append(serve("tcp", 7001))
         assert a.ask("tcp", outside.host_address, 7001, REFUSAL) is None  # nor the other way round
+        with outside.inside():
+            assert reachable("tcp", outside.host_address, 7001)
         with apart.inside():
             assert out_of_reach("tcp", a.address, 7000)
+            assert reachable("tcp", outside.address, 7000)
     finally:
         for server in servers:
             server.close()
@@ -83,11 +87,13 @@ def test_passthru_has_the_parent_for_itself(lab: Lab, outside: Neighbour) -> Non
     lan(lab, macvlan_mode="passthru")
     with pytest.raises(UsageError, match="with macvlan_mode=passthru it is that of eth0"):
         lab.guest(**on(NetworkAttachment("lan", mac_address="02:00:00:00:00:05")))
-    a = lab.guest(**on("lan"))
-    assert a.plan.endpoints[0].mac_address == mac
-    a.serve("tcp", 7000)
     server = serve("tcp", 7000)
     try:
+        with outside.inside():
+            assert reachable("tcp", outside.host_address, 7000)
+        a = lab.guest(**on("lan"))
+        assert a.plan.endpoints[0].mac_address == mac
+        a.serve("tcp", 7000)
         with outside.inside():
             assert ask("tcp", a.address, 7000) is not None
             assert out_of_reach("tcp", outside.host_address, 7000)  # the host is off the LAN meanwhile
@@ -123,8 +129,11 @@ def test_its_address_is_announced(lab: Lab, outside: Neighbour) -> None:
         ip("neigh replace 198.51.100.3 lladdr 02:00:00:00:00:99 dev lan0 nud stale")
     guest = lab.guest(**on(NetworkAttachment("lan", ip="198.51.100.3")))
     guest.serve("tcp", 7000)
+    mac = guest.plan.endpoints[0].mac_address
+    # Nothing is sent to it meanwhile: only the announcement can replace the wrong MAC.
+    wait_until(lambda: mac in outside.execute("ip", "neigh", "show", "198.51.100.3").stdout, "the announcement")
     with outside.inside():
-        assert ask("tcp", "198.51.100.3", 7000) is not None  # at once: the wrong MAC was replaced
+        assert ask("tcp", "198.51.100.3", 7000) is not None
 
 
 def test_addresses_that_are_somebodys_are_not_given_out(lab: Lab, outside: Neighbour) -> None:
@@ -251,10 +260,10 @@ def test_rates_and_impairments(lab: Lab) -> None:
     assert "tbf 1: root" in guest.execute("tc", "qdisc", "show", "dev", "eth0")
     (command,) = shaping.describe(guest.plan, 0, 125_000)
     assert command.startswith(f"tc -n {guest.id[:12]} qdisc add dev eth0 root handle 1: tbf rate 1mbit")
-    shaping.check(guest.plan, [Impairment(IN, loss=5), Impairment(OUT, rate=1000)])
+    shaping.placed(guest.plan, [Impairment(IN, loss=5), Impairment(OUT, rate=1000)])
     for refused in (Impairment(OUT, loss=5), Impairment(IN, rate=1000), Impairment(IN, delay=1000)):
         with pytest.raises(UsageError, match="network lan is a macvlan one, whose links have no end on this host"):
-            shaping.check(guest.plan, [refused])
+            shaping.placed(guest.plan, [refused])
 
 
 def test_a_link_in_a_namespace_that_lives_on_goes_with_its_sandbox(lab: Lab, outside: Neighbour) -> None:
@@ -287,7 +296,8 @@ def test_undoing_a_row_whose_number_was_given_to_another_namespace(lab: Lab) -> 
     assert second.execute("ip", "-o", "link", "show", "eth0")  # it is not the MAC of the row, so it stays
 
 
-def test_a_vlan_on_demand(lab: Lab) -> None:
+def test_a_vlan_on_demand(lab: Lab, outside: Neighbour) -> None:
+    """The sandbox is on the VLAN with its tag: the neighbour's link of that VLAN answers, the untagged one is out of reach."""
     lan(lab, "tagged", parent="eth0.100", subnet="203.0.113.0/24")
     preview = lab.manager.preview("f" * 64, None, NetworkSpec(**on("tagged")), None)
     assert lab.manager.describe(preview)[:2] == [
@@ -300,6 +310,15 @@ def test_a_vlan_on_demand(lab: Lab) -> None:
             made = netlink.link("eth0.100")
         assert made is not None
         assert (made.kind, made.alias, made.is_up) == ("vlan", "netbox", True)
+        for line in ("link add link lan0 name lan0.100 type vlan id 100", "addr add 203.0.113.1/24 dev lan0.100", "link set lan0.100 up"):
+            outside.execute("ip", *line.split())
+        guest.serve("tcp", 7000)
+        with outside.inside():
+            assert ask("tcp", guest.address, 7000) == "203.0.113.1 7000"
+        outside.execute("ip", "link", "del", "lan0.100")
+        outside.execute("ip", "addr", "add", "203.0.113.1/24", "dev", "lan0")
+        with outside.inside():
+            assert out_of_reach("tcp", guest.address, 7000)
         lab.end(guest)
     else:
         with pytest.raises(Unsupported, match=r"parent eth0\.100: this kernel has no VLANs \(CONFIG_VLAN_8021Q\); modprobe 8021q"):
@@ -366,7 +385,7 @@ SLEEPERS: list[subprocess.Popen[bytes]] = []
 
 def sleeper(guest: Guest) -> int:
     with guest.inside():
-        SLEEPERS.append(subprocess.Popen(["sleep", "60"]))
+        SLEEPERS.append(subprocess.Popen(["sleep", "600"]))
     return SLEEPERS[-1].pid
 
 
