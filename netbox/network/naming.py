@@ -162,7 +162,7 @@ def resolv_conf(plan: NetworkPlan, host: HostFiles) -> str | None:
     gateways = [endpoint.gateway for endpoint in named]
     if plan.way_out is not None and all(endpoint.internal for endpoint in named):
         # The way out is on a network without names. The service of an internal network refuses what is not its own: the next one is asked.
-        gateways += resolve.nameservers(resolve.resolv_conf(host, plan.dns, (), ()))
+        gateways += resolve.nameservers(resolve.resolv_conf(host, plan.dns, (), (), ipv6=plan.way_out6 is not None))
     return hooks.resolv_conf(host, gateways, [endpoint.network for endpoint in named], plan.dns_search, plan.dns_options)
 
 

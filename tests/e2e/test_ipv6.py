@@ -17,6 +17,7 @@ from tests.kernel.test_network_ipv6 import serve_on
 from tests.support import leaks
 from tests.support.cli import Cli
 from tests.support.host import Neighbour, PrivateHost
+from tests.support.waiting import wait_until
 
 BACKENDS = pytest.mark.parametrize("backend", ["iptables", "nftables"])
 
@@ -161,6 +162,27 @@ def test_check_and_repair(cli: Cli, networks: None, outside: Neighbour, monkeypa
         with outside.inside():
             assert ask("tcp", outside.host_address6, 8080) == f"{outside.address6} 80"
         assert "✓ rules " in cli("check", check=None).stdout
+
+
+def test_exposure_of_both_families_is_proven(cli: Cli, networks: None, outside: Neighbour, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NETBOX_NOTICES", "0")
+    ports = ("-p", "8080:80", "-p", f"[{outside.host_address6}]:8081:81")
+    with (
+        running(cli, "web", "--network", "front", *ports),
+        running(cli, "peer", "--network", "front"),
+        running(cli, "job", "--network", "back"),
+    ):
+        rows = json.loads(cli("exposure", "--format", "json", "web").stdout)["rows"]
+        reached = [[cell["reachable"] for cell in row["from"].values()] for row in rows]
+        assert reached == [[True, False, True, False]] * 2 + [[True] * 4] * 3
+
+        def agree() -> bool:
+            """Again while a bridge is just learning: a machine with much to do loses first packets."""
+            rows = json.loads(cli("exposure", "--probe", "--format", "json", "web", check=None).stdout)["rows"]
+            proofs = [cell["proofs"] for row in rows for cell in row["from"].values()]
+            return all(proof and all(item["agrees"] for item in proof) for proof in proofs)
+
+        wait_until(agree, "packets to agree", 30)
 
 
 def test_another_backend_takes_both_families_over(cli: Cli, networks: None, outside: Neighbour, monkeypatch: pytest.MonkeyPatch) -> None:
