@@ -205,7 +205,9 @@ def test_repair_puts_exactly_that_back(lab: Lab, backend: str, talk: tuple[Guest
     assert repair.repair(lab.store) == found
     if damage == "restore":
         assert conversation.is_answered()
-        nft("delete table inet host") if backend == "nftables" else legacy("-P FORWARD ACCEPT", "-D INPUT -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT")
+        nft("delete table inet host") if backend == "nftables" else legacy(
+            "-P FORWARD ACCEPT", "-D INPUT -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"
+        )
     assert leaks.firewall() == built
     assert repair.differences(lab.store) == repair.repair(lab.store) == []
     assert conversation.goes_on()

@@ -221,9 +221,7 @@ def test_without_bridge_netfilter_netem_loses_what_no_rule_sees(lab: Lab, monkey
     ]
     if not has_netem():
         for item in (Impairment("out", loss=1.0), peer):
-            with pytest.raises(
-                Unsupported, match=r"do not pass the firewall here, and the kernel has no netem .*br_netfilter"
-            ):
+            with pytest.raises(Unsupported, match=r"do not pass the firewall here, and the kernel has no netem .*br_netfilter"):
                 impair(web, item)
         return
     impair(web, peer)

@@ -30,7 +30,7 @@ def run(kernel: Kernel, command: Sequence[str], *, memory: int, processors: int,
     with _directory() as directory:
         console, code, archive = directory / "console", directory / "code", directory / "initramfs"
         inside = str(Path(__file__).with_name("inside.sh"))
-        initramfs.write(archive, kernel, ["/bin/bash", inside, str(kernel.modules), *command])
+        initramfs.write(archive, kernel, ["/bin/bash", inside, str(kernel.modules), str(kernel.kmod), *command])
         arguments = [
             *(QEMU, "-nodefaults", "-no-reboot", "-display", "none", "-nic", "none"),
             *("-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", str(processors), "-m", str(memory)),
