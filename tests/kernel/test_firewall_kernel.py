@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -16,11 +17,13 @@ from netbox.engine import repair
 from netbox.kernel import nftables
 from netbox.network import firewall, firewall_choice, firewall_switch, obstacles
 from netbox.network.firewall_nftables import NftablesBackend
+from netbox.settings import Settings
 from netbox.spec import PortSpec
 from netbox.state.rows import SandboxRow
-from tests.e2e.boxes import await_listener
+from netbox.state.store import Store
+from tests.e2e.boxes import await_listener, inspect, running
 from tests.kernel.network_lab import Guest, Lab, ask
-from tests.support import leaks
+from tests.support import leaks, linux
 from tests.support.cli import Cli
 from tests.support.host import Neighbour, PrivateHost
 
@@ -145,13 +148,13 @@ def talk(lab: Lab, backend: str, outside: Neighbour) -> Iterator[tuple[Guest, Co
     lab.store.delete_sandbox(guest.id)
 
 
-# Rules of a host's own. They track and translate connections: where no rule does, the kernel stops, and the first packet is answered by a reset.
+# Rules of a host's own. They track and translate connections: where no rule does, the kernel stops it, and resets the first that speaks.
 RESTORED = """
 *filter
 :INPUT ACCEPT
 :FORWARD DROP
 :OUTPUT ACCEPT
--A INPUT -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+-A INPUT -m conntrack --ctstate ESTABLISHED -j ACCEPT
 COMMIT
 *nat
 :PREROUTING ACCEPT
@@ -205,9 +208,10 @@ def test_repair_puts_exactly_that_back(lab: Lab, backend: str, talk: tuple[Guest
     assert repair.repair(lab.store) == found
     if damage == "restore":
         assert conversation.is_answered()
-        nft("delete table inet host") if backend == "nftables" else legacy(
-            "-P FORWARD ACCEPT", "-D INPUT -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"
-        )
+        if backend == "nftables":
+            nft("delete table inet host")
+        else:
+            legacy("-P FORWARD ACCEPT", "-D INPUT -m conntrack --ctstate ESTABLISHED -j ACCEPT")
     assert leaks.firewall() == built
     assert repair.differences(lab.store) == repair.repair(lab.store) == []
     assert conversation.goes_on()
@@ -470,3 +474,51 @@ def test_check_names_it_and_repair_mends_it(private_host: PrivateHost, cli: Cli,
     finally:
         cli("rm", "-f", "web")
         cli("gc")
+
+
+IN_A_SANDBOX = {
+    "iptables": {
+        "flushed": ["iptables-legacy -t raw -F", "iptables-legacy -t raw -X"],
+        "a rule taken away": ["iptables-legacy -t raw -F NETBOX-GUARD"],
+        "a rule put in": ["iptables-legacy -t raw -A NETBOX-GUARD -p udp -j DROP"],
+        "the jump taken away": ["iptables-legacy -t raw -F PREROUTING"],
+    },
+    "nftables": {
+        "flushed": ["nft flush ruleset"],
+        "a rule taken away": ["nft flush chain ip netbox guard"],
+        "a rule put in": ["nft add rule ip netbox guard udp dport 9 drop"],
+    },
+}
+
+
+def test_losses_inside_of_a_sandbox_are_repaired_too(private_host: PrivateHost, cli: Cli, backend: str) -> None:
+    """They stand in its own network namespace, where programs of this host and a sandbox with NET_ADMIN can take them away."""
+    with running(cli, "web"):
+        cli("impair", "web", "--loss", "25%", "--direction", "in")
+        store = Store(Settings.from_environment())
+        owner = names.impairment_owner(inspect(cli, "web")["id"])
+        netns = os.open(f"/proc/{inspect(cli, 'web')['pid']}/ns/net", os.O_RDONLY)
+
+        def rules() -> set[str]:
+            with linux.network_namespace(netns):
+                return leaks.firewall()
+
+        before = rules()
+        assert before
+        assert repair.differences(store) == []
+        for damage, commands in IN_A_SANDBOX[backend].items():
+            with linux.network_namespace(netns):
+                for command in commands:
+                    subprocess.run(command.split(), check=True, timeout=20)
+            found = repair.differences(store)
+            assert {item.kind for item in found} == {"foreign" if damage == "a rule put in" else "missing"}, damage
+            assert all(item.what.startswith("in web: ") for item in found)
+            assert {item.owner for item in found} <= {owner, "netbox", ""}
+            assert repair.repair(store) == found
+            assert rules() == before, damage
+        assert cli("repair").stdout == "nothing to repair\n"
+        cli("impair", "web", "--off")
+        assert rules() == set()
+        assert repair.differences(store) == []
+        os.close(netns)
+        store.close()
