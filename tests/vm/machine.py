@@ -19,7 +19,7 @@ from tests.vm.kernel import Failed, Kernel
 
 QEMU = "qemu-system-x86_64"
 # cgroup version 2 has every controller then, as on a Debian with systemd. A panic ends the machine instead of hanging.
-_KERNEL_ARGUMENTS = "console=ttyS0 quiet panic=-1 cgroup_no_v1=all"
+_KERNEL_ARGUMENTS = "console=ttyS0 panic=-1 cgroup_no_v1=all"
 
 
 def run(kernel: Kernel, command: Sequence[str], *, memory: int, processors: int, timeout: float) -> int:
