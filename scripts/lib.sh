@@ -17,7 +17,7 @@ RUN_PACKAGES=(iptables libnftables1 iproute2 busybox-static tini libseccomp2 lib
 # What the tests use beside it: real terminals, user namespaces, archives of every kind, a reader of captures, and programs that live beside netbox.
 TEST_PACKAGES=(nftables tmux util-linux xz-utils bzip2 zstd tshark ufw docker.io podman netavark)
 # What scripts/test-vm runs Debian's kernel in.
-VM_PACKAGES=(qemu-system-x86)
+VM_PACKAGES=(qemu-system-x86 e2fsprogs)
 
 BOLD='' DIM='' GREEN='' RED='' PLAIN=''
 if [[ -t 1 && -z ${NO_COLOR:-} ]]; then

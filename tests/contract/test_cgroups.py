@@ -216,9 +216,8 @@ def test_processor_time_is_measured(cgroups: Cgroups, path: str, wait_until: Wai
     assert cgroups.measure(path).cpu_ns == 0
     with running(cgroups, path, "sh", "-c", "while :; do :; done"):
         wait_until(lambda: cgroups.measure(path).cpu_ns > 20_000_000, "20 ms of processor time")
-        usage = cgroups.measure(path)
-        assert usage.cpu_user_ns > 0
-        assert usage.oom_kills == 0
+        wait_until(lambda: cgroups.measure(path).cpu_user_ns > 0, "some of it in user mode, which is sampled by ticks")
+        assert cgroups.measure(path).oom_kills == 0
     cgroups.remove(path)
 
 

@@ -25,6 +25,11 @@ echo 1 >/sys/fs/cgroup/system.slice/tests.service/cgroup.procs
 echo "+cpuset +cpu +io +memory +pids" >/sys/fs/cgroup/cgroup.subtree_control
 mount -t bpf -o nosuid,nodev,noexec,mode=700 bpf /sys/fs/bpf
 mount -t tracefs -o nosuid,nodev,noexec tracefs /sys/kernel/tracing
+modprobe virtio_blk
+mkfs.ext4 -q -F -m 0 /dev/vda
+mkdir -p /var/lib/netbox
+mount /dev/vda /var/lib/netbox
+mkdir /var/lib/netbox/tests # see tests/support/host.py
 mount --make-rshared /
 ip link set lo up
 hostname netbox-vm

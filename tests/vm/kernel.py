@@ -92,7 +92,8 @@ def _download(package: str, version: str, place: Path) -> None:
         run("sh", "-c", f"dpkg --fsys-tarfile {archive.name} | tar -x -C tree --wildcards {patterns}", cwd=directory)
         run("dpkg", "-x", kmod.name, "tree", cwd=directory)
         release = next((tree / "lib/modules").iterdir()).name
-        run("busybox", "depmod", "-b", str(tree), release)
+        (directory / "depmod").symlink_to(tree / "bin/kmod")
+        run(str(directory / "depmod"), "-b", str(tree), release)
         for old in place.parent.glob("linux-image-*"):
             shutil.rmtree(old)
         tree.chmod(0o755)
