@@ -288,7 +288,12 @@ def test_forged_frames_reach_neither_loopback_ports_nor_sandboxes(lab: Lab, outs
     with peer.inside():
         friend = bound(5000)
     # Conversations that go on: with the neighbouring sandbox, with the host's 127.0.0.1, and outwards.
-    with private, public, friend, bound(6000, "127.0.0.1") as local, outside.inside(), bound(7000) as lan:
+    with contextlib.ExitStack() as stack:
+        for item in (private, public, friend):
+            stack.enter_context(item)
+        local, fresh = (stack.enter_context(bound(port, "127.0.0.1")) for port in (6000, 6001))
+        stack.enter_context(outside.inside())
+        lan = stack.enter_context(bound(7000))
         assert converse(friend, (web.address, 53), private) == (peer.address, 5000)
         assert converse(private, (peer.address, 5000), friend) == (web.address, 53)
         client = converse(local, ("127.0.0.1", 5353), private)
@@ -330,8 +335,7 @@ def test_forged_frames_reach_neither_loopback_ports_nor_sandboxes(lab: Lab, outs
         sound = {**frame, "source": outside.address, "source_port": 4001, "address": outside.host_address, "port": 5454}
         probe({"kind": "frames", "frames": [*forged, {**sound, "payload": "sentinel"}]})
         assert everything_until(public, b"sentinel") == []
-        with bound(6001, "127.0.0.1") as fresh:  # a forged frame may stand for port 6000 where the old conversation is forgotten by now
-            fresh.sendto(b"sentinel", ("127.0.0.1", 5353))
+        fresh.sendto(b"sentinel", ("127.0.0.1", 5353))  # port 6000's conversation may be forgotten by now, and a forged frame stand for it
         assert everything_until(private, b"sentinel") == []
         private.sendto(b"sentinel", (peer.address, 5000))
         assert everything_until(friend, b"sentinel") == []
