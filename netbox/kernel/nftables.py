@@ -39,10 +39,11 @@ _WAITING_MAX = 64
 _ERROR, _DONE = 2, 3  # NLMSG_*
 _TABLE_FLAGS, _TABLE_OWNER = 2, 2  # NFTA_TABLE_FLAGS, NFT_TABLE_F_OWNER
 _CHAIN_TABLE, _CHAIN_NAME, _CHAIN_HOOK, _CHAIN_POLICY, _CHAIN_USE = 1, 3, 4, 5, 6  # NFTA_CHAIN_*
-_HOOK_NUMBER = 1  # NFTA_HOOK_HOOKNUM
+_HOOK_NUMBER, _HOOK_DEVICE, _HOOK_DEVICES = 1, 3, 4  # NFTA_HOOK_HOOKNUM, …_DEV, …_DEVS
 _TYPE_MASK = 0x3FFF
 _WAIT = 5.0  # seconds
 _FAMILIES = {1: "inet", 2: "ip", 10: "ip6"}  # NFPROTO_*; the others never see routed packets
+_LINK_FAMILIES = {3: "arp", 5: "netdev", 7: "bridge"}
 _HOOKS = ("prerouting", "input", "forward", "output", "postrouting")  # NF_INET_*
 
 _thread_lock = threading.Lock()
@@ -261,6 +262,24 @@ def base_chains() -> list[BaseChain]:
                 struct.unpack(">I", attributes.get(_CHAIN_USE, bytes(4)))[0],
             )
         )
+    return found
+
+
+def hooked_chains() -> dict[tuple[str, str, str], tuple[str, ...]]:
+    """Family (``ip``, ``netdev``, …), table and name of every chain on a hook, with the devices that it is about. Older versions of
+    libnftables do not tell of these.
+
+    Raises:
+        OSError: this kernel has no nf_tables, or refuses to tell.
+    """
+    found = {}
+    for family, attributes in _dump(_GETCHAIN):
+        if _CHAIN_HOOK not in attributes:
+            continue
+        hook = _attributes(attributes[_CHAIN_HOOK])
+        names = [hook[_HOOK_DEVICE]] if _HOOK_DEVICE in hook else [name for _, name in _each_attribute(hook.get(_HOOK_DEVICES, b""))]
+        table, chain = (_text(attributes[kind]) for kind in (_CHAIN_TABLE, _CHAIN_NAME))
+        found[{**_FAMILIES, **_LINK_FAMILIES}.get(family, ""), table, chain] = tuple(map(_text, names))
     return found
 
 

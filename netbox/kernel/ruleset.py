@@ -56,10 +56,20 @@ def nf_tables() -> list[dict[str, Any]]:
         FirewallError, NoPermission: the kernel refuses to tell.
     """
     try:
-        if not nftables.base_chains():
-            return []
+        hooked = nftables.hooked_chains()
     except OSError:
         return []
+    if not hooked:
+        return []
+    listing = _listing()
+    for chain in (item["chain"] for item in listing if "chain" in item):
+        devices = hooked.get((chain["family"], chain["table"], chain["name"]))
+        if devices:
+            chain["dev"] = list(devices)
+    return listing
+
+
+def _listing() -> list[dict[str, Any]]:
     try:
         if not nftables.has_owned_table():
             return nftables.listed("list ruleset")

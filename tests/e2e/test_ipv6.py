@@ -54,6 +54,11 @@ def test_what_is_shown(cli: Cli, networks: None, outside: Neighbour) -> None:
         own = address6(cli, "web", "front")
         assert own == subnet6.removesuffix("/64") + "2"
         assert "0.0.0.0:8080->80/tcp, [::]:8080->80/tcp" in cli("ps").stdout
+        assert own not in cli("ps").stdout
+        assert own in cli("ps", "--no-trunc").stdout
+        (shown,) = json.loads(cli("ps", "--format", "json").stdout)
+        assert (shown["ip6_address"], shown["networks6"]) == (own, {"front": own})
+        assert own in cli("show", "web").stdout
         assert cli("port", "web", "81/udp").stdout == f"[{outside.host_address6}]:8081\n"
         assert f"{own}\t{inspect(cli, 'web')['id'][:12]}\n" in cli("exec", "web", "cat", "/etc/hosts").stdout
         (network,) = json.loads(cli("network", "inspect", "front").stdout)

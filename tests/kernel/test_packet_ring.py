@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import struct
 import subprocess
 from collections.abc import Iterator
 
@@ -12,6 +13,7 @@ import pytest
 from netbox.kernel import packet_ring
 from netbox.kernel.packet_filter import socket_program
 from netbox.kernel.packet_ring import Packet, PacketRing
+from tests.support import linux
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("private_host")
@@ -25,6 +27,8 @@ def pair(private_host: object) -> Iterator[tuple[int, int]]:
         *(f"link set {name} addrgenmode none up" for name in ("a0", "a1")),
     ):
         subprocess.run(["ip", *line.split()], check=True, timeout=20)
+    for name in ("a0", "a1"):
+        linux.await_running(name)
     yield socket.if_nametoindex("a0"), socket.if_nametoindex("a1")
     subprocess.run(["ip", "link", "del", "a0"], check=True, timeout=20)
 
@@ -53,7 +57,7 @@ def collect(opened: PacketRing, count: int) -> list[Packet]:
         found.extend(opened.read())
         return len(found) >= count
 
-    wait_until(enough, f"{count} packets", timeout=30)
+    wait_until(enough, f"{count} packets", timeout=60)
     return found
 
 
@@ -84,6 +88,25 @@ def test_a_vlan_tag_is_put_back(pair: tuple[int, int]) -> None:
     assert packet[3] == len(packet[5]) == 60
 
 
+@pytest.mark.parametrize("end", ["a0", "a1"])
+def test_a_filter_on_vlan_tags(pair: tuple[int, int], end: str) -> None:
+    """The tag is in the packet on its way out, and beside it on its way in."""
+    ifindex = socket.if_nametoindex(end)
+    port = struct.pack("!BBHHHBBH8sHHHH", 0x45, 0, 28, 1, 0, 64, 17, 0, bytes(8), 1, 53, 8, 0)
+    frames = [b"\0\7\x88\xb5seven", b"\0\x08\x88\xb5eight", b"\0\x08\x08\0" + port]
+    wanted = {"vlan": frames, "vlan 7": frames[:1], "vlan 8 and not ip": frames[1:2], "vlan and udp port 53": frames[2:], "not vlan": []}
+    with contextlib.ExitStack() as stack:
+        opened = {expression: stack.enter_context(ring(ifindex, expression)) for expression in wanted}
+        send("a0", b"untagged")
+        send("a0", *frames, kind=0x8100)
+        found = {expression: collect(opened[expression], max(1, len(expected))) for expression, expected in wanted.items()}
+    for expression, expected in wanted.items():
+        assert [packet[5][12:] for packet in found[expression] if packet[5][12:14] == b"\x81\0"] == [
+            b"\x81\0" + data.ljust(46, b"\0") for data in expected
+        ], expression
+    assert [packet[5][14:22] for packet in found["not vlan"]] == [b"untagged"]
+
+
 def test_a_filter_and_a_snapshot_length(pair: tuple[int, int]) -> None:
     with ring(pair[1], "ether proto 0x88b6", length=20) as opened:
         send("a0", b"no")
@@ -95,7 +118,9 @@ def test_a_filter_and_a_snapshot_length(pair: tuple[int, int]) -> None:
 
 def test_what_is_lost_is_counted(pair: tuple[int, int]) -> None:
     with ring(pair[1], size=2 * packet_ring.BLOCK_SIZE) as opened:
-        send("a0", *[bytes(1400)] * 1000)
+        for number in range(1, 11):  # not more at once than the kernel queues between the two ends
+            send("a0", *[bytes(1400)] * 100)
+            wait_until(lambda number=number: opened.counters()[0] >= 100 * number, "the frames to be seen")  # type: ignore[misc]
         received, lost = opened.counters()
         assert received == 1000
         assert lost > 0

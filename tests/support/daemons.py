@@ -1,11 +1,12 @@
-"""firewalld and libvirtd, the real ones, on a private host: a message bus, configuration and data of their own, and nothing left of them."""
+"""A real firewalld and a real libvirtd on a private host: bus, configuration and data of their own, and nothing left of them."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tests.support import linux
@@ -21,6 +22,7 @@ _BUS = """<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuratio
 """
 _DRIVERS = Path("/usr/lib", f"{os.uname().machine}-linux-gnu", "libvirt/connection-driver")
 _NETWORK = """<network><name>default</name><forward mode='nat'/><bridge name='virbr0' stp='off' delay='0'/>
+<dns><host ip='{gateway}'><hostname>{name}</hostname></host></dns>
 <ip address='{gateway}' netmask='255.255.255.0'><dhcp><range start='192.168.122.100' end='192.168.122.200'/></dhcp></ip></network>
 """
 
@@ -99,20 +101,22 @@ class Libvirt:
     """libvirtd with its network driver alone (no guests are needed to see what it does), and its network ``default``."""
 
     gateway = "192.168.122.1"
-    bridge = "virbr0"
+    guest = "192.168.122.10"
+    name = "hypervisor.test"  # of the gateway, by the name server that libvirt starts
 
     def __init__(self, host: PrivateHost) -> None:
         self._directory = host.base / "libvirt"
         for name in ("drivers", "upper", "work"):
             (self._directory / name).mkdir(parents=True)
         (self._directory / "drivers/libvirt_driver_network.so").symlink_to(_DRIVERS / "libvirt_driver_network.so")
-        (self._directory / "default.xml").write_text(_NETWORK.format(gateway=self.gateway))
+        (self._directory / "default.xml").write_text(_NETWORK.format(gateway=self.gateway, name=self.name))
         self._forwarding = Path("/proc/sys/net/ipv4/ip_forward").read_text()
         layers = f"lowerdir=/var/lib,upperdir={self._directory}/upper,workdir={self._directory}/work"
         linux.mount("overlay", "/var/lib", "overlay", data=layers)
         linux.mount("tmpfs", "/etc/libvirt", "tmpfs")
         Path("/etc/libvirt/libvirtd.conf").write_text('auth_unix_rw = "none"\nauth_unix_ro = "none"\nunix_sock_dir = "/run/libvirt"\n')
         self._daemon: Program | None = None
+        self._guest = linux.new_network_namespace()
 
     def __call__(self, *arguments: str) -> str:
         """Runs virsh and returns what it prints."""
@@ -129,6 +133,19 @@ class Libvirt:
         if "default" not in self("net-list", "--name"):
             self("net-start", "default")
 
+    @contextlib.contextmanager
+    def inside(self) -> Iterator[None]:
+        """The calling thread is where a guest would be: in a namespace with a link to the network's bridge, as libvirt gives to one."""
+        if not Path("/sys/class/net/vnet0").exists():
+            _ip(f"link add vnet0 master virbr0 type veth peer name eth0 netns /proc/{os.getpid()}/fd/{self._guest}")
+            _ip("link set vnet0 up")
+            with linux.network_namespace(self._guest):
+                _ip(f"address add {self.guest}/24 dev eth0")
+                _ip("link set eth0 up")
+                _ip(f"route add default via {self.gateway}")
+        with linux.network_namespace(self._guest):
+            yield
+
     def stop(self) -> None:
         """Ends the daemon; its network stays, as always."""
         if self._daemon is not None:
@@ -143,8 +160,15 @@ class Libvirt:
         finally:
             self.stop()
             forget_rules()
+            if Path("/sys/class/net/vnet0").exists():
+                _ip("link delete vnet0")
+            os.close(self._guest)
             for path in ("/etc/libvirt", "/var/lib"):
-                subprocess.run(["umount", path], check=True, timeout=20)
+                linux.umount(path)
             Path("/proc/sys/net/ipv4/ip_forward").write_text(self._forwarding)
             shutil.rmtree(self._directory)
             shutil.rmtree("/run/libvirt", ignore_errors=True)
+
+
+def _ip(line: str) -> None:
+    subprocess.run(["ip", *line.split()], check=True, timeout=20)

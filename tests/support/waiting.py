@@ -11,7 +11,7 @@ Value = TypeVar("Value")
 SLOWNESS = float(os.environ.get("NETBOX_TEST_SLOWNESS", "1"))  # how much longer everything may take here: an emulated machine says so
 
 
-def wait_until(condition: Callable[[], Value], what: str = "", timeout: float = 30.0, interval: float = 0.01) -> Value:
+def wait_until(condition: Callable[[], Value], what: str = "", timeout: float = 60.0, interval: float = 0.01) -> Value:
     """Calls ``condition`` until it returns something true, and returns that. Fails after ``timeout`` seconds, naming what it waited for."""
     timeout *= SLOWNESS
     deadline = time.monotonic() + timeout

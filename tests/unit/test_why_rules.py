@@ -141,4 +141,14 @@ def test_every_chain_on_a_hook_has_to_let_it_pass() -> None:
     dropping = rules_nftables.parse(listing(policy="drop", table="other", prio=10))
     found = decide([*dropping, *accepting], "forward", packet())
     assert (found.verdict, found.place) == ("drop", "inet other forward policy")
-    assert rules_nftables.parse(listing([{"drop": None}], family="bridge")) == []
+
+
+def test_chains_of_links_and_bridges() -> None:
+    rules = [{"drop": None}]
+    (bridge,) = rules_nftables.parse([{"chain": {**listing(rules)[2]["chain"], "family": "bridge"}}])
+    assert (bridge.hook, decide([bridge], "forward", packet()).verdict) == ("bridge forward", "accept")
+    link = listing([match({"meta": {"key": "protocol"}}, "ip"), {"drop": None}], hook="ingress", dev=["nb-one", "nb-two"])
+    chains = rules_nftables.parse(link)
+    assert decide(chains, "ingress", packet()).verdict == "drop"
+    assert decide(chains, "ingress", packet(in_interface="nb-three")).verdict == "accept"
+    assert decide(chains, "ingress", packet(source="fd00::2", destination="fd00::1")).verdict == "accept"

@@ -13,6 +13,7 @@ from netbox.packet.diagnosis.publishing import source_interface, target_interfac
 from netbox.packet.diagnosis.values import (
     ANSWER,
     EXPIRED,
+    HOST,
     NO_PORT,
     NO_ROUTE,
     NOT_ASKED,
@@ -56,9 +57,11 @@ def explain(facts: Facts, prediction: Prediction, observation: Observation) -> A
         if observation.reached and observation.special not in REACHED:
             return _blocked(facts, prediction, observation, found)
         found = None  # it is not that, or not that alone
-    if found is not None and found.size and observation.large and observation.large not in REACHED:
-        return _blocked(facts, prediction, observation, found)
-    if facts.request.size and observation.large and observation.large not in REACHED:
+    if found is not None and found.size:
+        if observation.reached and observation.large and observation.large not in REACHED:
+            return _blocked(facts, prediction, observation, found)
+        found = None if not observation.reached else found
+    if observation.reached and facts.request.size and observation.large and observation.large not in REACHED:
         because = f"small packets get through, and for one of {facts.request.size} bytes {observation.large_said}"
         return _blocked(
             facts, prediction, observation, Finding("mtu", because, "", mend="send smaller packets, or look at the MTUs on the way")
@@ -82,6 +85,8 @@ def explain(facts: Facts, prediction: Prediction, observation: Observation) -> A
 
 def _untried(facts: Facts) -> Finding:
     """Nothing is expected to be in the way, and nothing could be sent to see."""
+    if facts.target_kind == HOST and not facts.address:
+        return Finding("no-route", f"{facts.source_name} has no route to the host", "", mend=f"give {facts.source_name} a default route")
     why = f"{facts.target_title} has no address" if not facts.address else "no packet could be sent to see whether it can"
     return Finding(UNKNOWN, why, "", mend=f"look at {facts.target_name}: netbox inspect {facts.target_name}" if not facts.address else "")
 

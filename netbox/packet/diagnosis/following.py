@@ -49,15 +49,20 @@ def follow(engine: Engine, facts: Facts, opened: Opened) -> Observation:
                     raise
 
         seen = follow(engine.settings, spaces, way, identity, send)
+    # A namespace that several sandboxes share has the name of one of them: here it is that of whom was asked about.
+    names = {start.label: facts.source.label} if facts.source is not facts.host else {}
+    if opened.target >= 0 and facts.target is not None and facts.target not in (facts.host, facts.source):
+        names[way[-1].label] = facts.target.label
+    hops = tuple(replace(hop, netns=names.get(hop.netns, hop.netns)) for hop in seen.hops)
     document = {
-        "outcome": outcome(seen.hops, False),
+        "outcome": outcome(hops, False),
         "tracer": seen.tracer,
         "counters": dict(seen.counters),
         "notes": list(seen.notes),
-        "hops": [hop.to_json() for hop in seen.hops],
+        "hops": [hop.to_json() for hop in hops],
     }
     counted = tuple(f"{name} grew by {count}" for name, count in seen.counters.items())
-    return replace(observed(seen.hops, document, facts), notes=tuple(seen.notes), counters=counted)
+    return replace(observed(hops, document, facts), notes=tuple(seen.notes), counters=counted)
 
 
 def _crafted(facts: Facts) -> packets.Crafted:
@@ -100,5 +105,7 @@ def _is_our_own_reset(hop: Hop, facts: Facts) -> bool:
 
 def _where(hop: Hop) -> str:
     where = f"in {hop.netns}" if hop.netns not in ("host", "?") else "on the host"
+    if hop.netns.startswith("netns:"):
+        where = f"in a network namespace that is not netbox's ({hop.netns})"
     what = ANSWER if hop.direction == values.REPLY else ""
     return f"{what}{where}" + (f" at {hop.device}" if hop.device else "")

@@ -10,9 +10,10 @@ import os
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, TypeVar
 
-from netbox.errors import NetboxError, NotFound
+from netbox.errors import NetboxError, NotFound, UsageError
 from netbox.kernel import connections, namespaces, socket_diag, sysctl
 from netbox.kernel.inspection import InspectionSocket, LinkFact, RouteFact
 from netbox.packet.diagnosis import boxes as records
@@ -76,6 +77,7 @@ class Gatherer:
 
         Raises:
             NotFound: there is no such source.
+            UsageError: the target is an address of many.
             NetboxError: the state cannot be read.
         """
         self._sandboxes = {item.id: item for item in self._engine.list(all=True)}
@@ -201,6 +203,9 @@ class Gatherer:
 
     def _with_way(self, facts: Facts) -> Facts:
         route = self._route(self.opened.source, facts.address)
+        if route.kind in ("broadcast", "multicast") or ip_address(facts.address).is_multicast:
+            kind = "multicast" if ip_address(facts.address).is_multicast else "broadcast"
+            raise UsageError(f"{facts.address} is a {kind} address, and the question is about one target", "give the address of one")
         own = facts.request.source_address or route.source
         facts = replace(facts, source_route=route, source_address=own)
         inward = publishing.host_interface(facts)

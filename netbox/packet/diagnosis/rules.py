@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 ACCEPT, DROP, REJECT, RETURN, JUMP, GOTO, CONTINUE, DNAT = "accept", "drop", "reject", "return", "jump", "goto", "continue", "dnat"
+INGRESS, EGRESS = "ingress", "egress"
 FINAL = (ACCEPT, DROP, REJECT, DNAT)
 _DEPTH = 64  # chains inside chains; the kernel allows 16 (nf_tables), and as many as there are chains (iptables)
 
@@ -39,7 +40,8 @@ class FirewallRule(NamedTuple):
 
 class Chain(NamedTuple):
     """``table`` is ``filter`` for the legacy tables and ``inet filter`` for nf_tables; ``hook`` is empty for a chain that is only jumped
-    to. ``kind`` is filter, nat or route."""
+    to; those of the bridge family are called ``bridge forward`` and so on. ``kind`` is filter, nat or route. A chain on ``ingress`` or
+    ``egress`` is about ``devices``."""
 
     backend: str
     table: str
@@ -49,6 +51,7 @@ class Chain(NamedTuple):
     priority: int = 0
     policy: str = ACCEPT
     kind: str = "filter"
+    devices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,9 @@ def decide(chains: Iterable[Chain], hook: str, packet: Packet, kind: str = "") -
     """
     known = tuple(chains)
     doubts: list[tuple[Chain, FirewallRule]] = []
-    for base in sorted((chain for chain in known if chain.hook == hook), key=lambda chain: chain.priority):
+    device = packet.out_interface if hook == EGRESS else packet.in_interface
+    on_hook = (chain for chain in known if chain.hook == hook and (hook not in (INGRESS, EGRESS) or device in chain.devices))
+    for base in sorted(on_hook, key=lambda chain: chain.priority):
         if (base.kind == "nat") != (kind == "nat"):
             continue
         by_name = {chain.name: chain for chain in known if (chain.backend, chain.table) == (base.backend, base.table)}
@@ -172,6 +177,10 @@ def _protocol(value: str, packet: Packet) -> bool:
     return value in ("all", "0") or _PROTOCOLS.get(value, value) == own
 
 
+def _version(value: str, packet: Packet) -> bool:
+    return value in (("ip6", "ipv6", "34525") if ":" in packet.destination else ("ip", "ipv4", "2048"))
+
+
 def _port(value: tuple[int, int], packet: Packet) -> bool:
     return value[0] <= packet.port <= value[1]
 
@@ -188,6 +197,7 @@ _TESTS: dict[str, Callable[[Any, Packet], bool | None]] = {
     "source": lambda value, packet: _contains(value, packet.source),
     "destination": lambda value, packet: _contains(value, packet.destination),
     "protocol": _protocol,
+    "version": _version,
     "icmp": lambda value, packet: value in (*_ECHO_REQUEST["icmp"], "any", "255"),
     "icmpv6": lambda value, packet: value in _ECHO_REQUEST["icmpv6"],
     "port": _port,

@@ -8,17 +8,18 @@ from typing import Any
 from netbox.network.firewall import is_owner
 from netbox.packet.diagnosis.rules import ACCEPT, CONTINUE, DNAT, DROP, GOTO, JUMP, REJECT, RETURN, Chain, FirewallRule, Match
 
-_FAMILIES = ("ip", "ip6", "inet")
+_OF_BOTH = ("inet", "bridge", "netdev")
 _INTERFACES = {"iifname": "in", "iif": "in", "oifname": "out", "oif": "out"}
 _FIELDS = {"saddr": "source", "daddr": "destination", "protocol": "protocol", "nexthdr": "protocol"}
 _SILENT = ("counter", "log", "meter", "quota", "notrack", "limit")
+_ETHER_TYPE = {"protocol": "ether", "field": "type"}
 _TRANSPORTS = ("tcp", "udp", "sctp", "udplite", "dccp", "icmp", "icmpv6")
 Sets = Mapping[tuple[str, str], Sequence[Any]]
 
 
 def parse(listing: Sequence[Mapping[str, Any]], family: str = "ip") -> list[Chain]:
     """The chains that packets of a family (``ip``, ``ip6``) meet."""
-    wanted = [name for name in _FAMILIES if name in (family, "inet")]
+    wanted = (family, *_OF_BOTH)
     sets: dict[tuple[str, str], Sequence[Any]] = {}
     rules: dict[tuple[str, str], list[FirewallRule]] = {}
     numbers: dict[tuple[str, str], int] = {}
@@ -43,13 +44,18 @@ def parse(listing: Sequence[Mapping[str, Any]], family: str = "ip") -> list[Chai
                     table,
                     chain["name"],
                     tuple(rules.get((table, chain["name"]), ())),
-                    chain.get("hook", ""),
+                    f"bridge {chain['hook']}" if chain["family"] == "bridge" and "hook" in chain else chain.get("hook", ""),
                     chain.get("prio", 0),
                     DROP if chain.get("policy") == "drop" else ACCEPT,
                     chain.get("type", "filter"),
+                    _devices(chain.get("dev", ())),
                 )
             )
     return found
+
+
+def _devices(value: str | Sequence[str]) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else tuple(value)
 
 
 def has_foreign_matches(listing: Sequence[Mapping[str, Any]]) -> bool:
@@ -130,6 +136,8 @@ def _kind(left: Any) -> tuple[str, Any]:
             return _INTERFACES[meta["key"]], _text
         if meta and meta.get("key") == "l4proto":
             return "protocol", _text
+        if (meta and meta.get("key") in ("protocol", "nfproto")) or (payload and payload == _ETHER_TYPE):
+            return "version", _text
         if payload and payload.get("field") in _FIELDS and payload.get("protocol") in ("ip", "ip6"):
             return _FIELDS[payload["field"]], _text
         if payload and payload.get("field") == "dport":

@@ -66,6 +66,7 @@ class Interface(NamedTuple):
     parent: str = ""
     address6: str = ""
     gateway6: str = ""
+    aliases: tuple[str, ...] = ()
 
     def has(self, address: str) -> bool:
         """Whether the address is its own."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 
-from netbox.kernel.rule_trace import FIRST, RuleRecord
-from netbox.packet.tracing.hooks import OWN_PREFIX
+from netbox.kernel.rule_trace import RuleRecord
+from netbox.kernel.trace_tables import FIRST, OWN_PREFIX
 from netbox.packet.tracing.values import RuleHit
 
+_ARP = b"\0\1"  # the hardware type: Ethernet
 _REMEMBERED = 4096  # packets
 _MAY_DROP = ("queue", "nfqueue", "tarpit", "rule")  # "rule": it has gone meanwhile
-_ENTRANCES = ("prerouting", "output")
+_ENTRANCES = ("prerouting", "output", "bridge prerouting", "netdev ingress", "arp input", "arp output")
 _OWN_DEVICES = ("nb*", "netbox0")  # see ``netbox.names``
 _OWN, _OTHER, _ANY = (f"limit rate {rate}/second burst {2 * rate} packets" for rate in (100, 200, 50))
 
@@ -31,6 +32,8 @@ def content(packet: bytes) -> bytes:
     """
     if packet[:1] and packet[0] >> 4 == 6:
         return packet[1:6] + packet[8:48]
+    if packet[:2] == _ARP:
+        return packet[6:28]
     return packet[4:6] + packet[12:28]
 
 

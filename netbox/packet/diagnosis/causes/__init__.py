@@ -15,6 +15,7 @@ Check = Callable[[Facts], Finding | None]
 CHECKS: tuple[Check, ...] = (
     ends.source_not_running,
     ends.source_paused,
+    resolution.alias_elsewhere,
     resolution.name_server_down,
     resolution.name_unknown,
     ends.target_not_running,

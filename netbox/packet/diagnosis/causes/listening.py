@@ -5,7 +5,7 @@ from __future__ import annotations
 from netbox.kernel.socket_diag import SocketFact
 from netbox.packet.diagnosis import path
 from netbox.packet.diagnosis.publishing import ANY, endpoint
-from netbox.packet.diagnosis.values import ICMP, REFUSED, SANDBOX, SILENT, Facts, Finding, Namespace
+from netbox.packet.diagnosis.values import ICMP, REFUSED, SANDBOX, SCTP, SILENT, TCP, Facts, Finding, Namespace
 
 _LOOPBACK = ("127.", "::1")
 
@@ -84,7 +84,10 @@ def nothing(facts: Facts) -> Finding | None:
     name = _title(facts)
     others = sorted({item.port for item in space.sockets if not item.peer_port and (item.protocol != "tcp" or item.state == 10)})
     protocol = facts.request.protocol.upper()
-    refusal = "answers with a RST" if facts.request.protocol == "tcp" else "answers with ICMP port unreachable"
+    icmp = "ICMPv6" if ":" in facts.destination[0] else "ICMP"
+    refusal = {TCP: "answers with a RST", SCTP: f"answers with ABORT, or {icmp} where it has no SCTP"}.get(
+        facts.request.protocol, f"answers with {icmp} port unreachable"
+    )
     listening = f"{protocol} " + ", ".join(map(str, others[:8])) + (", …" if len(others) > 8 else "") if others else f"no {protocol} port"
     evidence = [("sockets", f"{name} listens on {listening}")]
     box = facts.target_box
