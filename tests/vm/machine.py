@@ -61,7 +61,10 @@ def _directory() -> Iterator[Path]:
 
 def _wait(arguments: list[str], timeout: float, console: Path) -> None:
     """Runs qemu to its end, which comes at the latest after ``timeout`` or with this process."""
-    process = subprocess.Popen(arguments, stdin=subprocess.DEVNULL, preexec_fn=_die_with_parent)
+    try:
+        process = subprocess.Popen(arguments, stdin=subprocess.DEVNULL, preexec_fn=_die_with_parent)
+    except FileNotFoundError as error:
+        raise Failed(f"{QEMU} is not installed: scripts/test-vm does that") from error
     try:
         process.wait(timeout)
     except subprocess.TimeoutExpired as error:
