@@ -18,7 +18,7 @@ RUN_PACKAGES=(iptables libnftables1 iproute2 busybox-static tini libseccomp2 lib
 TEST_PACKAGES=(nftables tmux util-linux xz-utils bzip2 zstd tshark ufw docker.io podman netavark
     firewalld libvirt-daemon libvirt-clients dnsmasq-base)
 # What scripts/test-vm runs Debian's kernel in.
-VM_PACKAGES=(qemu-system-x86)
+VM_PACKAGES=(qemu-system-x86 e2fsprogs)
 
 BOLD='' DIM='' GREEN='' RED='' PLAIN=''
 if [[ -t 1 && -z ${NO_COLOR:-} ]]; then

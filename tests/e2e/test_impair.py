@@ -167,7 +167,7 @@ def test_the_timer_is_killed(cli: Cli) -> None:
 def test_the_end_of_the_sandbox_ends_everything(cli: Cli) -> None:
     with running(cli, "web"):
         cli("impair", "web", "--loss", "50%", "--for", "10m")
-        assert loss_rules()
+        assert standing(inspect(cli, "web"))["loss out"]
         cli("stop", "-t", "0", "web")
         assert loss_rules() == []
         wait_until(lambda: timers() == [])

@@ -9,6 +9,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from tests.support.waiting import SLOWNESS
+
 CHECKOUT = Path(__file__).resolve().parents[2]
 
 
@@ -41,7 +43,7 @@ class Cli:
             capture_output=True,
             text=True,
             errors="surrogateescape",
-            timeout=timeout,
+            timeout=timeout * SLOWNESS,
             env=self.environment(**(env or {})),
             check=False,
         )

@@ -10,6 +10,7 @@ import contextlib
 import os
 import secrets
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -70,6 +71,11 @@ class PrivateHost:
         self.run = self.base / "run"
         self.cgroup = f"{leaks.run_prefix()}-{secrets.token_hex(4)}"
         self.mark = mark
+        # Where a directory on a disk is given, the state is there: the tmpfs of Linux before 6.3 has no idmapped mounts.
+        disk = os.environ.get("NETBOX_TEST_DISK")
+        self._disk = tempfile.TemporaryDirectory(dir=disk, ignore_cleanup_errors=True) if disk else None
+        if self._disk is not None:
+            os.chmod(self._disk.name, 0o755)
         self._before: leaks.Snapshot = {}
         self._environment = {name: os.environ.get(name) for name in ("NETBOX_ROOT", "NETBOX_RUN", "NETBOX_CGROUP")}
         self._fds = {
@@ -107,7 +113,10 @@ class PrivateHost:
         Path("/run/lock").mkdir(mode=0o1777)
         self.base.mkdir()
         self.root.mkdir()
-        linux.mount("netbox-root", str(self.root), "tmpfs", flags, "mode=0755,size=1g")
+        if self._disk is None:
+            linux.mount("netbox-root", str(self.root), "tmpfs", flags, "mode=0755,size=1g")
+        else:
+            linux.mount(self._disk.name, str(self.root), flags=linux.MS_BIND)
         # A new sysfs shows the new network namespace's links; the cgroup mounts of the old one move over to it.
         kept = self.base / "cgroup"
         kept.mkdir()
@@ -155,6 +164,8 @@ class PrivateHost:
                 errors.append(error)
         for fd in self._fds.values():
             os.close(fd)
+        if self._disk is not None:
+            self._disk.cleanup()
         if errors:
             raise errors[0]
 

@@ -30,7 +30,7 @@ def test_files_that_the_package_names_exist() -> None:
         assert (CHECKOUT / name).is_file(), name
 
 
-@pytest.mark.parametrize("name", ["scripts/quickstart", "scripts/test", "scripts/check", ".ci/run"])
+@pytest.mark.parametrize("name", ["scripts/quickstart", "scripts/test", "scripts/test-vm", "scripts/check", ".ci/run"])
 def test_scripts_can_be_executed(name: str) -> None:
     assert os.access(CHECKOUT / name, os.X_OK)
     assert (CHECKOUT / name).read_text().startswith("#!")

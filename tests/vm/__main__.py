@@ -15,6 +15,9 @@ from tests.vm.kernel import Failed, kernel
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 DEFAULT = ["tests/contract"]
+# Emulation takes its time, and the state is on a disk, as on most machines.
+_PYTEST = ("-p", "no:cacheprovider", "-o", "faulthandler_timeout=900")
+_VARIABLES = {"NETBOX_TEST_SLOWNESS": "5", "NETBOX_TEST_DISK": "/var/lib/netbox/tests"}
 
 
 def arguments() -> tuple[argparse.Namespace, list[str]]:
@@ -35,8 +38,8 @@ def arguments() -> tuple[argparse.Namespace, list[str]]:
 def main() -> int:
     """Makes the machine, runs the tests, removes the machine."""
     options, rest = arguments()
-    command = rest if options.command else [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *(rest or DEFAULT)]
-    variables = {"PYTHONPATH": str(CHECKOUT), "NETBOX_NO_SKIP": "1", "COLUMNS": str(shutil.get_terminal_size().columns)}
+    command = rest if options.command else [sys.executable, "-m", "pytest", *_PYTEST, *(rest or DEFAULT)]
+    variables = {"PYTHONPATH": str(CHECKOUT), "NETBOX_NO_SKIP": "1", **_VARIABLES, "COLUMNS": str(shutil.get_terminal_size().columns)}
     variables["PY_COLORS"] = str(int(sys.stdout.isatty() and not os.environ.get("NO_COLOR")))
     prefix = ["env", f"--chdir={CHECKOUT}", *(f"{name}={value}" for name, value in variables.items())]
     start = time.monotonic()

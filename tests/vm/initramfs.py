@@ -17,8 +17,8 @@ _MODULES = ("virtio_pci", "9pnet_virtio", "9p", "overlay")
 
 def write(file: Path, kernel: Kernel, command: Sequence[str]) -> None:
     """Makes the archive. ``command`` is what ``init.sh`` starts in the machine's root."""
-    if b"/lib64/ld-linux" in _BUSYBOX.read_bytes():
-        raise Failed(f"{_BUSYBOX} needs libraries: install busybox-static")
+    if not _BUSYBOX.exists() or b"/lib64/ld-linux" in _BUSYBOX.read_bytes():
+        raise Failed(f"{_BUSYBOX} is not there or needs libraries: install busybox-static")
     archive = _Archive()
     for name in ("bin", "dev", "modules", "proc", "sys", "machine", "changes", "root"):
         archive.add(name, stat.S_IFDIR | 0o755)

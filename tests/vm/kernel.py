@@ -1,4 +1,4 @@
-"""Debian's kernel, from its package: downloaded and unpacked into a cache directory, never installed."""
+"""Debian's kernel and its loader of modules, from their packages: downloaded and unpacked into a cache directory, never installed."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 
 META_PACKAGE = "linux-image-amd64"
+KMOD_PACKAGE = "kmod"  # not busybox: two processes that ask for a module at once must both wait until it is there
 # What a sandbox or a test can ask for. The rest, mostly drivers, would be half of 400 MB.
 _UNPACKED = ("arch", "crypto", "fs", "lib", "mm", "net", "drivers/net", "drivers/virtio", "drivers/block")
 
@@ -22,11 +23,12 @@ class Failed(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Kernel:
-    """An unpacked kernel: its release, its image, and the directory to be ``/lib/modules``."""
+    """An unpacked kernel: its release, its image, the directory to be ``/lib/modules``, and kmod, which loads modules."""
 
     release: str
     image: Path
     modules: Path
+    kmod: Path
 
     def dependencies(self, *names: str) -> list[Path]:
         """The files of modules and of all that they need, in the order of loading (modules.dep(5))."""
@@ -63,7 +65,7 @@ def kernel() -> Kernel:
     images = list(place.glob("boot/vmlinuz-*"))
     if len(images) != 1:
         raise Failed(f"{place} holds no kernel: remove it, and it is made anew")
-    return Kernel(images[0].name.removeprefix("vmlinuz-"), images[0], place / "lib/modules")
+    return Kernel(images[0].name.removeprefix("vmlinuz-"), images[0], place / "lib/modules", place / "bin/kmod")
 
 
 def _newest() -> tuple[str, str]:
@@ -81,15 +83,17 @@ def _download(package: str, version: str, place: Path) -> None:
     with tempfile.TemporaryDirectory(dir=place.parent) as name:
         directory = Path(name)
         print(f"downloading {package} {version}", flush=True)
-        run("apt-get", "download", "-q", f"{package}={version}", cwd=directory, hint="apt-get update")
-        archive = next(directory.glob("*.deb"))
+        run("apt-get", "download", "-q", f"{package}={version}", KMOD_PACKAGE, cwd=directory, hint="apt-get update")
+        (archive,), (kmod,) = (list(directory.glob(f"{name}_*.deb")) for name in (package, KMOD_PACKAGE))
         tree = directory / "tree"
         tree.mkdir()
         modules = [f"./lib/modules/*/{part}" for part in ("modules.*", *(f"kernel/{name}/*" for name in _UNPACKED))]
         patterns = shlex.join(("./boot/vmlinuz-*", *modules))
         run("sh", "-c", f"dpkg --fsys-tarfile {archive.name} | tar -x -C tree --wildcards {patterns}", cwd=directory)
+        run("dpkg", "-x", kmod.name, "tree", cwd=directory)
         release = next((tree / "lib/modules").iterdir()).name
-        run("busybox", "depmod", "-b", str(tree), release)
+        (directory / "depmod").symlink_to(tree / "bin/kmod")
+        run(str(directory / "depmod"), "-b", str(tree), release)
         for old in place.parent.glob("linux-image-*"):
             shutil.rmtree(old)
         tree.chmod(0o755)

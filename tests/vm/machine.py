@@ -1,4 +1,4 @@
-"""The virtual machine: qemu without any network device, this machine's files read-only, three serial lines.
+"""The virtual machine: qemu without any network device, this machine's files read-only, an empty disk, three serial lines.
 
 The first line is the kernel's console and is kept in a file, the second prints what the tests print, the third tells their exit code.
 """
@@ -19,7 +19,8 @@ from tests.vm.kernel import Failed, Kernel
 
 QEMU = "qemu-system-x86_64"
 # cgroup version 2 has every controller then, as on a Debian with systemd. A panic ends the machine instead of hanging.
-_KERNEL_ARGUMENTS = "console=ttyS0 quiet panic=-1 cgroup_no_v1=all"
+_DISK = 8 << 30  # bytes; only what is written takes room
+_KERNEL_ARGUMENTS = "console=ttyS0 panic=-1 cgroup_no_v1=all"
 
 
 def run(kernel: Kernel, command: Sequence[str], *, memory: int, processors: int, timeout: float) -> int:
@@ -28,14 +29,17 @@ def run(kernel: Kernel, command: Sequence[str], *, memory: int, processors: int,
     ``memory`` is in MiB, ``timeout`` in seconds for everything. Raises ``Failed`` when the machine ends or is ended before the command.
     """
     with _directory() as directory:
-        console, code, archive = directory / "console", directory / "code", directory / "initramfs"
+        console, code, archive, disk = (directory / name for name in ("console", "code", "initramfs", "disk"))
         inside = str(Path(__file__).with_name("inside.sh"))
-        initramfs.write(archive, kernel, ["/bin/bash", inside, str(kernel.modules), *command])
+        initramfs.write(archive, kernel, ["/bin/bash", inside, str(kernel.modules), str(kernel.kmod), *command])
+        with disk.open("wb") as file:
+            file.truncate(_DISK)
         arguments = [
             *(QEMU, "-nodefaults", "-no-reboot", "-display", "none", "-nic", "none"),
             *("-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", str(processors), "-m", str(memory)),
             *("-kernel", str(kernel.image), "-initrd", str(archive), "-append", _KERNEL_ARGUMENTS),
             *("-virtfs", "local,path=/,mount_tag=machine,security_model=none,readonly=on,multidevs=remap"),
+            *("-drive", f"file={disk},format=raw,if=virtio,cache=unsafe"),
             *("-chardev", "stdio,id=output,signal=off"),
             *("-serial", f"file:{console}", "-serial", "chardev:output", "-serial", f"file:{code}"),
         ]
@@ -57,7 +61,10 @@ def _directory() -> Iterator[Path]:
 
 def _wait(arguments: list[str], timeout: float, console: Path) -> None:
     """Runs qemu to its end, which comes at the latest after ``timeout`` or with this process."""
-    process = subprocess.Popen(arguments, stdin=subprocess.DEVNULL, preexec_fn=_die_with_parent)
+    try:
+        process = subprocess.Popen(arguments, stdin=subprocess.DEVNULL, preexec_fn=_die_with_parent)
+    except FileNotFoundError as error:
+        raise Failed(f"{QEMU} is not installed: scripts/test-vm does that") from error
     try:
         process.wait(timeout)
     except subprocess.TimeoutExpired as error:
