@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 from netbox.errors import NetboxError
 from netbox.kernel.inspection import InspectionSocket
+from netbox.packet.diagnosis.asking import netlink_socket
 from netbox.packet.diagnosis.attempt import Attempt, attempt, echo
-from netbox.packet.diagnosis.gather import Opened, netlink_socket
+from netbox.packet.diagnosis.gather import Opened
 from netbox.packet.diagnosis.values import DELIVERED, NOT_ASKED, REACHED, SILENT, UDP, Facts, Observation, Prediction
 
 if TYPE_CHECKING:
