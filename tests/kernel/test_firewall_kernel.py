@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -16,11 +17,13 @@ from netbox.engine import repair
 from netbox.kernel import nftables
 from netbox.network import firewall, firewall_choice, firewall_switch, obstacles
 from netbox.network.firewall_nftables import NftablesBackend
+from netbox.settings import Settings
 from netbox.spec import PortSpec
 from netbox.state.rows import SandboxRow
-from tests.e2e.boxes import await_listener
+from netbox.state.store import Store
+from tests.e2e.boxes import await_listener, inspect, running
 from tests.kernel.network_lab import Guest, Lab, ask
-from tests.support import leaks
+from tests.support import leaks, linux
 from tests.support.cli import Cli
 from tests.support.host import Neighbour, PrivateHost
 
@@ -112,7 +115,13 @@ class Conversation:
         self._server.settimeout(20)
 
     def goes_on(self) -> bool:
+        self.ask()
+        return self.is_answered()
+
+    def ask(self) -> None:
         self._client.sendall(b"ping")
+
+    def is_answered(self) -> bool:
         if self._server.recv(10) != b"ping":
             return False
         self._server.sendall(b"pong")
@@ -139,14 +148,47 @@ def talk(lab: Lab, backend: str, outside: Neighbour) -> Iterator[tuple[Guest, Co
     lab.store.delete_sandbox(guest.id)
 
 
-@pytest.mark.parametrize("damage", ["flush", "edit"])
+# Rules of a host's own. They track and translate connections: where no rule does, the kernel stops it, and resets the first that speaks.
+RESTORED = """
+*filter
+:INPUT ACCEPT
+:FORWARD DROP
+:OUTPUT ACCEPT
+-A INPUT -m conntrack --ctstate ESTABLISHED -j ACCEPT
+COMMIT
+*nat
+:PREROUTING ACCEPT
+COMMIT
+*raw
+:PREROUTING ACCEPT
+COMMIT
+"""
+CONFIGURED = """
+flush ruleset
+table inet host {
+  chain input { type filter hook input priority 0; ct state established,related accept; }
+  chain postrouting { type nat hook postrouting priority 100; oifname "ppp0" masquerade; }
+}
+"""
+
+
+def restore(backend: str) -> None:
+    """A script of the host puts its own rules in, in place of all that stand: iptables-restore(8), or nft with /etc/nftables.conf."""
+    command, text = (["nft", "-f", "-"], CONFIGURED) if backend == "nftables" else (["iptables-legacy-restore"], RESTORED)
+    subprocess.run(command, input=text, text=True, check=True, timeout=20)
+
+
+@pytest.mark.parametrize("damage", ["flush", "edit", "restore"])
 def test_repair_puts_exactly_that_back(lab: Lab, backend: str, talk: tuple[Guest, Conversation], outside: Neighbour, damage: str) -> None:
     guest, conversation = talk
     guest.serve("udp", 53)
     guest.serve("tcp", 93)
     assert repair.differences(lab.store) == []
     built = leaks.firewall()
-    if damage == "flush" and backend == "nftables":
+    if damage == "restore":
+        restore(backend)
+        conversation.ask()  # while nothing of netbox's stands; with iptables what is forwarded is dropped
+    elif damage == "flush" and backend == "nftables":
         nft("flush ruleset")
     elif damage == "flush":
         legacy("-t nat -F", "-t nat -X", "-F", "-t raw -F")
@@ -162,8 +204,14 @@ def test_repair_puts_exactly_that_back(lab: Lab, backend: str, talk: tuple[Guest
         with contextlib.suppress(OSError):  # unreachable, or silence
             client.recv(100)
     found = repair.differences(lab.store)
-    assert {item.kind for item in found} == ({"missing"} if damage == "flush" else {"missing", "foreign"})
+    assert {item.kind for item in found} == ({"missing", "foreign"} if damage == "edit" else {"missing"})
     assert repair.repair(lab.store) == found
+    if damage == "restore":
+        assert conversation.is_answered()
+        if backend == "nftables":
+            nft("delete table inet host")
+        else:
+            legacy("-P FORWARD ACCEPT", "-D INPUT -m conntrack --ctstate ESTABLISHED -j ACCEPT")
     assert leaks.firewall() == built
     assert repair.differences(lab.store) == repair.repair(lab.store) == []
     assert conversation.goes_on()
@@ -426,3 +474,51 @@ def test_check_names_it_and_repair_mends_it(private_host: PrivateHost, cli: Cli,
     finally:
         cli("rm", "-f", "web")
         cli("gc")
+
+
+IN_A_SANDBOX = {
+    "iptables": {
+        "flushed": ["iptables-legacy -t raw -F", "iptables-legacy -t raw -X"],
+        "a rule taken away": ["iptables-legacy -t raw -F NETBOX-GUARD"],
+        "a rule put in": ["iptables-legacy -t raw -A NETBOX-GUARD -p udp -j DROP"],
+        "the jump taken away": ["iptables-legacy -t raw -F PREROUTING"],
+    },
+    "nftables": {
+        "flushed": ["nft flush ruleset"],
+        "a rule taken away": ["nft flush chain ip netbox guard"],
+        "a rule put in": ["nft add rule ip netbox guard udp dport 9 drop"],
+    },
+}
+
+
+def test_losses_inside_of_a_sandbox_are_repaired_too(private_host: PrivateHost, cli: Cli, backend: str) -> None:
+    """They stand in its own network namespace, where programs of this host and a sandbox with NET_ADMIN can take them away."""
+    with running(cli, "web"):
+        cli("impair", "web", "--loss", "25%", "--direction", "in")
+        store = Store(Settings.from_environment())
+        owner = names.impairment_owner(inspect(cli, "web")["id"])
+        netns = os.open(f"/proc/{inspect(cli, 'web')['pid']}/ns/net", os.O_RDONLY)
+
+        def rules() -> set[str]:
+            with linux.network_namespace(netns):
+                return leaks.firewall()
+
+        before = rules()
+        assert before
+        assert repair.differences(store) == []
+        for damage, commands in IN_A_SANDBOX[backend].items():
+            with linux.network_namespace(netns):
+                for command in commands:
+                    subprocess.run(command.split(), check=True, timeout=20)
+            found = repair.differences(store)
+            assert {item.kind for item in found} == {"foreign" if damage == "a rule put in" else "missing"}, damage
+            assert all(item.what.startswith("in web: ") for item in found)
+            assert {item.owner for item in found} <= {owner, "netbox", ""}
+            assert repair.repair(store) == found
+            assert rules() == before, damage
+        assert cli("repair").stdout == "nothing to repair\n"
+        cli("impair", "web", "--off")
+        assert rules() == set()
+        assert repair.differences(store) == []
+        os.close(netns)
+        store.close()
