@@ -59,7 +59,7 @@ class Asked(NamedTuple):
 
 
 class _Foreseen(NamedTuple):
-    """A question with its facts and what is expected; ``key`` is equal for those that have one cause, ``None`` for one that stands alone."""
+    """A question with its facts and what is expected; ``key`` is equal for those of one cause, ``None`` for one that stands alone."""
 
     facts: Facts
     prediction: Prediction
