@@ -207,6 +207,9 @@ def test_name_servers(lab: Lab, outside: Neighbour) -> None:
     found = probe(lab.engine, "web", dns="db")
     assert found.best is not None
     assert (found.state, found.best.records) == ("answered", (f"A {db.ip_address}",))
+    reverse = probe(lab.engine, "web", dns=db.ip_address)
+    assert (reverse.state, "PTR db" in told(reverse)[1]) == ("answered", True), reverse.sentence
+    assert told(probe(lab.engine, "web", dns="db/aaaa"))[:2] == ("answered", "NOERROR without a record")
     assert told(probe(lab.engine, "web", dns="nowhere"))[:2] == ("no such name", "NXDOMAIN")
     silent = probe(lab.engine, "web", "db", dns="x", timeout=SILENCE)
     assert silent.state == "unreachable" or "port unreachable" in told(silent)[1]

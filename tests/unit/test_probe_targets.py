@@ -53,6 +53,8 @@ def test_what_is_no_target(text: str) -> None:
         (80, None, {"icmp": True}, ProbeRequest("icmp")),
         (None, None, {"dns": "db"}, ProbeRequest("dns", 53, "db")),
         (5353, None, {"dns": "db"}, ProbeRequest("dns", 5353, "db")),
+        (None, None, {"dns": "example.org/mx"}, ProbeRequest("dns", 53, "example.org", "MX")),
+        (None, None, {"dns": "10.0.0.5"}, ProbeRequest("dns", 53, "5.0.0.10.in-addr.arpa", "PTR")),
         (None, None, {"source_address": "192.0.2.1", "icmp": False}, ProbeRequest("icmp", source="192.0.2.1")),
     ],
 )

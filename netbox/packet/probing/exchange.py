@@ -42,7 +42,6 @@ class Order:
     inner: tuple[str, int | None] | None = None
     reached_by: str = ""
     dont_fragment: bool | None = None
-    record: str = "A"
 
 
 class _Way(NamedTuple):
@@ -157,7 +156,7 @@ class Exchange:
             request.size or 0,
             self._dont_fragment(order, way.mtu, version),
             request.name or "",
-            order.record,
+            request.record,
             order.station.link(way.link).mac if neighbour_probe else "",
         )
         return flight

@@ -25,12 +25,11 @@ _PARALLEL_FROM = 200  # packets: fewer are not worth a second process that loads
 
 
 class Job(NamedTuple):
-    """A probe whose places are known. ``record`` is the type that a DNS query asks for."""
+    """A probe whose places are known."""
 
     source: Place
     target: Target
     request: ProbeRequest
-    record: str = "A"
 
 
 class Worker:
@@ -142,7 +141,6 @@ def _item(job: Job, namespaces: _Namespaces) -> dict[str, Any]:
         "address": target.address,
         "inner": target.inner,
         "reached_by": target.place.title if target.place is not None else "",
-        "record": job.record,
     }
 
 
