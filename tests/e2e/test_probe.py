@@ -323,6 +323,10 @@ def test_path_mtu(lab: Lab, private_host: object, black_hole: bool) -> None:
         assert found is not None
         assert (found.mtu, found.link_mtu, found.black_hole) == (1400, 1500, black_hole)
         assert (found.last_seen_name if black_hole else found.limited_by_name) == "host"
+        # Nobody listens there: the refusal says that the packet has arrived.
+        found = probe(lab.engine, "web", neighbour.address, ProbeRequest("tcp", 9, pmtu=True)).path_mtu
+        assert found is not None
+        assert (found.mtu, found.black_hole) == (1400, black_hole), found
         assert probe(lab.engine, "web", "host", pmtu=True).path_mtu[:2] == (1500, 1500)  # type: ignore[index]
     finally:
         if black_hole:

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 
 from netbox.errors import NotFound, UsageError
 from netbox.kernel.inspection import InspectionSocket
-from netbox.packet.diagnosis import publishing, resolving
+from netbox.packet import resolving
+from netbox.packet.diagnosis import publishing
 from netbox.packet.diagnosis.asking import HERE, Kernel
 from netbox.packet.diagnosis.boxes import Records
 from netbox.packet.diagnosis.values import HOST, LAN, SANDBOX, Box, Facts, Mac, Namespace, Request
-from netbox.packet.resolving import read_inside
 
 if TYPE_CHECKING:
     from netbox.engine import Sandbox
@@ -117,9 +117,8 @@ class Gatherer:
             address, port = publishing.address_of(facts, box, lambda ipv6: self._host_address(facts, ipv6))
             return replace(facts, address=address or self._foreign_address(box), port=port)
         hosts, config = (self._file(facts, path) for path in ("etc/hosts", "etc/resolv.conf"))
-        found = resolving.resolve(name, hosts, config, self.opened.source, self._request.timeout)
-        addresses = [item for item in found.addresses if (":" in item) == self._request.ipv6] or list(found.addresses)
-        return replace(facts, target_kind="address", resolution=found, address=addresses[0] if addresses else "", port=self._request.port)
+        found = resolving.resolve(name, hosts, config, self.opened.source, self._request.timeout, self._request.ipv6)
+        return replace(facts, target_kind="address", resolution=found, address=next(iter(found.addresses), ""), port=self._request.port)
 
     def _foreign_address(self, box: Box) -> str:
         """The first address of a namespace that somebody else made (mode ns)."""
@@ -135,7 +134,7 @@ class Gatherer:
         """A file as the source sees it; empty where there is none."""
         pid = self._sandbox(facts.source_box).pid if facts.source_box else None
         if pid:
-            return read_inside(pid, path)
+            return resolving.read_inside(pid, path)
         try:
             with open(f"/{path}", encoding="utf-8", errors="replace") as file:
                 return file.read()
