@@ -27,11 +27,11 @@ def inspect(cli: Cli, name: str) -> dict[str, Any]:
 @contextlib.contextmanager
 def running(cli: Cli, name: str, *options: str, image: str = "busybox", command: tuple[str, ...] = ("sleep", "100")) -> Iterator[str]:
     """A detached sandbox inside the block, removed afterwards."""
-    cli("run", "-d", "--name", name, *options, image, *command)
+    identity = cli("run", "-d", "--name", name, *options, image, *command).stdout.strip()
     try:
         yield name
     finally:
-        cli("rm", "-f", name, check=None)
+        cli("rm", "-f", identity, check=None)  # not by name: when the test has removed it, "c" may be the beginning of another's id
 
 
 def await_listener(cli: Cli, name: str, port: int) -> None:

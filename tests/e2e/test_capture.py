@@ -29,7 +29,7 @@ def address(cli: Cli, name: str) -> str:
 
 def ping(cli: Cli, name: str, target: str, *options: str, check: int | None = 0) -> bool:
     """Whether an answer came, which ``check`` says it must."""
-    return cli("exec", name, "ping", "-c", "1", "-w", "5", *options, target, check=check).returncode == 0
+    return cli("exec", name, "ping", "-c", "1", "-w", "20", *options, target, check=check).returncode == 0
 
 
 def gateway_of(cli: Cli, name: str, position: int = 0) -> str:
@@ -172,7 +172,7 @@ def test_sandboxes_come_and_go(cli: Cli, tmp_path: Path) -> None:
     path = tmp_path / "a.pcapng"
     with capturing(cli, "--all", "-w", str(path)) as capture:
         for name in ("one", "two"):
-            cli("run", "--rm", "--name", name, "busybox", "sh", "-c", "ping -c 1 -w 5 $(ip route | awk '/default/ {print $3}')")
+            cli("run", "--rm", "--name", name, "busybox", "sh", "-c", "ping -c 1 -w 20 $(ip route | awk '/default/ {print $3}')")
         with running(cli, "three"):
             cli("network", "create", "more")
             cli("network", "connect", "more", "three")

@@ -138,7 +138,7 @@ def test_detached(cli: Cli, box: Sandbox) -> None:
     wait_until(lambda: box.exec("cat", "/tmp/said").stdout == b"hello\n", "what the detached command writes")
     # The sandbox's pid 1 has adopted it; it has no parent outside.
     found = next(row for row in box.top() if row.command.startswith("sh -c"))
-    assert f"\nPPid:\t{box.pid}\n" in Path(f"/proc/{found.pid}/status").read_text()
+    wait_until(lambda: f"\nPPid:\t{box.pid}\n" in Path(f"/proc/{found.pid}/status").read_text(), "its adoption by pid 1")
     assert "cannot execute" in cli("exec", "-d", "box", "no-such-command", check=127).stderr
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -98,7 +99,7 @@ def test_impaired_shown_and_lifted(cli: Cli) -> None:
         assert shown[:2] == ["in   everybody  rate 1mbit, loss 50%", "out  everybody  rate 1mbit, loss 50%"]
         assert shown[2].startswith("in   db         loss 100%, ")
         documents = json.loads(cli("impair", "--format", "json", "web").stdout)
-        assert 30 < documents[2]["seconds_left"] <= 60
+        assert 0 < documents[2]["seconds_left"] <= 60
         assert documents[:2] == inspect(cli, "web")["impairments"][:2]
         assert documents[0] == {
             **dict.fromkeys(("corrupt", "loss"), 0.0),
@@ -126,12 +127,22 @@ def test_impaired_shown_and_lifted(cli: Cli) -> None:
         wait_until(lambda: timers() == [])
 
 
+def impaired_for_a_while(cli: Cli, document: dict[str, Any], then: Callable[[], object] = lambda: None) -> int:
+    """Impairs web for some seconds, does ``then`` and sees that it is in force still: on a slow machine that asks for more seconds."""
+    for seconds in (2, 30):
+        cli("impair", "web", "--rate", "1mbit", "--loss", "50%", "--for", f"{seconds}s")
+        then()
+        if all(standing(document).values()):
+            return seconds
+        wait_until(lambda: not any(standing(document).values()) and timers() == [], "the end of the impairment")
+    return pytest.fail("the impairment was not in force")
+
+
 def test_over_by_itself(cli: Cli) -> None:
     with running(cli, "web"):
         document = inspect(cli, "web")
-        cli("impair", "web", "--rate", "1mbit", "--loss", "50%", "--for", "3s")
-        assert all(standing(document).values())
-        wait_until(lambda: not any(standing(document).values()))
+        impaired_for_a_while(cli, document)
+        wait_until(lambda: not any(standing(document).values()), timeout=60)
         wait_until(lambda: timers() == [])
         assert [row for row in inspect(cli, "web")["journal"] if row["kind"] == "impairment"] == []
 
@@ -139,11 +150,15 @@ def test_over_by_itself(cli: Cli) -> None:
 def test_the_timer_is_killed(cli: Cli) -> None:
     with running(cli, "web"):
         document = inspect(cli, "web")
-        cli("impair", "web", "--rate", "1mbit", "--loss", "50%", "--for", "3s")
-        for pid in timers():
-            os.kill(int(pid), signal.SIGKILL)
-        wait_until(lambda: timers() == [])
-        time.sleep(3.1)
+
+        def kill_timers() -> None:
+            for pid in timers():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(pid), signal.SIGKILL)
+            wait_until(lambda: timers() == [])
+
+        seconds = impaired_for_a_while(cli, document, kill_timers)
+        time.sleep(seconds + 0.1)
         assert all(standing(document).values())  # nobody has looked
         assert cli("gc").stdout == "collected impairment of web\n"
         assert not any(standing(document).values())

@@ -23,6 +23,7 @@ from netbox.runtime.launcher import Launcher
 from netbox.state.journal import Journal
 from tests.support.cli import Cli
 from tests.support.host import PrivateHost
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("private_host")
 
@@ -93,14 +94,16 @@ def collect() -> None:
     with Engine() as engine:
         engine.gc()
         for sandbox in engine.list(all=True):
-            # It was killed after the command had begun: what is left is a whole sandbox that runs.
+            # It was killed after the command had begun: what is left is a whole sandbox that runs. Or else its start was being aborted, or
+            # its removal was under way: both go on without their engine.
             try:
-                assert sandbox.exec("true").exit_code == 0
+                whole = sandbox.exec("true").exit_code == 0
             except (NotFound, WrongState):
-                engine.gc()  # its start was being aborted, or its removal was under way: both go on without their engine
-                assert [x.inspect() for x in engine.list(all=True)] == []
-            else:
+                whole = False
+            if whole:
                 sandbox.remove(force=True)
+            else:
+                wait_until(lambda: engine.gc() == [] and engine.list(all=True) == [], "the end of what was under way")
         engine.gc()
         assert engine.gc() == []
 

@@ -43,8 +43,12 @@ def test_a_killed_name_service_comes_back(private_host: PrivateHost, cli: Cli, w
     cli("network", "create", "front")
     cli("run", "-d", "--name", "web", "--network", "front", "busybox", "sleep", "60")
     cli("run", "-d", "--name", "db", "--network", "front", "busybox", "sleep", "60")
-    servers = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit() and name_of(path) == "netbox-names"]
-    assert len(servers) == 2
+
+    def processes() -> list[int]:
+        return [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit() and name_of(path) == "netbox-names"]
+
+    wait_until(lambda: len(processes()) == 2, "the server and its standby")
+    servers = processes()
     for pid in servers:
         os.kill(pid, signal.SIGKILL)
     wait_until(lambda: not any(is_alive(pid) for pid in servers), "the name service to die")

@@ -271,7 +271,8 @@ def test_hostname(cli: Cli) -> None:
 
 def test_init_is_pid_1_and_reaps(cli: Cli) -> None:
     # The orphan of a subshell becomes a child of pid 1: without a reaper it stays a zombie.
-    script = "(sleep 0.01 &); sleep 0.1; cat /proc/1/comm; ps -o stat,comm | grep -c '^Z'"
+    reaped = "(sleep 0.01 & echo $! > /tmp/orphan); while kill -0 $(cat /tmp/orphan) 2> /dev/null; do sleep 0.01; done"
+    script = f"{reaped}; cat /proc/1/comm; ps -o stat,comm | grep -c '^Z'"
     first, zombies = shell(cli, script, "--init", check=1).splitlines()
     assert (first, zombies) == ("netbox-init", "0")
     assert shell(cli, "read name < /proc/1/comm; echo $name") == "sh\n"
