@@ -208,6 +208,9 @@ def test_name_servers(lab: Lab, outside: Neighbour) -> None:
     found = probe(lab.engine, "web", dns="db")
     assert found.best is not None
     assert (found.state, found.best.records) == ("answered", (f"A {db.ip_address}",))
+    reverse = probe(lab.engine, "web", dns=db.ip_address)
+    assert (reverse.state, "PTR db" in told(reverse)[1]) == ("answered", True), reverse.sentence
+    assert told(probe(lab.engine, "web", dns="db/aaaa"))[:2] == ("answered", "NOERROR without a record")
     assert told(probe(lab.engine, "web", dns="nowhere"))[:2] == ("no such name", "NXDOMAIN")
     silent = probe(lab.engine, "web", "db", dns="x", timeout=SILENCE)
     assert silent.state == "unreachable" or "port unreachable" in told(silent)[1]
@@ -321,6 +324,10 @@ def test_path_mtu(lab: Lab, private_host: object, black_hole: bool) -> None:
         assert found is not None
         assert (found.mtu, found.link_mtu, found.black_hole) == (1400, 1500, black_hole)
         assert (found.last_seen_name if black_hole else found.limited_by_name) == "host"
+        # Nobody listens there: the refusal says that the packet has arrived.
+        found = probe(lab.engine, "web", neighbour.address, ProbeRequest("tcp", 9, pmtu=True)).path_mtu
+        assert found is not None
+        assert (found.mtu, found.black_hole) == (1400, black_hole), found
         assert probe(lab.engine, "web", "host", pmtu=True).path_mtu[:2] == (1500, 1500)
     finally:
         if black_hole:

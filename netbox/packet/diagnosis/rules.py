@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 ACCEPT, DROP, REJECT, RETURN, JUMP, GOTO, CONTINUE, DNAT = "accept", "drop", "reject", "return", "jump", "goto", "continue", "dnat"
@@ -160,14 +161,24 @@ def _interface(value: str, name: str) -> bool:
     return name.startswith(value[:-1]) if value[-1:] in ("+", "*") else value == name
 
 
+@lru_cache(1024)
+def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    return ipaddress.ip_address(text)
+
+
+@lru_cache(1024)
+def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    return ipaddress.ip_network(text, strict=False)
+
+
 def _contains(network: str, address: str) -> bool | None:
     """Whether an address, a network or a range FIRST-LAST contains the address."""
     try:
-        number = ipaddress.ip_address(address)
+        number = _address(address)
         if "-" in network:
-            first, last = (ipaddress.ip_address(part) for part in network.split("-"))
+            first, last = (_address(part) for part in network.split("-"))
             return first.version == number.version and int(first) <= int(number) <= int(last)
-        return number in ipaddress.ip_network(network, strict=False)
+        return number in _network(network)
     except ValueError:
         return None
 
