@@ -15,7 +15,7 @@ from tests.support.waiting import wait_until
 
 
 def test_every_mode(cli: Cli) -> None:
-    result = cli("verify", check=None)
+    result = cli("verify", check=None, timeout=110)
     assert result.returncode == 0, result.stdout + result.stderr
     lines = result.stdout.splitlines()
     assert [line for line in lines if line and not line.startswith(" ")][:-1] == ["bridge", "ipv6", "host", "container", "none"]
@@ -41,7 +41,7 @@ def test_a_broken_promise_is_found(cli: Cli) -> None:
     rule = ["FORWARD", "-j", "DROP"]
     subprocess.run(["iptables-legacy", "-t", "mangle", "-A", *rule], check=True, timeout=60)
     try:
-        result = cli("verify", "bridge", check=1)
+        result = cli("verify", "bridge", check=1, timeout=110)
     finally:
         subprocess.run(["iptables-legacy", "-t", "mangle", "-D", *rule], check=True, timeout=60)
     assert "  ✗ NAT: a sandbox reaches another machine" in result.stdout
