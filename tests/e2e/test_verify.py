@@ -42,7 +42,7 @@ def test_a_broken_promise_is_found(cli: Cli) -> None:
     rule = ["FORWARD", "-j", "DROP"]
     subprocess.run(["iptables-legacy", "-t", "mangle", "-A", *rule], check=True, timeout=60)
     try:
-        result = cli("verify", "bridge", check=1)
+        result = cli("verify", "bridge", check=1, timeout=110)
     finally:
         subprocess.run(["iptables-legacy", "-t", "mangle", "-D", *rule], check=True, timeout=60)
     assert "  ✗ NAT: a sandbox reaches another machine" in result.stdout
