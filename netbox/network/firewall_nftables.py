@@ -27,7 +27,7 @@ import struct
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from netbox.errors import FirewallError
+from netbox.errors import FirewallError, NoPermission
 from netbox.kernel import nftables
 from netbox.network.firewall import STAGES, Difference, InstalledRule, RuleGroup
 from netbox.network.firewall_lock import exclusive
@@ -95,7 +95,7 @@ class NftablesBackend:
         for ipv6, wanted in ((False, base), (True, base6)):
             rendered = [Rendered(group, ipv6) for group in add]
             lines += _base_commands(ipv6) if wanted else []
-            lines += [line for part in _needed(rendered) if wanted or not _stands(ipv6, part.number) for line in _part_commands(part, ipv6)]
+            lines += [line for part in _needed(rendered) if wanted or _is_missing(part, ipv6) for line in _part_commands(part, ipv6)]
             for batch in _by_stage(rendered):
                 lines += batch
         return [typed(line) for line in lines]
@@ -174,6 +174,14 @@ def _part_lines(wanted: Iterable[Part], ipv6: bool) -> list[str]:
 def _base_entry(ipv6: bool, number: int) -> str:
     """The entry of the index for what is everybody's."""
     return f'add element {TABLES[ipv6]} {OWNED} {{ "{BASE_KEY}" . {number} comment "stands" }}'
+
+
+def _is_missing(part: Part, ipv6: bool) -> bool:
+    """Whether a person would have to add a part; yes where this process must not look."""
+    try:
+        return not _stands(ipv6, part.number)
+    except NoPermission:
+        return True
 
 
 def _raw_key(key: str, number: int) -> bytes:

@@ -1,10 +1,10 @@
 """The rules of all networks at once, in the terms of nft(8): what differs from network to network is an element of a set. Pure.
 
-A network's rules (``firewall.network_rules``) are the same for every network but for its bridge and its subnet. So each of them stands once,
-for all networks, and asks sets instead of naming a bridge. However many networks there are, a packet meets as many rules as with one, and
-a network comes and goes by elements. All sets are hash sets, whose cost does not depend on their size either; a set of intervals would
-be read, or copied, as a whole for every change. That is why subnets are found by their first address, under the mask of their length: each
-length that is in use has sets and rules of its own.
+A network's rules (``firewall.network_rules``) are the same for every network but for its bridge and its subnet. So each of them stands
+once, for all networks, and asks sets instead of naming a bridge. However many networks there are, a packet meets as many rules as with
+one, and a network comes and goes by elements. All sets are hash sets, whose cost does not depend on their size either; a set of
+intervals would be read, or copied, as a whole for every change. That is why subnets are found by their first address, under the mask of
+their length: each length that is in use has sets and rules of its own.
 """
 
 from __future__ import annotations
@@ -12,12 +12,23 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from ipaddress import ip_network
 from typing import Any, NamedTuple
 
 from netbox.network.firewall import FENCE, GUARD, LEAVE, LOOPBACK, LOOPBACK6, STAGES, Rule, RuleGroup, dual_stack, network_rules
-from netbox.network.firewall_nftables_rules import CHAINS, FAMILIES, OWN, TABLES, ChainRule, Term, address_terms, connection_terms, match_term, verdict_term
+from netbox.network.firewall_nftables_rules import (
+    CHAINS,
+    FAMILIES,
+    OWN,
+    TABLES,
+    ChainRule,
+    Term,
+    address_terms,
+    connection_terms,
+    match_term,
+    verdict_term,
+)
 
 OPEN, INTERNAL = "open", "internal"
 _BRIDGES, _PAIRS = "_bridges", "_pairs"  # behind the kind of network
@@ -117,13 +128,13 @@ class Network:
         """Of the subnet's prefix; 0 for an internal one."""
         return ip_network(self.subnet).prefixlen if self.subnet else 0
 
-    def template(self, owner: str) -> tuple[Rule, ...]:
+    @cached_property
+    def rules(self) -> tuple[Rule, ...]:
         """Its rules."""
-        return _template(owner, self.bridge, self.subnet, self.ipv6)
-
-    def has(self, rule: Rule) -> bool:
-        """Whether a rule is one of those that every network has."""
-        return rule in _template("", self.bridge, self.subnet, self.ipv6)
+        group = network_rules("", self.bridge, self.subnet, internal=not self.subnet)
+        if self.ipv6:
+            group = dual_stack(group, self.subnet, self.subnet)
+        return tuple(rule for rule in group.rules if rule.ipv6 == self.ipv6)
 
     def members(self, owner: str) -> list[Member]:
         """Its elements."""
@@ -143,7 +154,7 @@ class Network:
         return [part(_OPEN_PART, self.ipv6), part(self.length, self.ipv6)]
 
     def standing(self, rule: Rule) -> ChainRule:
-        """The rule of everybody's that stands for a rule of ``template``."""
+        """The rule of everybody's that stands for one of ``rules``."""
         return _shared(rule, self)
 
 
@@ -157,7 +168,7 @@ def network_of(group: RuleGroup, ipv6: bool) -> Network | None:
     subnet = next((rule.source for rule in rules if rule.stage in (FENCE, LEAVE) and rule.source not in fenced), "")
     try:
         found = Network(bridge, subnet, ipv6)
-        known = (not subnet or found.length > 0) and set(found.template(group.owner)) <= set(rules)
+        known = (not subnet or found.length > 0) and set(found.rules) <= set(rules)
     except ValueError:
         return None
     return found if known else None
@@ -172,14 +183,6 @@ def network_from(members: Iterable[tuple[str, str]], ipv6: bool) -> Network | No
             return Network(bridge, f"{first}/{name.removeprefix(_MEMBERS)}", ipv6)
     internal = found.get(f"{INTERNAL}{_BRIDGES}")
     return Network(internal, "", ipv6) if internal else None
-
-
-@cache
-def _template(owner: str, bridge: str, subnet: str, ipv6: bool) -> tuple[Rule, ...]:
-    group = network_rules(owner, bridge, subnet, internal=not subnet)
-    if ipv6:
-        group = dual_stack(group, subnet, subnet)
-    return tuple(rule for rule in group.rules if rule.ipv6 == ipv6)
 
 
 @cache
@@ -214,7 +217,7 @@ def _any(length: int, ipv6: bool) -> Network:
 
 def _rules(network: Network, about_subnets: bool) -> tuple[ChainRule, ...]:
     """The rules that stand for all networks like this one, those about subnets or the others, in the order of the stages."""
-    rules = sorted(network.template(OWN), key=lambda rule: STAGES.index(rule.stage))
+    rules = sorted(network.rules, key=lambda rule: STAGES.index(rule.stage))
     return tuple(_shared(rule, network) for rule in rules if _is_about_subnet(rule, network) == about_subnets)
 
 

@@ -204,6 +204,7 @@ def _check(rule: Rule, owner: str) -> None:
 
 
 def match_term(text: str, left: dict[str, Any], right: Any, negated: bool = False, op: str = "==") -> Term:
+    """A condition."""
     return Term(text, {"match": {"op": "!=" if negated else op, "left": left, "right": right}})
 
 
@@ -216,6 +217,7 @@ def _interface(key: str, value: str) -> list[Term]:
 
 
 def address_terms(field: str, value: str, ipv6: bool) -> list[Term]:
+    """The condition about an address; none for an empty value."""
     if not value:
         return []
     ip = FAMILIES[ipv6]
@@ -236,6 +238,7 @@ def _transport(rule: Rule) -> list[Term]:
 
 
 def connection_terms(states: tuple[str, ...]) -> list[Term]:
+    """The condition about a connection; none for no states. Raises ``ValueError`` for a mixture that no one condition can ask for."""
     if not states:
         return []
     for key, known in (("state", _STATES), ("status", _STATUSES)):
@@ -255,6 +258,7 @@ def _share(probability: float) -> list[Term]:
 
 
 def verdict_term(rule: Rule) -> Term:
+    """What becomes of the packet. Raises ``ValueError`` for a redirect that no one rule can make."""
     if isinstance(rule.verdict, str):
         return Term(rule.verdict, {rule.verdict: None})
     if rule.ports is None:

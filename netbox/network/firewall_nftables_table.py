@@ -23,6 +23,7 @@ from netbox.network.firewall import (
     RuleGroup,
     is_owner,
 )
+from netbox.network.firewall_nftables_networks import Member, Network, Part, is_network_set, network_from, network_of, parts, quoted
 from netbox.network.firewall_nftables_rules import (
     ADDRESS_PORT,
     LOCAL,
@@ -39,7 +40,6 @@ from netbox.network.firewall_nftables_rules import (
     lookup,
     not_loopback,
 )
-from netbox.network.firewall_nftables_networks import Member, Network, Part, is_network_set, network_from, network_of, parts, quoted
 
 IN_CHAINS = "rules"  # an entry of the index: the owner has rules in chains
 BASE_KEY, VERSION = "base", 300  # behind the numbers of parts
@@ -107,7 +107,7 @@ class Rendered:
         for rule in group.rules:
             if rule.ipv6 != ipv6 or rule.stage == NAMES:
                 continue  # names: an accept in a table of our own overrules nobody's drop
-            if network is not None and network.has(rule):
+            if network is not None and rule in network.rules:
                 continue
             item = element(rule, group.owner)
             if item is not None:
@@ -181,10 +181,8 @@ class Table:
             if is_owner(str(rule.get("comment", ""))):
                 found.append(InstalledRule(rule["comment"], f"{'ip6 ' if self.ipv6 else ''}{chain} {number}"))
         for owner, network in self._networks().items():
-            for rule in network.template(owner):
-                shown = self._shared_place(rule, network, owner)
-                if shown:
-                    found.append(InstalledRule(owner, shown))
+            places = (self._shared_place(value, network, owner) for value in network.rules)
+            found += [InstalledRule(owner, place) for place in places if place]
         ranges = set()
         for (name, key), (_, comment) in self.elements.items():
             owner, _, ports = comment.partition(" ")
@@ -213,7 +211,7 @@ class Table:
         if rule.ipv6 != self.ipv6 or rule.stage == NAMES:
             return None  # names: there is none, see Rendered
         family = "ip6 " if self.ipv6 else ""
-        if network is not None and network.has(rule):
+        if network is not None and rule in network.rules:
             return self._shared_place(rule, network, owner)
         item = element(rule, owner)
         if item is not None:

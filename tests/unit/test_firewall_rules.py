@@ -21,8 +21,8 @@ iptables -t filter -A NETBOX-INGRESS -o netbox0 -m conntrack --ctstate RELATED,E
 iptables -t filter -A NETBOX-INGRESS -i netbox0 -o netbox0 OWNER -j ACCEPT
 iptables -t filter -A NETBOX-INGRESS -o netbox0 -m conntrack --ctstate DNAT OWNER -j ACCEPT
 iptables -t filter -A NETBOX-INGRESS -o netbox0 OWNER -j DROP
-iptables -t filter -A NETBOX-EGRESS ! -s 10.9.0.0/20 -i netbox0 OWNER -j DROP
-iptables -t filter -A NETBOX-EGRESS -i netbox0 OWNER -j ACCEPT
+iptables -t filter -A NETBOX-EGRESS -s 10.9.0.0/20 -i netbox0 OWNER -j ACCEPT
+iptables -t filter -A NETBOX-EGRESS -i netbox0 OWNER -j DROP
 iptables -t nat -A NETBOX-HAIRPIN -s 10.9.0.0/20 -d 10.9.0.0/20 -o netbox0 -m conntrack --ctstate DNAT OWNER -j MASQUERADE
 iptables -t nat -A NETBOX-HAIRPIN -s 127.0.0.0/8 -o netbox0 OWNER -j MASQUERADE
 iptables -t nat -A NETBOX-KEEP -o netbox0 -m conntrack --ctstate DNAT OWNER -j ACCEPT

@@ -17,8 +17,8 @@ _DEPTH = 64  # chains inside chains; the kernel allows 16 (nf_tables), and as ma
 
 
 class Match(NamedTuple):
-    """One condition. ``kind`` is in, out, source, destination, protocol, port, state, status, local, loopback or unknown; ``values`` are
-    alternatives."""
+    """One condition. ``kind`` is in, out, source, destination, protocol, port, state, status, local, every or unknown; ``values`` are
+    alternatives, those of ``every`` tuples of matches that have to hold together."""
 
     kind: str
     values: tuple[Any, ...] = ()
@@ -181,6 +181,11 @@ def _status(value: str, packet: Packet) -> bool | None:
     return {"DNAT": packet.translated, "SNAT": False}.get(value.upper())
 
 
+def _every(parts: tuple[Match, ...], packet: Packet) -> bool | None:
+    answers = [_holds(part, packet) for part in parts]
+    return False if False in answers else (None if None in answers else True)
+
+
 _TESTS: dict[str, Callable[[Any, Packet], bool | None]] = {
     "in": lambda value, packet: _interface(value, packet.in_interface),
     "out": lambda value, packet: _interface(value, packet.out_interface),
@@ -191,6 +196,7 @@ _TESTS: dict[str, Callable[[Any, Packet], bool | None]] = {
     "state": lambda value, packet: value.upper() == packet.state,
     "status": _status,
     "local": lambda value, packet: value.upper() == "LOCAL" if packet.local else (False if value.upper() == "LOCAL" else None),
+    "every": _every,
     "never": lambda value, packet: False,
     "always": lambda value, packet: True,
 }
