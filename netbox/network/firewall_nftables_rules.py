@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from netbox.kernel.iptables_entry import validate
-from netbox.network.firewall import LOOPBACK, LOOPBACK6, PUBLISH, STAGES, Redirect, Rule
+from netbox.network.firewall import GUARD, LOOPBACK, LOOPBACK6, LOSS, PUBLISH, STAGES, Redirect, Rule
 from netbox.network.firewall_iptables import entry
 
 TABLES = {False: "ip netbox", True: "ip6 netbox"}
@@ -18,7 +18,8 @@ FAMILIES = {False: "ip", True: "ip6"}
 OWN = "netbox"
 """The comment of the rules that are everybody's."""
 PORT, ADDRESS_PORT, PORT_RANGE, OWNED = "port", "address_port", "port_range", "owned"
-CHAINS = {stage: stage for stage in STAGES}
+CHAINS = {stage: stage for stage in STAGES} | {LOSS: GUARD}
+"""Of each stage. What gets lost follows what is forged, on the same hook."""
 _COMMENT_MAX = 100  # bytes; NFTNL_UDATA_COMMENT_MAXLEN is 128 with the NUL
 _STATES = ("INVALID", "ESTABLISHED", "RELATED", "NEW", "UNTRACKED")  # in the order of their bits, which is how they are listed
 _STATUSES = ("SNAT", "DNAT")
