@@ -143,6 +143,7 @@ class NetworkRequest:
     ipv6: bool = False
     subnet6: str | None = None
     gateway6: str | None = None
+    ip_range6: str | None = None
 
 
 @dataclass(frozen=True)

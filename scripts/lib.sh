@@ -15,7 +15,10 @@ trap 'rm -f "$LOG"' EXIT
 # libpcap0.8 the filters of captures.
 RUN_PACKAGES=(iptables libnftables1 iproute2 busybox-static tini libseccomp2 libpcap0.8 curl ca-certificates)
 # What the tests use beside it: real terminals, user namespaces, archives of every kind, a reader of captures, and programs that live beside netbox.
-TEST_PACKAGES=(nftables tmux util-linux xz-utils bzip2 zstd tshark ufw docker.io podman netavark)
+TEST_PACKAGES=(nftables tmux util-linux xz-utils bzip2 zstd tshark ufw docker.io podman netavark
+    firewalld libvirt-daemon libvirt-clients dnsmasq-base)
+# What scripts/test-vm runs Debian's kernel in.
+VM_PACKAGES=(qemu-system-x86)
 
 BOLD='' DIM='' GREEN='' RED='' PLAIN=''
 if [[ -t 1 && -z ${NO_COLOR:-} ]]; then
@@ -50,6 +53,21 @@ need_root() {
     [[ $(id -u) == 0 ]] || die "this needs root" "sudo $0"
 }
 
+# without_services COMMAND...: no service of a package that the command installs starts, now or with the machine: dockerd and firewalld would
+# change the machine's own firewall. (policy-rc.d is what Debian's packages ask before they start something.)
+without_services() (
+    policy=/usr/sbin/policy-rc.d
+    if [[ ! -e $policy ]]; then
+        trap 'rm -f "$policy"' EXIT
+        printf '#!/bin/sh\nexit 101\n' >"$policy"
+        chmod 755 "$policy"
+    fi
+    enabled() { find /etc/systemd/system -type l 2>/dev/null | sort; }
+    before=$(enabled)
+    "$@"
+    comm -13 <(echo "$before") <(enabled) | xargs -r -d '\n' rm -f
+)
+
 # packages NAME...: installs the Debian packages that are missing, and asks the network only then.
 packages() {
     local missing=() name
@@ -63,7 +81,7 @@ packages() {
     fi
     [[ $(id -u) == 0 ]] || die "missing packages: ${missing[*]}" "sudo apt-get install ${missing[*]}"
     quietly "packages: reading the lists" apt-get update -q
-    quietly "packages: installing ${missing[*]}" apt-get install -q -y --no-install-recommends "${missing[@]}"
+    quietly "packages: installing ${missing[*]}" without_services apt-get install -q -y --no-install-recommends "${missing[@]}"
     line packages "installed ${missing[*]}"
 }
 

@@ -25,6 +25,7 @@ Examples:
   netbox capture web                                  # a line for each packet
   netbox capture web db -f 'tcp port 5432'
   netbox capture --network front -w front.pcapng      # both ends of every link, and the bridge
+  netbox capture web --verdicts                       # which rule accepted or dropped it
   netbox capture --all -w trace.pcapng --ring 10x50MB
   netbox capture --from-start web -w first.pcapng     # then, elsewhere: netbox run --name web ...
   netbox capture web -w - | tshark -r -
@@ -50,6 +51,7 @@ Filters are libpcap's (man pcap-filter). ctrl-c ends a capture; the file is comp
     "-s", "--snapshot-length", metavar="BYTES", type=click.IntRange(64, 262144), default=262144, help="Keep so much of each packet."
 )
 @click.option("-B", "--buffer-size", metavar="SIZE", default="8m", help="Memory for packets that wait, for each interface (default 8m).")
+@click.option("--verdicts", is_flag=True, help="Name the firewall rules that packets met, and whose they are.")
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors and packets.")
 @options.sandboxes_argument(required=False)
 def capture(
@@ -67,6 +69,7 @@ def capture(
     duration: str | None,
     snapshot_length: int,
     buffer_size: str,
+    verdicts: bool,
     quiet: bool,
 ) -> None:
     """Record or print the packets of sandboxes, on both ends of their links.
@@ -97,6 +100,7 @@ def capture(
             snapshot_length=snapshot_length,
             ring_size=parse_size(buffer_size, "--buffer-size", 512 << 10),
             limits=limits,
+            verdicts=verdicts,
         )
         try:
             sinks: list[Sink] = [] if path is None else [open_output(path, rotation, snapshot_length, filter_)]
@@ -118,6 +122,8 @@ def _record(recording: Capture, sinks: list[Sink], selection: Selection, quiet: 
     with ended_by_signals(recording):
         recording.open(*sinks)
         if not quiet:
+            for note in recording.notes:
+                output.report("note", note)
             _say(_beginning(recording, selection))
         recording.run()
         summary = recording.close()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import click
 
 from netbox.cli import options, output, terminal
@@ -19,7 +21,7 @@ Examples:
   echo data | netbox exec -i web tee /tmp/file
   netbox exec -d -u 1000 -e MODE=fast web /usr/local/bin/job
 
-Exit code: the command's own; 126 when it cannot be executed, 127 when it is not there.
+Exit code: the command's own; 126 when it cannot be executed, 127 when it is not there, 0 after the detach keys.
 """,
 )
 @click.option("-i", "--interactive", is_flag=True, help="Pass stdin on to the command.")
@@ -30,6 +32,7 @@ Exit code: the command's own; 126 when it cannot be executed, 127 when it is not
 @click.option("-e", "--env", "environment", multiple=True, metavar="NAME[=VALUE]", help="Environment variable; repeatable.")
 @click.option("--env-file", "env_files", multiple=True, metavar="FILE", help="File of NAME=VALUE lines.")
 @click.option("--privileged", is_flag=True, help="All capabilities.")
+@options.detach_keys_option
 @options.sandbox_argument(running=True)
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def exec_(
@@ -41,12 +44,14 @@ def exec_(
     environment: tuple[str, ...],
     env_files: tuple[str, ...],
     privileged: bool,
+    detach_keys: str | None,
     name: str,
     command: tuple[str, ...],
 ) -> int:
-    """Run COMMAND in a running sandbox. It ends when this command is interrupted, unless -d is given."""
+    """Run COMMAND in a running sandbox. It ends when this command is interrupted, unless -d is given or the detach keys are typed."""
     from netbox.engine import Engine
 
+    keys = terminal.parse_detach_keys(detach_keys or terminal.DEFAULT_DETACH_KEYS)
     variables = _variables(environment, env_files)
     user = None if user is None else parse_user(user)
     working_dir = None if working_dir is None else parse_working_dir(working_dir)
@@ -67,7 +72,11 @@ def exec_(
         if attachment is None:
             return 0
         with attachment:
-            outcome = terminal.Session(attachment, tty=tty, stdin=interactive).run()
+            outcome = terminal.Session(attachment, tty=tty, stdin=interactive, detach_keys=keys).run()
+    if outcome.detached:
+        print(file=sys.stderr)
+        output.report(options.label(), f"the command runs on; 'netbox top {name}' shows it")
+        return 0
     if outcome.signal is not None:
         return 128 + outcome.signal
     if outcome.exit_code is None:

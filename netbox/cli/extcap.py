@@ -45,6 +45,7 @@ Options that start with --extcap are Wireshark's own."""
 @click.option("--extcap-capture-filter", "filter_", hidden=True, help="A capture filter; checked without --capture.")
 @click.option("--fifo", hidden=True, help="Where to write to.")
 @click.option("--loopback", is_flag=True, hidden=True, help="Record lo too.")
+@click.option("--verdicts", is_flag=True, hidden=True, help="Name firewall rules.")
 @click.option("--extcap-version", "version", hidden=True, help="The version of Wireshark.", expose_value=False)
 def extcap(
     install: bool,
@@ -58,6 +59,7 @@ def extcap(
     filter_: str | None,
     fifo: str | None,
     loopback: bool,
+    verdicts: bool,
 ) -> None:
     """Offer sandboxes and networks to Wireshark and tshark as interfaces to capture on.
 
@@ -75,8 +77,12 @@ def extcap(
             "arg {number=0}{call=--loopback}{display=Record lo too}{type=boolflag}{default=false}"
             "{tooltip=What processes of a sandbox send to each other over 127.0.0.1}"
         )
+        output.echo(
+            "arg {number=1}{call=--verdicts}{display=Name firewall rules}{type=boolflag}{default=false}"
+            "{tooltip=Packet comments say which rules a packet met, and whose they are}"
+        )
     elif record and interface and fifo:
-        _record(interface, fifo, filter_ or "", loopback)
+        _record(interface, fifo, filter_ or "", loopback, verdicts)
     elif interface and filter_ is not None:
         _print_verdict(filter_)
     else:
@@ -125,7 +131,7 @@ def _selection(interface: str, loopback: bool) -> Selection:
     raise UsageError(f"no such interface: {interface}", "tshark -D lists them")
 
 
-def _record(interface: str, fifo: str, expression: str, loopback: bool) -> None:
+def _record(interface: str, fifo: str, expression: str, loopback: bool, verdicts: bool) -> None:
     from netbox.cli.capture import ended_by_signals
     from netbox.engine import Engine
     from netbox.packet.capturing.session import Capture
@@ -133,7 +139,7 @@ def _record(interface: str, fifo: str, expression: str, loopback: bool) -> None:
     from netbox.packet.capturing.values import SNAPSHOT_LENGTH
 
     with Engine(warm=False) as engine:
-        recording = Capture(engine, _selection(interface, loopback), filter=expression)
+        recording = Capture(engine, _selection(interface, loopback), filter=expression, verdicts=verdicts)
         try:
             with ended_by_signals(recording):
                 recording.open(open_output(fifo, None, SNAPSHOT_LENGTH, expression))

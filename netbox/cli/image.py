@@ -6,13 +6,14 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
+from typing import Any
 
 import click
 
 from netbox.cli import options, output
 from netbox.cli.progress import ProgressLine
 from netbox.engine import Engine
-from netbox.errors import NetboxError, UsageError
+from netbox.errors import UsageError
 from netbox.image.model import Image
 from netbox.parse import parse_filters
 
@@ -61,14 +62,9 @@ def list_images(output_format: str, quiet: bool, no_trunc: bool, filters: tuple[
 @click.argument("names", metavar="IMAGE...", nargs=-1, required=True, shell_complete=options.complete_images)
 def inspect(names: tuple[str, ...]) -> int:
     """Print everything about images as JSON: one array."""
-    documents = []
-    code = 0
+    documents: list[dict[str, Any]] = []
     with Engine(warm=False) as engine:
-        for name in names:
-            try:
-                documents.append(engine.images.find(name).to_json())
-            except NetboxError as error:
-                code = _report(error)
+        code = options.for_each_name(names, lambda name: documents.append(engine.images.find(name).to_json()), echo=False)
     output.echo_json(documents)
     return code
 
@@ -110,19 +106,8 @@ def import_image(name: str, source: str, quiet: bool) -> None:
 @click.option("-f", "--force", is_flag=True, help="Also an image that sandboxes use: its files go when the last of them does.")
 def remove(names: Sequence[str], force: bool) -> int:
     """Remove images."""
-    code = 0
     with Engine(warm=False) as engine:
-        for name in names:
-            try:
-                output.echo(engine.remove_image(name, force=force).name)
-            except NetboxError as error:
-                code = _report(error)
-    return code
-
-
-def _report(error: NetboxError) -> int:
-    output.report(options.label(), str(error))
-    return error.exit_code
+        return options.for_each_name(names, lambda name: engine.remove_image(name, force=force).name)
 
 
 def _import_progress(line: ProgressLine, name: str) -> Callable[[int, int | None], None]:

@@ -62,6 +62,8 @@ def _document(row: Row) -> dict[str, Any]:
         "network": network_text(sandbox),
         "networks": sandbox.networks,
         "ip_address": sandbox.ip_address,
+        "networks6": sandbox.networks6,
+        "ip6_address": sandbox.ip6_address,
         "ports": [output.port_document(its) for port in sandbox.ports for its in port.by_family],
         "labels": dict(sandbox.spec.labels),
     }
@@ -76,7 +78,7 @@ Examples:
   netbox ps --format json | jq '.[].ip_address'
 
 Filters: name (a part of it), id, state (or status), label, image, network. Different keys must all match,
-values of one key are alternatives.
+values of one key are alternatives. Addresses are those of IPv4; --no-trunc and --format json have those of IPv6 too.
 """
 )
 @click.option("-a", "--all", "show_all", is_flag=True, help="Also those that do not run.")
@@ -108,11 +110,16 @@ def ps(show_all: bool, last: str | None, latest: bool, filters: tuple[str, ...],
             ("CREATED", lambda row: f"{output.human_duration(row.now - row.sandbox.created_at)} ago"),
             ("STATUS", lambda row: status_text(row.sandbox, row.state, row.now)),
             ("NETWORK", lambda row: network_text(row.sandbox)),
-            ("ADDRESS", lambda row: ",".join(filter(None, row.sandbox.networks.values()))),
+            ("ADDRESS", lambda row: _addresses(row.sandbox, no_trunc)),
             ("PORTS", lambda row: output.ports_text(row.sandbox.ports) if row.state in ACTIVE else ""),
         ]
         identity = (lambda row: row.sandbox.id if no_trunc else row.sandbox.short_id) if quiet else None
         output.listing(rows, columns, _document, output_format=output_format, quiet=identity)
+
+
+def _addresses(sandbox: Sandbox, whole: bool) -> str:
+    """Those of IPv4, for they are short; all of them in a listing that is ``whole``."""
+    return ",".join(filter(None, (*sandbox.networks.values(), *(sandbox.networks6.values() if whole else ()))))
 
 
 def _command_text(sandbox: Sandbox, whole: bool) -> str:
@@ -283,7 +290,7 @@ def _card_rows(row: Row, usage: Stats | None, link: str | None) -> list[tuple[st
         ("command", output.shortened(shlex.join(sandbox.command), 60)),
         ("pid", str(sandbox.pid) if usage is not None else "-"),
         ("network", network_text(sandbox)),
-        ("address", _address_text(sandbox)),
+        *(("address" if index == 0 else "", text) for index, text in enumerate(_address_texts(sandbox))),
         ("link", link or "-" if usage is not None else "-"),
     ]
     rows += [("published" if index == 0 else "", output.port_text(item)) for index, item in enumerate(output.merged_ports(sandbox.ports))]
@@ -301,12 +308,11 @@ def _card_rows(row: Row, usage: Stats | None, link: str | None) -> list[tuple[st
     return rows
 
 
-def _address_text(sandbox: Sandbox) -> str:
-    """The address; with several networks each with its network's name."""
-    found = {name: address for name, address in sandbox.networks.items() if address}
-    if len(found) < 2:
-        return sandbox.ip_address or "-"
-    return ", ".join(f"{address} ({name})" for name, address in found.items())
+def _address_texts(sandbox: Sandbox) -> list[str]:
+    """The addresses, those of IPv6 apart; with several networks each with its network's name."""
+    found = [{name: address for name, address in family.items() if address} for family in (sandbox.networks, sandbox.networks6)]
+    named = len(found[0]) > 1
+    return [", ".join(f"{address} ({name})" if named else address for name, address in its.items()) for its in found if its] or ["-"]
 
 
 def _shaping_rows(sandbox: Sandbox, impairments: list[dict[str, Any]]) -> list[tuple[str, str]]:

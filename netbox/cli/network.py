@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
+from typing import Any
 
 import click
 
 from netbox.cli import options, output
 from netbox.engine import Engine, Network
-from netbox.errors import NetboxError, UsageError
+from netbox.errors import UsageError
 from netbox.parse import parse_filters
 
 FILTERS = ("name", "driver", "label", "type", "dangling")
@@ -21,6 +22,7 @@ Examples:
   netbox network create --subnet 10.20.31.0/24 --subnet fd00:31::/64 --gateway fd00:31::fe mixed
   netbox network create --internal --label stage=test -o mtu=1400 inner
   netbox network create --driver macvlan -o parent=eth0 --subnet 192.168.1.0/24 --ip-range 192.168.1.192/27 lan
+  netbox network create --driver macvlan -o parent=eth0 --subnet 192.168.2.0/24 --subnet 2001:db8:2::/64 --gateway fe80::1 lan6
 """
 _CONNECT_EPILOG = """\b
 Examples:
@@ -61,7 +63,9 @@ def command() -> None:
     help="Address of the host on it (default: the first of the subnet); with macvlan the LAN's router.",
 )
 @click.option("--ipv6", is_flag=True, help="IPv6 as well (default subnet: a /64 of the host's own unique local addresses).")
-@click.option("--ip-range", metavar="RANGE", help="Part of the subnet from which addresses are given out.")
+@click.option(
+    "--ip-range", multiple=True, metavar="RANGE", help="Part of the subnet from which addresses are given out; one for each family."
+)
 @click.option("--aux-address", "aux_addresses", multiple=True, metavar="NAME=IP", help="Address that is never given out; repeatable.")
 @click.option("--internal", is_flag=True, help="No way out and none in.")
 @click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="Label; repeatable.")
@@ -79,7 +83,7 @@ def create(
     subnet: tuple[str, ...],
     gateway: tuple[str, ...],
     ipv6: bool,
-    ip_range: str | None,
+    ip_range: tuple[str, ...],
     aux_addresses: tuple[str, ...],
     internal: bool,
     labels: tuple[str, ...],
@@ -144,14 +148,9 @@ def _filters(filters: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
 @click.argument("names", metavar="NETWORK...", nargs=-1, required=True, shell_complete=options.complete_networks)
 def inspect(names: tuple[str, ...]) -> int:
     """Print everything about networks as JSON: one array."""
-    documents = []
-    code = 0
+    documents: list[dict[str, Any]] = []
     with Engine(warm=False) as engine:
-        for name in names:
-            try:
-                documents.append(engine.networks.get(name).to_json())
-            except NetboxError as error:
-                code = _report(error)
+        code = options.for_each_name(names, lambda name: documents.append(engine.networks.get(name).to_json()), echo=False)
     output.echo_json(documents)
     return code
 
@@ -160,16 +159,8 @@ def inspect(names: tuple[str, ...]) -> int:
 @click.argument("names", metavar="NETWORK...", nargs=-1, required=True, shell_complete=options.complete_networks)
 def remove(names: tuple[str, ...]) -> int:
     """Remove networks that no sandbox is on."""
-    code = 0
     with Engine(warm=False) as engine:
-        for name in names:
-            try:
-                engine.networks.remove(name)
-            except NetboxError as error:
-                code = _report(error)
-            else:
-                output.echo(name)
-    return code
+        return options.for_each_name(names, engine.networks.remove)
 
 
 @command.command()
@@ -215,8 +206,3 @@ def disconnect(network: str, name: str) -> None:
     """Take a sandbox off a network, at once when it runs."""
     with Engine(warm=False) as engine:
         engine.get(name).disconnect(network)
-
-
-def _report(error: NetboxError) -> int:
-    output.report(options.label(), str(error))
-    return error.exit_code

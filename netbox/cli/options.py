@@ -120,14 +120,19 @@ def label() -> str:
 
 
 def for_each(engine: Engine, names: Sequence[str], action: Callable[[Sandbox], object], echo: bool = True) -> int:
-    """Does something to every named sandbox, and prints the name after each success. An error is a line on stderr; the others go on.
+    """Does something to every named sandbox, see ``for_each_name``."""
+    return for_each_name(names, lambda name: action(engine.get(name)), echo)
+
+
+def for_each_name(names: Sequence[str], action: Callable[[str], object], echo: bool = True) -> int:
+    """Does something for every name, and prints what it gives, or else the name. An error is a line on stderr; the others go on.
 
     Returns the exit code: 0, or that of the last error.
     """
     code = 0
     for name in names:
         try:
-            result = action(engine.get(name))
+            result = action(name)
         except NetboxError as error:
             output.report(label(), str(error))
             code = error.exit_code

@@ -11,16 +11,16 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from netbox import names
-from netbox.engine import ending, events, impairing
+from netbox.engine import ending, events, holding, impairing
 from netbox.engine.locks import SandboxLock, acquire_or_conflict
 from netbox.engine.undo import replay_rows
 from netbox.errors import Conflict, NetboxError, NotFound, UsageError, WrongState
 from netbox.network import drivers, networks
-from netbox.network.plan import Endpoint, NetworkPlan
+from netbox.network.plan import NetworkPlan
 from netbox.network.resolve import own_addresses, renewed_hosts
 from netbox.spec import NetworkAttachment, NetworkSpec, SandboxSpec
 from netbox.state.journal import LINK, RUN
@@ -135,12 +135,14 @@ def _connect_running(context: Context, row: SandboxRow, attachment: NetworkAttac
     plan = NetworkPlan.from_json(row.details["network"])
     journal = context.store.journal(names.sandbox_owner(row.id), LINK)
     try:
+        if plan.ports:
+            journal.record(holding.REPUBLISH, sandbox_id=row.id)
         journal.record(REROUTE, sandbox_id=row.id, published_on=_published_on(plan))
         taken = {endpoint.interface for endpoint in plan.endpoints}
         endpoint = context.network.connect(row.id, attachment, taken, journal)
         endpoints = tuple(sorted((*plan.endpoints, endpoint), key=lambda item: item.precedence))
-        after = dataclasses.replace(plan, endpoints=endpoints)
-        if plan.ports and plan.entrance is not None and after.entrance is None:
+        after = holding.in_families(dataclasses.replace(plan, endpoints=endpoints))
+        if plan.ports and any(was and not now for was, now in zip(plan.published_on, after.published_on, strict=True)):
             raise Conflict(f"{row.name} publishes ports, for which its default route must stay with a bridge", "give a lower --gw-priority")
         namespace = ending.open_namespace(context, row, "net")
         try:
@@ -148,8 +150,11 @@ def _connect_running(context: Context, row: SandboxRow, attachment: NetworkAttac
             impairing.shape(context, row, after, namespace)
         finally:
             os.close(namespace)
+        more = holding.of_ipv6(after, plan)
+        if more:
+            holding.take(context, row, more, after.ports)
         with context.store.database.transaction():
-            _save(context, row, endpoints, add=attachment)
+            _save(context, row, after, add=attachment)
             rows = journal.rows()
             journal.move([item for item in rows if drivers.of(endpoint).is_row_of(endpoint, item)], RUN)
             journal.forget([item for item in rows if item.kind == "lease"])  # the run's own row is about every address
@@ -173,24 +178,27 @@ def _disconnect_running(context: Context, row: SandboxRow, network: str) -> None
     owner = names.sandbox_owner(row.id)
     journal, run = context.store.journal(owner, LINK), context.store.journal(owner, RUN)
     with context.store.database.transaction():
-        _save(context, row, tuple(item for item in plan.endpoints if item is not endpoint), drop=network)
+        after = holding.in_families(dataclasses.replace(plan, endpoints=tuple(item for item in plan.endpoints if item is not endpoint)))
+        _save(context, row, after, drop=network)
         mine = [item for item in run.rows() if drivers.of(endpoint).is_row_of(endpoint, item)]
         run.forget(mine)
         journal.record("lease", sandbox_id=row.id, network=network)
         journal.record_all([(item.kind, item.args) for item in mine])
+        if after.ports != plan.ports:
+            journal.record(holding.REPUBLISH, sandbox_id=row.id, gone=[list(port) for port in holding.of_ipv6(plan, after)])
         journal.record(REROUTE, sandbox_id=row.id, published_on=_published_on(plan))  # the last row is the first that is replayed
     settle_links(context, row.id)
 
 
-def _save(
-    context: Context, row: SandboxRow, endpoints: Iterable[Endpoint], add: NetworkAttachment | None = None, drop: str | None = None
-) -> None:
-    """Writes the networks of a running sandbox down. Inside a transaction."""
+def _save(context: Context, row: SandboxRow, after: NetworkPlan, add: NetworkAttachment | None = None, drop: str | None = None) -> None:
+    """Writes the networks and ports of a running sandbox down. Inside a transaction."""
     fresh = context.store.sandbox(row.id)
     if fresh is None or fresh.state != "running":
         raise WrongState(f"{row.name} has just ended", "try again")
-    plan = {**fresh.details["network"], "endpoints": [dataclasses.asdict(endpoint) for endpoint in endpoints]}
+    plan = {**fresh.details["network"], "endpoints": [dataclasses.asdict(item) for item in after.endpoints], "ports": after.ports}
     context.store.update_sandbox(row.id, spec=_changed_spec(fresh, add, drop), details={**fresh.details, "network": plan})
+    if after.ports:
+        holding.renew_row(context, after)
 
 
 def _changed_spec(row: SandboxRow, add: NetworkAttachment | None, drop: str | None) -> dict[str, Any]:

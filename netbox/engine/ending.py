@@ -144,10 +144,12 @@ def stop(context: Context, row: SandboxRow, timeout: float | None = None) -> Non
     patience = float(row.spec["stop_timeout"] if timeout is None else timeout)
     manager, path = context.cgroups, context.settings.cgroup(row.id)
     send_signal(context, row, row.spec["stop_signal"], missing_is_fine=True)
+    events.record(context, row, "kill", signal=row.spec["stop_signal"])
     if manager.exists(path) and manager.is_frozen(path):
         manager.thaw(path)  # a frozen process takes no signal
     if not _ends_within(context, row, None if patience < 0 else patience):
         send_signal(context, row, signal.SIGKILL, missing_is_fine=True)
+        events.record(context, row, "kill", signal=int(signal.SIGKILL))
         _ends_within(context, row, None)
     settle(context, row.id)
     events.record(context, row, "stop")

@@ -156,7 +156,7 @@ class _View:
             RuleGroup(group.owner, tuple(rule for rule in group.rules if (group.owner, rule) in self.places)) for group in wanted
         ]
         up = {owner.removeprefix("network:") for owner, _ in context.store.journal_owners() if owner.startswith("network:")}
-        self.networks = {row.name: row for row in context.store.networks() if row.name in up}
+        self.networks = {row.name: row for row in context.store.networks() if row.name in up and not row.parent}
         self.bridges = {row.bridge: row.subnet for row in self.networks.values() if row.bridge}
         self.bridges6 = {row.bridge: row.subnet6 for row in self.networks.values() if row.subnet6}
         self.names = {names.sandbox_owner(row.id): row.name for row in context.store.sandboxes()}
@@ -166,7 +166,7 @@ class _View:
             self.warnings.append("the rules are not as they should be, what is missing counts as missing: 'netbox repair' puts them back")
         self.warnings += [
             f"other software drops what it does not know in {chain}: what passes netbox's rules may end there ('netbox check')"
-            for chain in dict.fromkeys(item.chain for item in obstacles.find(obstacles.FORWARD, list(self.bridges)))
+            for chain in dict.fromkeys(item.chain for item in obstacles.find(obstacles.FORWARD, list(self.bridges), list(self.bridges6)))
         ]
 
     def walk(self, interface: str, source: str, destination: str, port: PortSpec | None) -> Walk:
@@ -199,8 +199,8 @@ def _rows(view: _View, row: SandboxRow, plan: NetworkPlan) -> Iterable[Row]:
     for port in (its for item in plan.ports for its in item.by_family):
         if ":" not in port.host_ip and plan.entrance is not None:
             yield _row(view, row, plan.entrance, port)
-        elif ":" in port.host_ip and plan.way_out6 is not None:
-            yield _row(view, row, _of_ipv6(plan.way_out6), port)
+        elif ":" in port.host_ip and plan.entrance6 is not None:
+            yield _row(view, row, _of_ipv6(plan.entrance6), port)
 
 
 def _of_ipv6(endpoint: Endpoint) -> Endpoint:
@@ -278,4 +278,5 @@ def _warnings(plans: Iterable[tuple[SandboxRow, NetworkPlan]]) -> Iterable[str]:
             yield f"{row.name} is in a network namespace that somebody else made: netbox has no rules for it"
         for endpoint in plan.endpoints:
             if endpoint.on_lan:
-                yield f"{row.name} has the address {endpoint.address} on the LAN of network {endpoint.network}: everybody there reaches it"
+                its = " and ".join(endpoint.addresses)
+                yield f"{row.name} has the address {its} on the LAN of network {endpoint.network}: everybody there reaches it"

@@ -91,6 +91,7 @@ def documents(context: Context, row: SandboxRow) -> list[dict[str, Any]]:
     for item in in_force(context, row):
         values = item.to_json()
         until = values.pop("until")
+        del values["in_queue"]  # how it is done, not what was asked for
         found.append({**values, "prefixes": list(item.prefixes), "seconds_left": None if until is None else max(0.0, until - now())})
     return found
 
@@ -111,8 +112,8 @@ def impair(context: Context, row: SandboxRow, wanted: Sequence[Impairment]) -> N
     journal = _journal(context, row)
     with networks.locked(context.settings):
         before = _rows(journal)
+        wanted = shaping.placed(plan, wanted)
         result = shaping.merged([shaping.Impairment.from_json(entry.args["impairment"]) for entry in before if _stands(entry)], wanted)
-        shaping.check(plan, wanted)
         netns = ending.open_namespace(context, row, "net")
         try:
             journal.record_all([_entry(row, item, PENDING) for item in wanted])

@@ -57,6 +57,7 @@ class Network:
     members: tuple[Member, ...] = ()
     parent: str | None = None
     macvlan_mode: str | None = None
+    ip_range6: str | None = None
 
     @property
     def built_in(self) -> bool:
@@ -81,7 +82,7 @@ class Networks:
         subnet: Iterable[str] | str | None = None,
         gateway: Iterable[str] | str | None = None,
         ipv6: bool = False,
-        ip_range: str | None = None,
+        ip_range: Iterable[str] | str | None = None,
         aux_addresses: PairsLike | None = None,
         internal: bool = False,
         labels: PairsLike | None = None,
@@ -90,8 +91,8 @@ class Networks:
     ) -> Network:
         """Makes a network: ``engine.networks.create("front", subnet="10.20.30.0/24")``; without a subnet a free /24 is chosen.
 
-        ``subnet`` and ``gateway`` may be one for each family; ``ipv6`` chooses a free /64 of unique local addresses. ``options`` are those
-        of ``-o``. With ``driver="macvlan"`` a subnet and the option ``parent`` are needed.
+        ``subnet``, ``gateway`` and ``ip_range`` may be one for each family; ``ipv6`` chooses a free /64 of unique local addresses.
+        ``options`` are those of ``-o``. With ``driver="macvlan"`` a subnet and the option ``parent`` are needed.
 
         Raises:
             UsageError: a value makes no sense.
@@ -216,6 +217,7 @@ class Networks:
             members=tuple(_member(member, member.sandbox_id in active) for member in store.network_members(row.name)),
             parent=row.parent or None,
             macvlan_mode=options.get("macvlan_mode"),
+            ip_range6=options.get("ip_range6"),
         )
 
 

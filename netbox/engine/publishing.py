@@ -15,20 +15,18 @@ from typing import TYPE_CHECKING, Any
 from netbox import names
 from netbox.engine import ending, events
 from netbox.engine.connecting import settle_links, stopped, undo_after
-from netbox.errors import HostError, NotFound, UsageError, WrongState
-from netbox.network import firewall_choice, firewall_switch, networks, ports
+from netbox.engine.holding import REPUBLISH, hold, renew_row
+from netbox.errors import NotFound, UsageError, WrongState
+from netbox.network import firewall_switch, networks, ports
 from netbox.network.manager import check_endpoints
 from netbox.network.plan import NetworkPlan
 from netbox.parse.ports import check_overlaps, format_port, parse_port, selects
-from netbox.runtime import client
 from netbox.spec import PortSpec, SandboxSpec
 from netbox.state.journal import LINK, RUN
 from netbox.state.rows import SandboxRow
 
 if TYPE_CHECKING:
     from netbox.engine.context import Context
-
-REPUBLISH = "republish"
 
 
 def publish(context: Context, row: SandboxRow, asked: Sequence[str | int | PortSpec]) -> tuple[PortSpec, ...]:
@@ -92,7 +90,7 @@ def agree(context: Context, args: dict[str, Any]) -> None:
         firewall_switch.publish_again(context.store, plan)
         ports.forget(plan.ports, keep_translated=True)
         try:
-            _hold(context, row, plan.ports)
+            hold(context, row, plan.ports)
         except WrongState:
             pass  # it has just ended, and its sockets with it
         context.store.keep_ports(row.id, plan.ports)
@@ -105,9 +103,9 @@ def _publish_running(context: Context, row: SandboxRow, wanted: tuple[PortSpec, 
     standing = _plan(row).ports
     try:
         context.store.journal(names.sandbox_owner(row.id), LINK).record(REPUBLISH, sandbox_id=row.id)
-        taken, sockets = ports.reserve(context.store, row.id, wanted, _plan(row).way_out6 is not None)
+        taken, sockets = ports.reserve(context.store, row.id, wanted, _plan(row).entrance6 is not None)
         try:
-            _hold(context, row, (*standing, *taken), sockets)
+            hold(context, row, (*standing, *taken), sockets)
         finally:
             for sock in sockets:
                 sock.close()
@@ -120,14 +118,6 @@ def _publish_running(context: Context, row: SandboxRow, wanted: tuple[PortSpec, 
     return taken
 
 
-def _hold(context: Context, row: SandboxRow, published: Sequence[PortSpec], sockets: Sequence[Any] = ()) -> None:
-    """Has the monitor hold the ports and no others."""
-    wanted = ports.held(published)
-    held = client.keep_ports(context.settings.sandbox_run(row.id), wanted, sockets)
-    if sockets and not held.issuperset(wanted):
-        raise HostError(f"the monitor of {row.name} holds {len(held)} of {len(wanted)} ports", "see whether it may open more files")
-
-
 def _save(context: Context, row: SandboxRow, asked: Sequence[PortSpec], actual: Sequence[PortSpec]) -> None:
     """Writes down what a running sandbox publishes, and what its end has to undo. Inside a transaction."""
     fresh = context.store.sandbox(row.id)
@@ -136,12 +126,9 @@ def _save(context: Context, row: SandboxRow, asked: Sequence[PortSpec], actual: 
     details = {**fresh.details, "network": {**fresh.details["network"], "ports": actual}}
     context.store.update_sandbox(row.id, spec=_changed_spec(fresh, asked), details=details)
     run = context.store.journal(names.sandbox_owner(row.id), RUN)
-    rows = run.rows()
-    if not any(item.kind == "port" for item in rows):
+    if not any(item.kind == "port" for item in run.rows()):
         run.record("port", sandbox_id=row.id)
-    plan = NetworkPlan.from_json(details["network"])
-    run.record("rules", **firewall_switch.published_row(plan, firewall_choice.choose().name))
-    run.forget([item for item in rows if item.kind == "rules"])
+    renew_row(context, NetworkPlan.from_json(details["network"]))
 
 
 def _selected(name: str, published: Sequence[tuple[PortSpec, PortSpec]], selectors: Iterable[str | int | PortSpec]) -> list[int]:

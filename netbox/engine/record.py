@@ -108,6 +108,17 @@ class Record:
         return {item.network: None for item in self.spec.network.attachments}
 
     @property
+    def networks6(self) -> dict[str, str]:
+        """Its IPv6 addresses by network while it runs, in the order of ``networks``; only of networks that have IPv6."""
+        endpoints = (self.network_plan.get("endpoints") or []) if self._row.state == "running" else []
+        return {str(item["network"]): str(item["address6"]) for item in endpoints if item.get("address6")}
+
+    @property
+    def ip6_address(self) -> str | None:
+        """The first of its IPv6 addresses while it runs, if it has any."""
+        return next(iter(self.networks6.values()), None)
+
+    @property
     def ports(self) -> tuple[PortSpec, ...]:
         """The published ports; those of a running sandbox with the host ports that were chosen."""
         if self._row.state == "running":

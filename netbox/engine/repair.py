@@ -9,9 +9,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from netbox import names
+from netbox.engine import losses
+from netbox.engine.impairing import KIND
 from netbox.network import docker_user, firewall_choice, firewall_switch, networks
 from netbox.network.firewall import PUBLISH, Difference
 from netbox.network.firewall_lock import exclusive
+from netbox.state.journal import NETWORK, of_kind
 
 if TYPE_CHECKING:
     from netbox.network.firewall import RuleGroup
@@ -34,13 +37,16 @@ def differences(store: Store) -> list[Difference]:
         NoPermission: not root.
         FirewallError, Unsupported: the rules cannot be read.
     """
+    if not _has_links(store):
+        return []
     found: list[Difference] = []
-    if not firewall_switch.standing(store):
-        return found
-    with networks.locked(store.settings), exclusive():
-        for name in sorted(firewall_switch.standing(store)):
-            found += firewall_choice.backend(name).differences(_wanted(store).certain)
-        found += docker_user.differences(store)
+    with networks.locked(store.settings):
+        if firewall_switch.standing(store):
+            with exclusive():
+                for name in sorted(firewall_switch.standing(store)):
+                    found += firewall_choice.backend(name).differences(_wanted(store).certain)
+                found += docker_user.differences(store)
+        found += losses.differences(store)
     return found
 
 
@@ -53,17 +59,24 @@ def repair(store: Store) -> list[Difference]:
         NoPermission: not root.
         FirewallError, Unsupported: the rules cannot be read or changed.
     """
-    if not firewall_switch.standing(store):
+    if not _has_links(store):
         return []
     found: list[Difference] = []
     with networks.locked(store.settings):
         firewall_switch.follow(store)
-        with exclusive():
-            for name in sorted(firewall_switch.standing(store)):
-                found += _repair(store, name)
-            found += docker_user.differences(store)
-            docker_user.repair(store)
+        if firewall_switch.standing(store):
+            with exclusive():
+                for name in sorted(firewall_switch.standing(store)):
+                    found += _repair(store, name)
+                found += docker_user.differences(store)
+                docker_user.repair(store)
+        found += losses.repair(store)
     return found
+
+
+def _has_links(store: Store) -> bool:
+    """Whether there is something that may have rules: a network that stands, an impaired link."""
+    return bool(store.journal_owners(NETWORK) or of_kind(store.database, KIND))
 
 
 def _repair(store: Store, name: str) -> list[Difference]:

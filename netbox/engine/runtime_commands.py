@@ -82,6 +82,8 @@ def _describe_operation(operation: Sequence[Any], root: str) -> list[str]:
         return [f"mount --rbind -o ro {_quote(root + arguments[0])} {_quote(root + arguments[0])}"]
     if kind == "seal":
         return [f"mount -o remount,bind,ro {_quote(root + arguments[0])}"]
+    if kind == "sysctl":
+        return [f"sysctl -w {_quote(f'{arguments[0]}={arguments[1]}')}"]
     return []  # "sysctls": where /proc/sys can still be written
 
 

@@ -29,6 +29,7 @@ DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 DEFAULT_STORAGE = 512 * 1024 * 1024
 _DEV_SIZE = 64 * 1024
 _TTY_GROUP = 5
+_LAST_GROUP = (1 << 31) - 1
 _BOUNDED = ["nosuid", "nodev", "noexec"]
 _JOINING = ("container:", "ns:")
 
@@ -165,7 +166,7 @@ def runtime_config(
         "join_netns": spec.network.mode.startswith(_JOINING),
         "userns": {"base": userns_base, "size": userns_size} if spec.security.userns == "auto" else None,
         "rootfs": rootfs,
-        "mounts": _mounts(spec, image, settings, facts, network_files),
+        "mounts": _mounts(spec, image, settings, facts, network_files, userns_size),
         "create_directories": [
             *([f"{root}/storage"] if rootfs["upper"] else []),
             *(bind.source for bind in spec.binds if bind.create_source),
@@ -299,7 +300,12 @@ def _is_below(path: str, directory: str) -> bool:
 
 
 def _mounts(
-    spec: SandboxSpec, image: RootSource | None, settings: Settings, facts: RuntimeFacts, network_files: NetworkFiles
+    spec: SandboxSpec,
+    image: RootSource | None,
+    settings: Settings,
+    facts: RuntimeFacts,
+    network_files: NetworkFiles,
+    userns_size: int,
 ) -> list[list[Any]]:
     """In their order. /proc comes last: until then no link of an image can reach a descriptor of init through /proc/self/fd."""
     operations = [*_dev(spec), *_sys(spec, facts)]
@@ -316,12 +322,21 @@ def _mounts(
             raise Unsupported(f"cannot use --init: {TINI} is not installed", "apt install tini")
         operations.append(["bind", facts.init_binary, INIT_TARGET, True, False, "rprivate"])
     operations.append(["mount", "proc", "/proc", "proc", _BOUNDED, ""])
+    operations += [["sysctl", name, value] for name, value in _network_defaults(spec, userns_size)]
     if spec.sysctls:
         operations.append(["sysctls"])
     if not spec.security.privileged:
         operations += [["mask", path] for path in MASKED_PATHS]
         operations += [["readonly", path] for path in READ_ONLY_PATHS]
     return operations
+
+
+def _network_defaults(spec: SandboxSpec, userns_size: int) -> list[tuple[str, str]]:
+    """What Docker sets in a network namespace of the sandbox's own: every user may listen on port 80 and send ICMP echo requests."""
+    if "net" not in _namespaces(spec):
+        return []
+    last = userns_size - 1 if spec.security.userns == "auto" else _LAST_GROUP
+    return [("net.ipv4.ip_unprivileged_port_start", "0"), ("net.ipv4.ping_group_range", f"0 {last}")]
 
 
 def _dev(spec: SandboxSpec) -> list[list[Any]]:

@@ -6,24 +6,22 @@ Sources: ``<linux/netfilter/nfnetlink.h>``, ``<linux/netfilter/nfnetlink_conntra
 from __future__ import annotations
 
 import errno
-import os
 import socket
 import struct
-from collections.abc import Iterator
 from typing import NamedTuple
 
-from netbox.kernel.rtnetlink import NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, parse_attributes
+from netbox.kernel.conntrack import dump
+from netbox.kernel.rtnetlink import parse_attributes
 
 NETLINK_NETFILTER = 12
-_CT_GET = 1 << 8 | 1  # NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_GET
-CTA_TUPLE_ORIG, CTA_TUPLE_REPLY, CTA_TIMEOUT = 1, 2, 7
+CTA_TUPLE_ORIG, CTA_TUPLE_REPLY, CTA_PROTOINFO, CTA_TIMEOUT = 1, 2, 4, 7
+CTA_PROTOINFO_TCP = CTA_PROTOINFO_TCP_STATE = 1
+TCP_STATES = ("none", "SYN_SENT", "SYN_RECV", "ESTABLISHED", "FIN_WAIT", "CLOSE_WAIT", "LAST_ACK", "TIME_WAIT", "CLOSE", "SYN_SENT2")
 CTA_TUPLE_IP, CTA_TUPLE_PROTO = 1, 2
 CTA_IP_V4_SRC, CTA_IP_V4_DST, CTA_IP_V6_SRC, CTA_IP_V6_DST = 1, 2, 3, 4
 CTA_PROTO_NUM, CTA_PROTO_SRC_PORT, CTA_PROTO_DST_PORT = 1, 2, 3
 
-_HEADER = struct.Struct("=IHHII")
 _GENERIC = 4  # bytes: struct nfgenmsg
-_RECEIVE_BUFFER = 1 << 18
 
 
 class Tuple(NamedTuple):
@@ -37,13 +35,15 @@ class Tuple(NamedTuple):
 
 class Connection(NamedTuple):
     """An entry of the table: what the first packet looked like, what an answer looks like, and the seconds that it lives on without a
-    packet. An answer that does not come from where the first packet went says that the destination was translated.
+    packet. An answer that does not come from where the first packet went says that the destination was translated. ``state`` is one of
+    ``TCP_STATES``, empty for other protocols.
     """
 
     protocol: int
     original: Tuple
     reply: Tuple
     timeout: int
+    state: str = ""
 
 
 def connections(protocol: int, family: int = socket.AF_INET) -> list[Connection]:
@@ -56,18 +56,23 @@ def connections(protocol: int, family: int = socket.AF_INET) -> list[Connection]
     found = []
     try:
         with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER) as netlink:
-            for body in _dump(netlink, family):
+            for body in dump(netlink, struct.pack("=BBH", family, 0, 0)):
                 attributes = parse_attributes(body[_GENERIC:])
                 number, original = _tuple(attributes.get(CTA_TUPLE_ORIG, b""))
                 if number == protocol:
                     reply = _tuple(attributes.get(CTA_TUPLE_REPLY, b""))[1]
                     timeout = int.from_bytes(attributes.get(CTA_TIMEOUT, b""), "big")
-                    found.append(Connection(number, original, reply, timeout))
+                    found.append(Connection(number, original, reply, timeout, _state(attributes.get(CTA_PROTOINFO, b""))))
     except OSError as error:
         if error.errno in (errno.EPROTONOSUPPORT, errno.EOPNOTSUPP, errno.EINVAL):
             return []
         raise
     return found
+
+
+def _state(data: bytes) -> str:
+    value = parse_attributes(parse_attributes(data).get(CTA_PROTOINFO_TCP, b"")).get(CTA_PROTOINFO_TCP_STATE, b"")
+    return TCP_STATES[value[0]] if value and value[0] < len(TCP_STATES) else ""
 
 
 def _tuple(data: bytes) -> tuple[int, Tuple]:
@@ -85,23 +90,3 @@ def _tuple(data: bytes) -> tuple[int, Tuple]:
 
 def _address(value: bytes) -> str:
     return socket.inet_ntop(socket.AF_INET if len(value) == 4 else socket.AF_INET6, value)
-
-
-def _dump(netlink: socket.socket, family: int) -> Iterator[bytes]:
-    body = struct.pack("=BBH", family, 0, 0)
-    netlink.send(_HEADER.pack(_HEADER.size + len(body), _CT_GET, NLM_F_REQUEST | NLM_F_DUMP, 1, 0) + body)
-    while True:
-        data = netlink.recv(_RECEIVE_BUFFER)
-        offset = 0
-        while offset + _HEADER.size <= len(data):
-            length, kind, *_ = _HEADER.unpack_from(data, offset)
-            if length < _HEADER.size:
-                break
-            payload = data[offset + _HEADER.size : offset + length]
-            if kind == NLMSG_DONE:
-                return
-            if kind == NLMSG_ERROR:
-                code = -struct.unpack_from("=i", payload)[0]
-                raise OSError(code, os.strerror(code), "connection table")
-            yield payload
-            offset += (length + 3) & ~3

@@ -63,7 +63,7 @@ def _entries(netlink: socket.socket, number: int, address: str, first_port: int,
     family, packed = rtnetlink.packed(address)
     wanted = packed if any(packed) else None
     head, kind = _FAMILY.pack(family, 0, 0), CTA_IP_V6_DST if family == socket.AF_INET6 else CTA_IP_V4_DST
-    for body in _dump(netlink, head + _filter(number, first_port if count == 1 else None)):
+    for body in dump(netlink, head + _filter(number, first_port if count == 1 else None)):
         attributes = parse_attributes(body[len(head) :])
         original = attributes.get(CTA_TUPLE_ORIG, b"")
         tuple_ = parse_attributes(original)
@@ -88,7 +88,8 @@ def _filter(number: int, port: int | None) -> bytes:
     return attribute(CTA_TUPLE_ORIG | _NESTED, attribute(CTA_TUPLE_PROTO | _NESTED, protocol)) + attribute(CTA_FILTER | _NESTED, chosen)
 
 
-def _dump(netlink: socket.socket, body: bytes) -> Iterator[bytes]:
+def dump(netlink: socket.socket, body: bytes) -> Iterator[bytes]:
+    """The entries that a request asks for. ``body`` and what is given are each a struct nfgenmsg and attributes. Raises ``OSError``."""
     netlink.send(_message(_CT_GET, NLM_F_DUMP, body))
     while True:
         for kind, payload in _messages(netlink.recv(_RECEIVE_BUFFER)):

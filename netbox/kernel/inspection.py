@@ -34,7 +34,17 @@ NEIGHBOUR_STATES = {
     0x40: "noarp",
     0x80: "permanent",
 }
-ROUTE_TYPES = {1: "unicast", 2: "local", 3: "broadcast", 5: "multicast", 6: "blackhole", 7: "unreachable", 8: "prohibit", 9: "throw"}
+ROUTE_TYPES = {
+    1: "unicast",
+    2: "local",
+    3: "broadcast",
+    4: "anycast",
+    5: "multicast",
+    6: "blackhole",
+    7: "unreachable",
+    8: "prohibit",
+    9: "throw",
+}
 _PORT_STATES = ("disabled", "listening", "learning", "forwarding", "blocking")  # <linux/if_bridge.h>
 
 _LINK = struct.Struct("=BxHiII")

@@ -25,23 +25,20 @@ What python-iptables 1.2.0 does to a program, and how this module stays clear of
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import os
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any, NamedTuple
 
 from netbox.errors import FirewallError, NoPermission, Unsupported, host_error
-from netbox.kernel import iptables_nat6
+from netbox.kernel import flock, iptables_nat6
 from netbox.kernel.iptables_entry import Entry, matches, validate
 
 LOCK_FILE = "/run/xtables.lock"  # XT_LOCK_NAME of iptables
 LOCK_TIMEOUT = 10.0  # seconds
-_POLL_INTERVAL = 0.002
 _PACKAGE_HINT = "install it: apt install iptables"
 _LIBRARIES = {
     "ip4tc": ("libip4tc.so.2", "libip4tc.so.0"),
@@ -334,17 +331,8 @@ def _xtables_lock() -> Iterator[None]:
     except OSError as error:
         raise host_error("open", path, error) from error
     try:
-        deadline = time.monotonic() + LOCK_TIMEOUT
-        while True:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise FirewallError(
-                        f"another program holds {path} for more than {LOCK_TIMEOUT:g} s", f"find it with: fuser {path}"
-                    ) from None
-                time.sleep(_POLL_INTERVAL)
+        if not flock.acquire(fd, LOCK_TIMEOUT):
+            raise FirewallError(f"another program holds {path} for more than {LOCK_TIMEOUT:g} s", f"find it with: fuser {path}")
         yield
     finally:
         os.close(fd)

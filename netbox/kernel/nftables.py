@@ -37,11 +37,13 @@ _KEYS_AT_ONCE = 500  # an attribute holds 64 KiB
 _KEPT_FOR = 0.2  # seconds
 _WAITING_MAX = 64
 _ERROR, _DONE = 2, 3  # NLMSG_*
+_TABLE_FLAGS, _TABLE_OWNER = 2, 2  # NFTA_TABLE_FLAGS, NFT_TABLE_F_OWNER
 _CHAIN_TABLE, _CHAIN_NAME, _CHAIN_HOOK, _CHAIN_POLICY, _CHAIN_USE = 1, 3, 4, 5, 6  # NFTA_CHAIN_*
-_HOOK_NUMBER = 1  # NFTA_HOOK_HOOKNUM
+_HOOK_NUMBER, _HOOK_DEVICE, _HOOK_DEVICES = 1, 3, 4  # NFTA_HOOK_HOOKNUM, …_DEV, …_DEVS
 _TYPE_MASK = 0x3FFF
 _WAIT = 5.0  # seconds
 _FAMILIES = {1: "inet", 2: "ip", 10: "ip6"}  # NFPROTO_*; the others never see routed packets
+_LINK_FAMILIES = {3: "arp", 5: "netdev", 7: "bridge"}
 _HOOKS = ("prerouting", "input", "forward", "output", "postrouting")  # NF_INET_*
 
 _thread_lock = threading.Lock()
@@ -92,12 +94,14 @@ def listing(terse: bool = False, table: str = "ip netbox") -> list[dict[str, Any
     return found
 
 
-def whole_ruleset() -> list[dict[str, Any]]:
-    """Everybody's tables, as ``listing`` shows one.
+def listed(command: str) -> list[dict[str, Any]]:
+    """What a ``list`` command of nft(8) says, as ``listing`` shows a table.
 
-    Raises what ``run`` raises.
+    Raises:
+        ValueError: the library wrote no JSON, see ``has_owned_table``.
+        FirewallError, Unsupported, NoPermission: as ``run``.
     """
-    found: list[dict[str, Any]] = json.loads(_call("list ruleset", _JSON | _STATELESS | _HANDLE))["nftables"]
+    found: list[dict[str, Any]] = json.loads(_call(command, _JSON | _STATELESS | _HANDLE))["nftables"]
     return found
 
 
@@ -261,6 +265,24 @@ def base_chains() -> list[BaseChain]:
     return found
 
 
+def hooked_chains() -> dict[tuple[str, str, str], tuple[str, ...]]:
+    """Family (``ip``, ``netdev``, …), table and name of every chain on a hook, with the devices that it is about. Older versions of
+    libnftables do not tell of these.
+
+    Raises:
+        OSError: this kernel has no nf_tables, or refuses to tell.
+    """
+    found = {}
+    for family, attributes in _dump(_GETCHAIN):
+        if _CHAIN_HOOK not in attributes:
+            continue
+        hook = _attributes(attributes[_CHAIN_HOOK])
+        names = [hook[_HOOK_DEVICE]] if _HOOK_DEVICE in hook else [name for _, name in _each_attribute(hook.get(_HOOK_DEVICES, b""))]
+        table, chain = (_text(attributes[kind]) for kind in (_CHAIN_TABLE, _CHAIN_NAME))
+        found[{**_FAMILIES, **_LINK_FAMILIES}.get(family, ""), table, chain] = tuple(map(_text, names))
+    return found
+
+
 def chain_use(family: str, table: str, name: str) -> int | None:
     """What uses a chain: its rules and the jumps to it. ``None`` when there is no such chain, or no nf_tables. Takes microseconds."""
     number = next(number for number, known in _FAMILIES.items() if known == family)
@@ -327,6 +349,17 @@ def has_table(name: str, family: str = "ip") -> bool:
         return any(_FAMILIES.get(number) == family and _text(attributes[1]) == name for number, attributes in _dump(_GETTABLE))
     except OSError:
         return False
+
+
+def has_owned_table() -> bool:
+    """Whether there is a table with ``flags owner`` in any family. libnftables 1.0.6 (Debian 12) reads past the end of a list when it shows
+    such a table in JSON: what it writes then is cut off or has a word of chance in it.
+    """
+    try:
+        flags = [attributes.get(_TABLE_FLAGS, b"") for _, attributes in _dump(_GETTABLE)]
+    except OSError:
+        return False
+    return any(int.from_bytes(value, "big") & _TABLE_OWNER for value in flags)
 
 
 def _dump(message: int) -> list[tuple[int, dict[int, bytes]]]:

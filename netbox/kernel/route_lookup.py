@@ -13,21 +13,11 @@ import struct
 from typing import NamedTuple
 
 from netbox.kernel import rtnetlink
+from netbox.kernel.inspection import NEIGHBOUR_STATES, ROUTE_TYPES
 
 _RTM_GETNEIGH, _RTM_NEWNEIGH = 30, 28
 _RTA_SRC, _RTA_PREFSRC, _RTA_METRICS = 2, 7, 8
 _RTAX_MTU = 2
-_KINDS = {1: "unicast", 2: "local", 3: "broadcast", 4: "anycast", 5: "multicast", 6: "blackhole", 7: "unreachable", 8: "prohibit"}
-_NUD = {
-    0x01: "incomplete",
-    0x02: "reachable",
-    0x04: "stale",
-    0x08: "delay",
-    0x10: "probe",
-    0x20: "failed",
-    0x40: "noarp",
-    0x80: "permanent",
-}
 _ROUTE = struct.Struct("=BBBBBBBBI")
 _NEIGHBOUR = struct.Struct("=BxxxiHBB")
 _HEADER = struct.Struct("=IHHII")
@@ -70,7 +60,7 @@ def lookup(address: str, source: str | None = None, sock: socket.socket | None =
     attributes = rtnetlink.parse_attributes(answer[_ROUTE.size :])
     metrics = rtnetlink.parse_attributes(attributes.get(_RTA_METRICS, b""))
     return Route(
-        _KINDS.get(kind, str(kind)),
+        ROUTE_TYPES.get(kind, str(kind)),
         _number(attributes.get(rtnetlink.RTA_OIF)),
         _address(attributes.get(rtnetlink.RTA_GATEWAY)),
         _address(attributes.get(_RTA_PREFSRC)),
@@ -94,7 +84,7 @@ def neighbour(address: str, index: int, sock: socket.socket | None = None) -> Ne
         raise
     state = _NEIGHBOUR.unpack_from(answer)[2]
     mac = rtnetlink.parse_attributes(answer[_NEIGHBOUR.size :]).get(rtnetlink.NDA_LLADDR, b"")
-    return Neighbour(_NUD.get(state, "none"), mac.hex(":"))
+    return Neighbour(NEIGHBOUR_STATES.get(state, "none"), mac.hex(":"))
 
 
 def _ask(kind: int, expected: int, body: bytes, subject: str, sock: socket.socket | None) -> bytes:

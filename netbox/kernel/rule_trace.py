@@ -1,9 +1,9 @@
 """Which firewall rules a packet meets: the kernel's own trace of nf_tables and of the legacy tables, in one network namespace.
 
-A table of nf_tables that belongs to this process (``flags owner``: it goes with the process's socket, however that ends) marks the packets
-that are asked for with ``meta nftrace set 1``. The mark lies in the packet, so the legacy tables report it too, as if a ``TRACE`` rule of
-raw had matched: no rule of theirs is needed. Chains of that table at both ends of each hook say what the packet looks like there, and by
-which devices it comes and goes.
+A table of nf_tables (see ``trace_tables``) that belongs to this process (``flags owner``: it goes with the process's socket, however that
+ends) marks the packets that are asked for with ``meta nftrace set 1``. The mark lies in the packet, so the legacy tables report it too, as
+if a ``TRACE`` rule of raw had matched: no rule of theirs is needed. Chains of that table at both ends of each hook say what the packet
+looks like there, and by which devices it comes and goes.
 
 nf_tables reports over nfnetlink (NFT_MSG_TRACE), the legacy tables through the namespace's log (``nf_log``; NFLOG group 0). Where the log
 goes is a sysctl of the namespace that the caller sets, see ``LOG_SYSCTL``. Sources: nft(8), iptables-extensions(8) TRACE,
@@ -24,12 +24,10 @@ from netbox.errors import FirewallError, NetboxError
 from netbox.kernel.namespaces import inside_netns
 from netbox.kernel.netfilter_socket import attribute, attributes, messages, open_socket, text
 from netbox.kernel.nftables_context import NftablesContext
+from netbox.kernel.trace_tables import HOOKS, OWN_PREFIX, commands
 
 LOG_SYSCTL = {4: "net.netfilter.nf_log.2", 6: "net.netfilter.nf_log.10"}
 LOG_TO_NETLINK = "nfnetlink_log"
-HOOKS = ("prerouting", "input", "forward", "output", "postrouting")
-FIRST, LAST = "first", "last"
-_FIRST_PRIORITY, _LAST_PRIORITY = -450, 1000  # before defragmentation, and behind everything but conntrack's last step
 
 _GROUP_NFTRACE = 9  # NFNLGRP_NFTRACE
 _TRACE_MESSAGE = 10 << 8 | 17  # NFNL_SUBSYS_NFTABLES, NFT_MSG_TRACE
@@ -62,8 +60,9 @@ class RuleRecord(NamedTuple):
 
     ``netns`` is the inode number of the network namespace. ``kind`` is ``rule``, ``policy`` or ``return``. ``number`` is a rule's position
     for ``iptables`` and its handle for ``nftables``. ``verdict`` is known for nftables only. ``hook`` is empty where the record does not
-    say it. ``packet`` begins with the network header; records of nf_tables have it only once per chain on a hook. ``identity`` is the same
-    for the records of one packet in nf_tables.
+    say it, and begins with the family for hooks of another than inet (``bridge forward``). ``packet`` begins with the
+    network header; records of nf_tables have it only once per chain on a hook. ``identity`` is the same for the records of one packet in
+    nf_tables.
     """
 
     netns: int
@@ -95,7 +94,7 @@ class RuleTracer:
         self._devices: dict[int, str] = {}
         self._log: socket.socket | None = None
         self._fd = os.dup(netns_fd)
-        self.table = f"netbox_trace_{os.getpid()}"
+        self.table = f"{OWN_PREFIX}{os.getpid()}"
         try:
             with inside_netns(netns_fd):
                 self._socket = open_socket(groups=[_GROUP_NFTRACE], buffer=_BUFFER)
@@ -104,7 +103,8 @@ class RuleTracer:
                     if legacy:
                         self._log = self._open_log()
                     self._context = NftablesContext()
-                    self._context.run(_table(self.table, matches))
+                    lines, self._families = commands(self.table, matches, self._context.run("list chains"))
+                    self._context.run("\n".join(lines))
                 except BaseException:
                     self._close_sockets()
                     raise
@@ -133,11 +133,11 @@ class RuleTracer:
         return [self._socket.fileno(), *([self._log.fileno()] if self._log else [])]
 
     def read(self) -> list[RuleRecord]:
-        """The records that are there: those of each of the two sources in their order."""
+        """The records that are there: those of each of the two sources in their order, nf_tables' first."""
+        # Read last, so that it shows every packet that the log tells of.
+        log = list(_waiting(self._log)) if self._log is not None else []
         found = [record for data in _waiting(self._socket) for record in self._trace_records(data)]
-        if self._log is not None:
-            found += [record for data in _waiting(self._log) for record in self._log_records(data)]
-        return found
+        return found + [record for data in log for record in self._log_records(data)]
 
     def _trace_records(self, data: bytes) -> Iterator[RuleRecord]:
         for kind, family, fields in messages(data):
@@ -150,17 +150,19 @@ class RuleTracer:
                 code = _number(fields.get(_POLICY, b""))
             hook, _, end = text(fields.get(_CHAIN, b"")).partition("_")
             own = text(fields.get(_TABLE, b"")) == self.table
+            name = _FAMILIES.get(family, str(family))
+            place = hook if name == "inet" else f"{name} {hook}"
             yield RuleRecord(
                 self.netns,
                 "nftables",
-                _FAMILIES.get(family, str(family)),
+                name,
                 text(fields.get(_TABLE, b"")),
                 end if own else text(fields.get(_CHAIN, b"")),
                 event,
                 _number(fields.get(_HANDLE, b"")),
                 _VERDICTS.get(code, "") if code is not None else "",
                 text(verdict.get(_JUMP_TARGET, b"")),
-                hook if own else "",
+                place if own else "",
                 self._device(_number(fields.get(_IIF, b""))),
                 self._device(_number(fields.get(_OIF, b""))),
                 fields.get(_NETWORK, b"") + fields.get(_TRANSPORT, b""),
@@ -209,9 +211,9 @@ class RuleTracer:
             return self._context.run("list ruleset", handles=True)
 
     def close(self) -> None:
-        """Takes the table away and stops listening."""
+        """Takes the tables away and stops listening."""
         try:
-            self._context.run(f"delete table inet {self.table}")
+            self._context.run("\n".join(f"delete table {family} {self.table}" for family in self._families))
         except NetboxError:
             pass  # it goes with the context
         self._context.close()
@@ -222,17 +224,6 @@ class RuleTracer:
         self._socket.close()
         if self._log is not None:
             self._log.close()
-
-
-def _table(name: str, matches: Sequence[str]) -> str:
-    """The commands that make our table."""
-    lines = [f"add table inet {name} {{ flags owner ; }}"]
-    for hook in HOOKS:
-        for end, priority in ((FIRST, _FIRST_PRIORITY), (LAST, _LAST_PRIORITY)):
-            lines.append(f"add chain inet {name} {hook}_{end} {{ type filter hook {hook} priority {priority} ; policy accept ; }}")
-    for hook in ("prerouting", "output"):
-        lines += [f"add rule inet {name} {hook}_{FIRST} {match} meta nftrace set 1" for match in matches]
-    return "\n".join(lines) + "\n"
 
 
 def parse_prefix(prefix: str) -> tuple[str, str, str, int] | None:

@@ -6,6 +6,7 @@ made, and all of nf_tables as libnftables-json(5) has it. Each is asked only whe
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
@@ -55,11 +56,39 @@ def nf_tables() -> list[dict[str, Any]]:
         FirewallError, NoPermission: the kernel refuses to tell.
     """
     try:
-        if not nftables.base_chains():
-            return []
+        hooked = nftables.hooked_chains()
     except OSError:
         return []
-    return nftables.whole_ruleset()
+    if not hooked:
+        return []
+    listing = _listing()
+    for chain in (item["chain"] for item in listing if "chain" in item):
+        devices = hooked.get((chain["family"], chain["table"], chain["name"]))
+        if devices:
+            chain["dev"] = list(devices)
+    return listing
+
+
+def _listing() -> list[dict[str, Any]]:
+    try:
+        if not nftables.has_owned_table():
+            return nftables.listed("list ruleset")
+    except ValueError:
+        pass  # one came in between: every trace has its own for a while
+    return _without_tables()
+
+
+def _without_tables() -> list[dict[str, Any]]:
+    """The ruleset without what describes the tables themselves, which cannot always be shown (see ``nftables.has_owned_table``)."""
+    found = nftables.listed("list sets") + nftables.listed("list maps")
+    for item in nftables.listed("list chains"):
+        if chain := item.get("chain"):
+            try:
+                found += nftables.listed(f"list chain {chain['family']} {chain['table']} {chain['name']}")
+            except FirewallError as error:
+                if error.errno != errno.ENOENT:  # gone since
+                    raise
+    return found
 
 
 def _save(kind: str, family: str) -> str:

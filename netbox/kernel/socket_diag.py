@@ -13,6 +13,8 @@ import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from netbox.kernel.rtnetlink import parse_attributes
+
 NETLINK_SOCK_DIAG = 4
 SOCK_DIAG_BY_FAMILY = 20
 PROTOCOLS = {"tcp": socket.IPPROTO_TCP, "udp": socket.IPPROTO_UDP, "sctp": 132}
@@ -26,11 +28,13 @@ _MESSAGE = struct.Struct("=BBBB4s16s16sI8s5I")
 _NLM_F_REQUEST, _NLM_F_DUMP = 0x1, 0x300
 _ERROR, _DONE = 2, 3
 _RECEIVE_BUFFER = 1 << 18
+_ONLY_IPV6 = 11  # INET_DIAG_SKV6ONLY, told of listening and of unconnected sockets
 
 
 class SocketFact(NamedTuple):
     """A socket: its own end and the other (port 0 without), its state, and for a listening one how many connections wait (``waiting``) and
-    how many may (``room``); for others the bytes received and not read, and those sent and not acknowledged.
+    how many may (``room``); for others the bytes received and not read, and those sent and not acknowledged. ``only_ipv6``: one bound to
+    ``::`` takes nothing of IPv4 (ipv6(7), IPV6_V6ONLY).
     """
 
     protocol: str
@@ -42,6 +46,12 @@ class SocketFact(NamedTuple):
     waiting: int
     room: int
     inode: int
+    only_ipv6: bool = False
+
+    def takes(self, address: str) -> bool:
+        """Whether it is bound so that packets to an address are for it."""
+        anywhere = ("::",) if ":" in address else ("0.0.0.0", *(() if self.only_ipv6 else ("::",)))
+        return self.address in (address, *anywhere)
 
     @property
     def is_full(self) -> bool:
@@ -74,7 +84,9 @@ def sockets(protocol: str, states: int = ALL_STATES) -> list[SocketFact]:
 def _fact(protocol: str, payload: bytes) -> SocketFact:
     family, state, _, _, ports, source, destination, _, _, _, waiting, room, _, inode = _MESSAGE.unpack_from(payload)
     port, peer_port = struct.unpack("!HH", ports)
-    return SocketFact(protocol, _address(family, source), port, _address(family, destination), peer_port, state, waiting, room, inode)
+    own, peer = _address(family, source), _address(family, destination)
+    only_ipv6 = parse_attributes(payload[_MESSAGE.size :]).get(_ONLY_IPV6, b"")[:1] == b"\1"
+    return SocketFact(protocol, own, port, peer, peer_port, state, waiting, room, inode, only_ipv6)
 
 
 def _address(family: int, value: bytes) -> str:

@@ -85,14 +85,18 @@ def add_bfifo(index: int, parent: int, own: int, limit: int) -> Request:
     return _qdisc(index, parent, own, "bfifo", struct.pack("=I", limit))
 
 
-def add_netem(index: int, parent: int, own: int, delay: int, jitter: int, corrupt: float, packets: int) -> Request:
-    """Delay, its variation (uniform, plus or minus), and the percentage of packets in which one bit is turned over. It holds at most so
-    many ``packets``.
+def add_netem(index: int, parent: int, own: int, delay: int, jitter: int, corrupt: float, loss: float, packets: int) -> Request:
+    """Delay, its variation (uniform, plus or minus), the percentage of packets in which one bit is turned over, and of those that vanish.
+    It holds at most so many ``packets``.
     """
-    options = _NETEM.pack(delay // TICK, packets, 0, 0, 0, jitter // TICK)
+    options = _NETEM.pack(delay // TICK, packets, _probability(loss), 0, 0, jitter // TICK)
     if corrupt:
-        options += attribute(TCA_NETEM_CORRUPT, struct.pack("=II", min(round(corrupt / 100 * (1 << 32)), 0xFFFFFFFF), 0))
+        options += attribute(TCA_NETEM_CORRUPT, struct.pack("=II", _probability(corrupt), 0))
     return _qdisc(index, parent, own, "netem", options)
+
+
+def _probability(percent: float) -> int:
+    return min(round(percent / 100 * (1 << 32)), 0xFFFFFFFF)
 
 
 def netem_packets(delay: int, jitter: int, rate: int) -> int:

@@ -61,10 +61,10 @@ def sides(backend: str) -> dict[Side, int | None]:
         use = nftables.chain_use(family, "filter", CHAIN)
         if use is not None:
             found[Side(family, NFT)] = use
-    if backend != firewall_choice.IPTABLES and "filter" in loaded_tables():
-        side = Side("ip", LEGACY)
-        if iptables_command.rules(side, CHAIN) is not None:
-            found[side] = None
+        if backend != firewall_choice.IPTABLES and "filter" in loaded_tables(family == "ip6"):
+            side = Side(family, LEGACY)
+            if iptables_command.rules(side, CHAIN) is not None:
+                found[side] = None
     return found
 
 

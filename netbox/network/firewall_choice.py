@@ -130,11 +130,11 @@ def remove_everywhere(owners: Iterable[str], but: str = "") -> None:
     Raises what ``FirewallBackend.apply`` raises.
     """
     with exclusive():
-        remove(owners, _occupied() - {but})
+        remove(owners, occupied() - {but})
 
 
-def _occupied() -> set[str]:
-    """The backends that may have something of ours here. Cheap, and loads no library."""
+def occupied() -> set[str]:
+    """The backends that may have something of ours in the calling thread's network namespace. Cheap, and loads no library."""
     import importlib.util
 
     found = {NFTABLES} if nftables.has_table(_OWN_TABLE) or nftables.has_table(_OWN_TABLE, "ip6") else set()

@@ -6,18 +6,16 @@ file to leave behind, and it goes with its holder.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from netbox.errors import FirewallError, host_error
+from netbox.kernel import flock
 
 NAMESPACE = "/proc/thread-self/ns/net"
 TIMEOUT = 20.0  # seconds
-_POLL_INTERVAL = 0.001
 
 _held = threading.local()
 
@@ -40,15 +38,8 @@ def exclusive() -> Iterator[None]:
         if namespace in holding:
             yield
             return
-        deadline = time.monotonic() + TIMEOUT
-        while True:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise FirewallError(f"another netbox has been changing firewall rules for {TIMEOUT:g} s", "try again") from None
-                time.sleep(_POLL_INTERVAL)
+        if not flock.acquire(fd, TIMEOUT):
+            raise FirewallError(f"another netbox has been changing firewall rules for {TIMEOUT:g} s", "try again")
         holding.add(namespace)
         try:
             yield

@@ -118,7 +118,7 @@ def _neighbours(plan: NetworkPlan) -> list[str]:
     """The subnets of further networks, where the sandbox answers to a client directly."""
     others = [endpoint for endpoint in plan.interfaces if not endpoint.internal]
     return [item.subnet for item in others if item is not plan.entrance] + [
-        item.subnet6 for item in others if item.subnet6 and item is not plan.way_out6
+        item.subnet6 for item in others if item.subnet6 and item is not plan.entrance6
     ]
 
 

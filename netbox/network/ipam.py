@@ -60,6 +60,11 @@ def number(address: str) -> int:
         raise ValueError(f"not an address: {address}") from error
 
 
+def is_link_local(address: str) -> bool:
+    """Whether an address is good on one link only: fe80::/10 (RFC 4291)."""
+    return ":" in address and number(address) >> 118 == 0xFE80 >> 6
+
+
 def dotted(value: int) -> str:
     """A number as dotted address."""
     return socket.inet_ntoa(struct.pack("!I", value))
@@ -182,23 +187,33 @@ def next_address(
     raise Conflict(f"{where} has no free address left: {count} are taken", "remove a sandbox")
 
 
-def next_address6(subnet: Subnet, gateway_address: str, offset: int, taken: Collection[str], reserved: Collection[str] = ()) -> str:
-    """The IPv6 address for a sandbox whose IPv4 address is the ``offset``-th of its subnet: the one at the same place, so that it is as
-    stable; where that is not free, the lowest free one behind the places that IPv4 addresses have.
+def next_address6(
+    subnet: Subnet,
+    gateway_address: str,
+    offset: int,
+    taken: Collection[str],
+    *,
+    reserved: Collection[str] = (),
+    within: Subnet | None = None,
+) -> str:
+    """The IPv6 address for a sandbox whose IPv4 address is the ``offset``-th of its subnet or range: the one at the same place, so that it
+    is as stable; where that is not free, the lowest free one behind the places that IPv4 addresses have, or of the range ``within``.
 
     Raises:
         Conflict: the subnet is full.
     """
     used = {gateway_address, *taken, *reserved}
-    span = 1 << (subnet.bits - subnet.length)
+    room = subnet if within is None else within
+    span = 1 << (room.bits - room.length)
     # A /64 has room behind 32 bits of offsets. In a small subnet places are shared.
-    behind = 1 << 32 if span > 1 << 33 else 1
-    for place in (offset, *range(behind, behind + len(used) + 1)):
-        value = subnet.base + place
-        if 0 < place < span and subnet.written(value) not in used:
+    behind = 1 << 32 if within is None and span > 1 << 33 else 0
+    for place in (offset, *range(behind, behind + len(used) + 2)):
+        value = room.base + place
+        if 0 <= place < span and value != subnet.base and subnet.written(value) not in used:
             return subnet.written(value)
+    where = f"the network {subnet}" if within is None else f"the range {within} of the network {subnet}"
     count = sum(":" in address for address in taken)
-    raise Conflict(f"the network {subnet} has no free address left: {count} are taken", "remove a sandbox")
+    raise Conflict(f"{where} has no free address left: {count} are taken", "remove a sandbox")
 
 
 def mac_for(address: str) -> str:

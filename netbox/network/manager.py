@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import NamedTuple
 
 from netbox import names
 from netbox.errors import Conflict, NotFound, UsageError
 from netbox.network import (
+    addressing,
     docker_user,
     drivers,
     firewall,
@@ -22,6 +22,7 @@ from netbox.network import (
     ports,
     resolve,
 )
+from netbox.network.addressing import Chosen
 from netbox.network.facts import boot_id
 from netbox.network.plan import Endpoint, JoinTarget, NetworkPlan, Prepared, Traffic
 from netbox.network.undo import UndoContext
@@ -273,10 +274,10 @@ class NetworkManager:
     def _lease(
         self, row: NetworkRow, sandbox_id: str, attachment: NetworkAttachment, index: int, stood: bool, boot: str | None = None
     ) -> Endpoint:
-        choice: list[_Addresses] = []
+        choice: list[Chosen] = []
 
-        def choose(taken: dict[str, str], released: list[str]) -> _Addresses:
-            choice.append(self._choose(row, sandbox_id, attachment, taken, released))
+        def choose(taken: dict[str, str], released: list[str]) -> Chosen:
+            choice.append(addressing.choose(self._store, row, sandbox_id, attachment, taken, released))
             return choice[-1]
 
         boot = boot_id() if boot is None else boot
@@ -285,8 +286,8 @@ class NetworkManager:
         return _endpoint(row, sandbox_id, choice[-1], attachment, index, stood)
 
     def _lease_preview(self, row: NetworkRow, sandbox_id: str, attachment: NetworkAttachment, index: int, stood: bool) -> Endpoint:
-        def choose(taken: dict[str, str], released: list[str]) -> _Addresses:
-            raise _Preview(self._choose(row, sandbox_id, attachment, taken, released))
+        def choose(taken: dict[str, str], released: list[str]) -> Chosen:
+            raise _Preview(addressing.choose(self._store, row, sandbox_id, attachment, taken, released))
 
         try:
             self._store.allocate_lease(row.name, sandbox_id, boot_id(), choose)
@@ -294,75 +295,16 @@ class NetworkManager:
             return _endpoint(row, sandbox_id, preview.chosen, attachment, index, stood)
         raise AssertionError("unreachable: choose always raises")
 
-    def _choose(self, row: NetworkRow, sandbox_id: str, spec: NetworkAttachment, taken: dict[str, str], released: list[str]) -> _Addresses:
-        subnet = ipam.Subnet.parse(row.subnet)
-        auxiliary = {address: name for name, address in row.options.get("aux_addresses", {}).items()}
-        if row.parent:
-            lan = _check_lan(row, spec)
-            auxiliary = {**lan.taken, **auxiliary}
-        if spec.ip is None:
-            ip_range = row.options.get("ip_range")
-            within = ipam.Subnet.parse(ip_range) if ip_range else None
-            address = ipam.next_address(subnet, row.gateway, taken, released, reserved=auxiliary, within=within)
-        else:
-            address = ipam.dotted(ipam.number(spec.ip))
-            ipam.check_address(subnet, row.gateway, address, auxiliary)
-            self._refuse_taken(address, taken)
-        if row.options.get("macvlan_mode") == "passthru":
-            return _Addresses(address, parents.find(row.parent).mac, "")
-        mac = ipam.mac_for(address) if spec.mac_address is None else ipam.check_mac(spec.mac_address)
-        for lease in self._store.leases(row.name):
-            if lease.mac == mac and lease.sandbox_id != sandbox_id and taken.get(lease.address) == lease.sandbox_id:
-                raise Conflict(
-                    f"the MAC {mac} is taken by sandbox {self._name(lease.sandbox_id)}", "choose another one, or stop that sandbox"
-                )
-        if mac == ipam.mac_for(row.gateway) and not row.parent:
-            raise Conflict(f"the MAC {mac} is that of the bridge {row.bridge}", "choose another one")
-        return _Addresses(address, mac, self._choose6(row, spec, address, taken))
-
-    def _choose6(self, row: NetworkRow, spec: NetworkAttachment, address: str, taken: dict[str, str]) -> str:
-        """The IPv6 address that goes with ``address``; nothing on a network without IPv6."""
-        if not row.subnet6:
-            if spec.ip6 is not None:
-                hint = "make one that has (netbox network create --ipv6)"
-                raise UsageError(f"--ip6 {spec.ip6}: network {row.name} has no IPv6", hint)
-            return ""
-        subnet, subnet6 = ipam.Subnet.parse(row.subnet), ipam.Subnet.parse(row.subnet6)
-        auxiliary = {address: name for name, address in row.options.get("aux_addresses", {}).items()}
-        if spec.ip6 is None:
-            return ipam.next_address6(subnet6, row.gateway6, ipam.number(address) - subnet.base, taken, auxiliary)
-        wanted = subnet6.written(ipam.number(spec.ip6))
-        ipam.check_address(subnet6, row.gateway6, wanted, auxiliary)
-        self._refuse_taken(wanted, taken)
-        return wanted
-
-    def _refuse_taken(self, address: str, taken: dict[str, str]) -> None:
-        if address in taken:
-            holder = self._name(taken[address])
-            raise Conflict(f"the address {address} is taken by sandbox {holder}", "choose another one, or remove that sandbox")
-
-    def _name(self, sandbox_id: str) -> str:
-        row = self._store.sandbox(sandbox_id)
-        return row.name if row is not None else names.short_id(sandbox_id)
-
-
-class _Addresses(NamedTuple):
-    """What a sandbox has on a network; ``address6`` is empty without IPv6."""
-
-    address: str
-    mac: str
-    address6: str
-
 
 class _Preview(Exception):
     """Carries a choice out of a transaction that must not be committed."""
 
-    def __init__(self, chosen: _Addresses) -> None:
+    def __init__(self, chosen: Chosen) -> None:
         super().__init__(*chosen)
         self.chosen = chosen
 
 
-def _endpoint(row: NetworkRow, sandbox_id: str, chosen: _Addresses, attachment: NetworkAttachment, index: int, stood: bool) -> Endpoint:
+def _endpoint(row: NetworkRow, sandbox_id: str, chosen: Chosen, attachment: NetworkAttachment, index: int, stood: bool) -> Endpoint:
     return Endpoint(
         network=row.name,
         bridge="" if row.parent else row.bridge,
@@ -384,18 +326,6 @@ def _endpoint(row: NetworkRow, sandbox_id: str, chosen: _Addresses, attachment: 
         gateway6=row.gateway6,
         address6=chosen.address6,
     )
-
-
-def _check_lan(row: NetworkRow, attachment: NetworkAttachment) -> parents.Lan:
-    """What is known about the LAN of a macvlan network. Raises ``UsageError`` for what cannot be had there."""
-    if attachment.aliases:
-        raise UsageError(f"network {row.name} has no name service, being a macvlan network", "leave the alias out, or add a bridge network")
-    if attachment.mac_address is not None and row.options.get("macvlan_mode") == "passthru":
-        raise UsageError(f"--mac-address on network {row.name}: with macvlan_mode=passthru it is that of {row.parent}", "leave it out")
-    lan = parents.lan(row.parent)
-    if attachment.ip != row.gateway and attachment.ip in lan.taken:
-        raise Conflict(f"the address {attachment.ip} is taken: it is {lan.taken[attachment.ip]}", "choose another one")
-    return lan
 
 
 def _facts(endpoints: Iterable[Endpoint], taken: tuple[PortSpec, ...], base_stands: bool) -> modes.Facts:
@@ -424,7 +354,9 @@ def check_endpoints(endpoints: Sequence[Endpoint], spec: NetworkSpec) -> None:
 
 def _has_ipv6(endpoints: Iterable[Endpoint]) -> bool:
     """Whether ports are published for IPv6 too."""
-    return any(endpoint.address6 and not endpoint.internal for endpoint in endpoints)
+    ordered = sorted(endpoints, key=lambda endpoint: endpoint.precedence)
+    first = next((endpoint for endpoint in ordered if endpoint.address6 and not endpoint.internal), None)
+    return first is not None and not first.on_lan
 
 
 def _sum(counters: Iterable[Traffic]) -> Traffic:

@@ -6,7 +6,6 @@ lock, so that a network never goes away between the moment a sandbox finds it st
 
 from __future__ import annotations
 
-import fcntl
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,7 +14,7 @@ from typing import Any
 
 from netbox import names
 from netbox.errors import Conflict, HostError, NotFound, host_error
-from netbox.kernel import rtnetlink, sysctl
+from netbox.kernel import flock, rtnetlink, sysctl
 from netbox.kernel.rtnetlink import Link, RouteSocket
 from netbox.network import docker_user, firewall, firewall_choice, ipam, naming, parents
 from netbox.network import forwarding as forwarding_ipv6
@@ -30,7 +29,6 @@ from netbox.state.store import Store
 IPV6_MTU = 1280  # bytes, the least (RFC 8200)
 LOCK_FILE = "network.lock"
 LOCK_TIMEOUT = 30.0  # seconds
-_POLL_INTERVAL = 0.002
 IP_FORWARD = "net.ipv4.ip_forward"
 _OWNER_PREFIX = "network:"
 
@@ -49,15 +47,8 @@ def locked(settings: Settings) -> Iterator[None]:
     except OSError as error:
         raise host_error("make", path, error) from error
     try:
-        deadline = time.monotonic() + LOCK_TIMEOUT
-        while True:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise HostError(f"another netbox held {path} for {LOCK_TIMEOUT:g} s", f"find it with: fuser {path}") from None
-                time.sleep(_POLL_INTERVAL)
+        if not flock.acquire(fd, LOCK_TIMEOUT):
+            raise HostError(f"another netbox held {path} for {LOCK_TIMEOUT:g} s", f"find it with: fuser {path}")
         yield
     finally:
         os.close(fd)
@@ -183,7 +174,7 @@ def preview(store: Store, name: str) -> tuple[NetworkRow, bool]:
     row = store.network(name)
     if row is not None and row.parent:
         link = parents.find(row.parent)
-        facts = host_facts(frozenset({row.parent}))
+        facts = host_facts(frozenset({row.parent}), ipv6=bool(row.subnet6))
         chosen = choose(store, name, row, facts._replace(mtu=link.mtu))
         if chosen.mtu > link.mtu:
             raise Conflict(
@@ -344,9 +335,9 @@ def standing_rules(store: Store, row: NetworkRow) -> RuleGroup:
 
 
 def any_stands6(store: Store) -> bool:
-    """Whether some network with IPv6 stands: the firewall's chains for IPv6 are there then."""
+    """Whether some network with a bridge and IPv6 stands: the firewall's chains for IPv6 are there then."""
     standing = {owner for owner, _ in store.journal_owners(NETWORK)}
-    return any(row.subnet6 and names.network_owner(row.name) in standing for row in store.networks())
+    return any(row.subnet6 and not row.parent and names.network_owner(row.name) in standing for row in store.networks())
 
 
 def describe(row: NetworkRow, base: bool = True, base6: bool = False, ipv6_forwarding: Mapping[str, str] | None = None) -> list[str]:

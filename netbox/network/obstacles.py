@@ -39,8 +39,8 @@ class Obstacle(NamedTuple):
     remedy: str
 
 
-def find(hook: str, bridges: Sequence[str], port: int = 53) -> list[Obstacle]:
-    """What drops IPv4 packets of these bridges on the hook ``forward`` or ``input``.
+def find(hook: str, bridges: Sequence[str], bridges6: Sequence[str] = (), port: int = 53) -> list[Obstacle]:
+    """What drops IPv4 packets of ``bridges`` and IPv6 packets of ``bridges6`` on the hook ``forward`` or ``input``.
 
     Raises:
         FirewallError, NoPermission: the rules cannot be read.
@@ -51,13 +51,14 @@ def find(hook: str, bridges: Sequence[str], port: int = 53) -> list[Obstacle]:
     except OSError:
         return []  # this kernel has no nf_tables
     for base in chains:
-        if base.hook != hook or base.family == "ip6" or base.table == _OWN_TABLE or not (base.drops or base.rules):
+        asked = {"ip": tuple(bridges), "ip6": tuple(bridges6), "inet": tuple(dict.fromkeys((*bridges, *bridges6)))}[base.family]
+        if base.hook != hook or base.table == _OWN_TABLE or not (base.drops or base.rules) or not asked:
             continue
         table = _read(f"{base.family} {base.table}")
         if not (base.drops or table.ends_with_drop(base.name)):
             continue
         program = table.program(base.family, base.table, hook)
-        for bridge in bridges:
+        for bridge in asked:
             if not table.names(base.name, bridge):
                 remedy = _REMEDIES.get((program, hook), _OTHERWISE[hook]).format(bridge=bridge, port=port)
                 found.append(Obstacle(program, f"{base.family} {base.table} {base.name}", bridge, remedy))
@@ -83,18 +84,21 @@ class Table:
                 self._rules.setdefault(item["rule"]["chain"], []).append(item["rule"]["expr"])
 
     def program(self, family: str, name: str, hook: str) -> str:
-        """Whose it is; empty when it looks like nobody's in particular. What is forwarded is asked by dockerd before ufw."""
+        """Whose it is; empty when it looks like nobody's in particular. In a table that several share, dockerd's chain is asked first."""
         if (family, name) == ("inet", "firewalld"):
             return FIREWALLD
         if hook == FORWARD and "DOCKER-USER" in self._rules:
             return DOCKERD
-        return UFW if any(chain.startswith("ufw-") for chain in self._rules) else ""
+        if "INPUT_ZONES" in self._rules:  # firewalld with FirewallBackend=iptables
+            return FIREWALLD
+        return UFW if any(chain.startswith(("ufw-", "ufw6-")) for chain in self._rules) else ""
 
     def ends_with_drop(self, chain: str) -> bool:
         """Whether the last rule of a chain drops or rejects whatever comes to it."""
         rules = self._rules.get(chain, [])
         last = [item for item in rules[-1] if "counter" not in item] if rules else []
-        return len(last) == 1 and ("drop" in last[0] or "reject" in last[0])
+        # What "iptables" has written is not always shown in nft's own words.
+        return len(last) == 1 and ("drop" in last[0] or "reject" in last[0] or last[0].get("xt", {}).get("name") == "REJECT")
 
     def names(self, chain: str, interface: str) -> bool:
         """Whether a rule of the chain, or of one that it leads to, names the interface."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import socket
 from typing import NamedTuple
 
 from netbox.errors import HostError, NotFound, Unsupported, UsageError, host_error
@@ -20,13 +21,14 @@ _VLAN_MAX = 4094  # 0 and 4095 are reserved (IEEE 802.1Q)
 
 
 class Lan(NamedTuple):
-    """What this host knows about the LAN of a parent: all addresses of the host's ``own``, its gateway there ("" for none), and addresses
-    that are somebody's, with the words for whose.
+    """What this host knows about the LAN of a parent: all addresses of the host's ``own``, its gateways there ("" for none; that of IPv6 is
+    a link-local address where router advertisements told of it), and addresses that are somebody's, with the words for whose.
     """
 
     own: frozenset[str]
     gateway: str
     taken: dict[str, str]
+    gateway6: str = ""
 
 
 def find(name: str) -> Link:
@@ -52,18 +54,25 @@ def find(name: str) -> Link:
     return link
 
 
-def lan(name: str) -> Lan:
-    """The LAN of a parent. One that is not there yet has none."""
+def lan(name: str, ipv6: bool = False) -> Lan:
+    """The LAN of a parent, IPv6 too with ``ipv6``. One that is not there yet has none."""
     with RouteSocket() as netlink:
         links, addresses, routes = netlink.links(), netlink.addresses(), netlink.routes()
+        if ipv6:
+            addresses += netlink.addresses(socket.AF_INET6)
+            routes += netlink.routes(socket.AF_INET6)
     names = {link.index: link.name for link in links}
-    own = {ipam.dotted(item.network): f"this host's own, on {names.get(item.index)}" for item in addresses}
-    gateways = [item.gateway for item in routes if item.gateway and names.get(item.index) == name]
-    default = [item.gateway for item in routes if item.gateway and names.get(item.index) == name and item.length == 0]
-    resolvers = [server for server in nameservers(host_files().resolv_conf) if ":" not in server]
-    taken = dict.fromkeys(resolvers, "a resolver of this host")
-    taken |= dict.fromkeys(gateways, "a router of this host")
-    return Lan(frozenset(own), default[0] if default else "", {**taken, **own})
+    own = {str(item).partition("/")[0]: f"this host's own, on {names.get(item.index)}" for item in addresses}
+    by_parent = [item for item in routes if item.gateway and names.get(item.index) == name]
+    default = [item for item in sorted(by_parent, key=lambda item: item.metric) if item.length == 0]
+    taken = dict.fromkeys(nameservers(host_files().resolv_conf), "a resolver of this host")
+    taken |= dict.fromkeys((item.gateway for item in by_parent), "a router of this host")
+    return Lan(
+        frozenset(address for address in own if not ipam.is_link_local(address)),
+        next((item.gateway for item in default if item.bits == 32), ""),
+        {**taken, **own},
+        next((item.gateway for item in default if item.bits == 128), ""),
+    )
 
 
 def stands(name: str) -> bool:

@@ -131,13 +131,18 @@ class NetworkPlan:
 
     @property
     def way_out6(self) -> Endpoint | None:
-        """The interface with the IPv6 default route, on which ports are published for IPv6: the first one that has IPv6."""
+        """The interface with the IPv6 default route: the first one that has IPv6."""
         return next((endpoint for endpoint in self.endpoints if endpoint.address6 and not endpoint.internal), None)
+
+    @property
+    def entrance6(self) -> Endpoint | None:
+        """The interface on which ports are published for IPv6: that with the IPv6 default route, unless it is on a LAN."""
+        return self.way_out6 if self.way_out6 is not None and not self.way_out6.on_lan else None
 
     @property
     def published_on(self) -> tuple[str, str]:
         """The IPv4 and the IPv6 address to which published ports lead; empty where there is none."""
-        entrance, entrance6 = self.entrance, self.way_out6
+        entrance, entrance6 = self.entrance, self.entrance6
         return entrance.address if entrance is not None else "", entrance6.address6 if entrance6 is not None else ""
 
     @property

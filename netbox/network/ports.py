@@ -42,7 +42,8 @@ def reserve(
         UsageError: the host has no such address, the sandbox has no IPv6 address, or the ports are more than this process may have open
             files.
     """
-    ports = tuple(_in_families(ports, ipv6))
+    ports = in_families(ports, ipv6)
+    _check_families(ports, ipv6)
     _check_file_limit(sum(port.length * len(port.by_family) for port in ports))
     reserved = list(ports)
     sockets: list[socket.socket] = []
@@ -57,10 +58,18 @@ def reserve(
     return tuple(reserved), sockets
 
 
-def _in_families(ports: Iterable[PortSpec], ipv6: bool) -> Iterable[PortSpec]:
-    """What is for every address is for those of IPv6 too where the sandbox has it, unless another port of the request is there."""
+def in_families(ports: Iterable[PortSpec], ipv6: bool) -> tuple[PortSpec, ...]:
+    """What is for every address is for those of IPv6 too where the sandbox has it, unless another of the ports is there."""
     asked = tuple(ports)
-    for port in asked:
+
+    def is_free(port: PortSpec) -> bool:
+        return not any(":" in other.host_ip and _overlap(port, other) for other in asked)
+
+    return tuple(port._replace(with_ipv6=ipv6 and port.host_ip == _ANY_ADDRESS and is_free(port)) for port in asked)
+
+
+def _check_families(ports: Iterable[PortSpec], ipv6: bool) -> None:
+    for port in ports:
         if ":" in port.host_ip and not ipv6:
             raise UsageError(
                 f"cannot publish on [{port.host_ip}]: the sandbox has no IPv6 address",
@@ -71,8 +80,6 @@ def _in_families(ports: Iterable[PortSpec], ipv6: bool) -> Iterable[PortSpec]:
                 "cannot publish on [::1]: bridged packets pass ip6tables here, and answers to ::1 are lost then",
                 "publish on 127.0.0.1, or: sysctl -w net.bridge.bridge-nf-call-ip6tables=0",
             )
-        free = not any(":" in other.host_ip and _overlap(port, other) for other in asked)
-        yield port._replace(with_ipv6=ipv6 and port.host_ip == _ANY_ADDRESS and free)
 
 
 def _overlap(one: PortSpec, other: PortSpec) -> bool:
@@ -94,7 +101,7 @@ def holds_by_socket(protocol: str) -> bool:
 
 def check(store: Store, sandbox_id: str, ports: Iterable[PortSpec], ipv6: bool = False) -> tuple[PortSpec, ...]:
     """What ``reserve`` would give now, but for ports that the kernel would choose; nothing stays taken. Raises what ``reserve`` raises."""
-    ports = tuple(_in_families(ports, ipv6))
+    ports = in_families(ports, ipv6)
     try:
         with store.database.transaction():
             taken, sockets = reserve(store, sandbox_id, ports, ipv6)

@@ -4,12 +4,13 @@ Both directions are shaped where packets leave a device: the host's end for what
 out of it. A packet passes, in this order::
 
     1:  tbf     the link's own rate (--net-rate-in, --net-rate-out)
-    2:  netem   delay, jitter and corruption for everybody
+    2:  netem   delay, jitter, corruption and queued loss for everybody
     3:  tbf     the rate for everybody
     4:  htb     tells the peers apart; below it, for each peer, again netem and tbf
 
 Only what was asked for is there. Loss is a firewall rule with a probability: for what comes out, at the host's PREROUTING; for what goes
-in, at the sandbox's, in its own network namespace. Neither tells the sender, unlike a drop where a packet is sent.
+in, at the sandbox's, in its own network namespace. Neither tells the sender, unlike a drop where a packet is sent. What goes to sandboxes
+of the same network passes the host's firewall only with bridge netfilter; without it netem loses what comes out, in the queue.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class Impairment(NamedTuple):
 
     ``to`` is the peer as it was asked for, empty for everybody; ``prefixes`` are its addresses. ``rate`` is in bytes a second, ``loss`` and
     ``corrupt`` in percent, ``delay`` and ``jitter`` in nanoseconds; 0 means none. ``until`` is a time of CLOCK_BOOTTIME, ``None`` means as
-    long as the sandbox runs.
+    long as the sandbox runs. ``in_queue``: netem loses the packets, no rule does; ``placed`` decides it.
     """
 
     direction: str
@@ -62,6 +63,17 @@ class Impairment(NamedTuple):
     delay: int = 0
     jitter: int = 0
     until: float | None = None
+    in_queue: bool = False
+
+    @property
+    def queued_loss(self) -> float:
+        """What netem is to lose, in percent."""
+        return self.loss if self.in_queue else 0.0
+
+    @property
+    def needs_netem(self) -> bool:
+        """Whether it is more than a rate and rules."""
+        return bool(self.delay or self.corrupt or self.queued_loss)
 
     @property
     def effects(self) -> dict[str, str]:
@@ -130,7 +142,7 @@ def steps(index: int, mtu: int, direction: str, base_rate: int, impairments: Seq
     for item in wanted:
         if not item.prefixes:
             at = builder.add_effects(at, (_NETEM, _RATE), item)
-    queued = [item for item in wanted if item.prefixes and (item.rate or item.delay or item.corrupt)]
+    queued = [item for item in wanted if item.prefixes and (item.rate or item.needs_netem)]
     if queued:
         builder.add_peers(at, direction, queued)
     return builder.made
@@ -159,7 +171,7 @@ class _Builder:
         return _At(tc.handle(major, 1), min(rate, at.rate or rate))
 
     def add_effects(self, at: _At, majors: tuple[int, int], item: Impairment) -> _At:
-        if item.delay or item.corrupt:
+        if item.needs_netem:
             own = tc.handle(majors[0])
             packets = tc.netem_packets(item.delay, item.jitter, at.rate)
             command = f"netem limit {packets}"
@@ -167,7 +179,9 @@ class _Builder:
                 command += f" delay {format_delay(item.delay)}" + (f" {format_delay(item.jitter)}" if item.jitter else "")
             if item.corrupt:
                 command += f" corrupt {format_share(item.corrupt)}"
-            request = tc.add_netem(self._index, at.parent, own, item.delay, item.jitter, item.corrupt, packets)
+            if item.queued_loss:
+                command += f" loss {format_share(item.loss)}"
+            request = tc.add_netem(self._index, at.parent, own, item.delay, item.jitter, item.corrupt, item.queued_loss, packets)
             self._add_qdisc(request, at, own, command)
             at = _At(tc.handle(majors[0], 1), at.rate)
         return self.add_tbf(at, majors[1], item.rate) if item.rate else at
@@ -215,7 +229,7 @@ def loss_rules(plan: NetworkPlan, direction: str, impairments: Sequence[Impairme
     rules = []
     for endpoint, own in [(item, address) for item in plan.endpoints for address in item.addresses]:
         for item in impairments:
-            if item.direction != direction or not item.loss or (direction == OUT and endpoint.on_lan):
+            if item.direction != direction or not item.loss or item.in_queue or (direction == OUT and endpoint.on_lan):
                 continue
             for peer in item.prefixes or ("",):
                 if peer and (":" in peer) != (":" in own):
@@ -236,11 +250,10 @@ def loss_rules(plan: NetworkPlan, direction: str, impairments: Sequence[Impairme
     return RuleGroup(names.impairment_owner(plan.sandbox_id), tuple(rules))
 
 
-def check(plan: NetworkPlan, impairments: Sequence[Impairment]) -> None:
-    """Whether this host can do it, as far as can be told without trying.
+def placed(plan: NetworkPlan, impairments: Sequence[Impairment]) -> list[Impairment]:
+    """The same, each with the place where its loss happens on this host.
 
     Raises:
-        Unsupported: packets between sandboxes of one network do not pass the firewall here, and such are to be lost.
         UsageError: the link is a macvlan one, which has no end on this host where this could be done.
     """
     lan = next((endpoint for endpoint in plan.endpoints if endpoint.on_lan), None)
@@ -252,15 +265,13 @@ def check(plan: NetworkPlan, impairments: Sequence[Impairment]) -> None:
         if item.direction == OUT and item.loss:
             raise no_outer_end(lan, "impair --direction out --loss")
     if _reads_one(_BRIDGE_NETFILTER):
-        return
-    for item in impairments:
-        subnets = [ipaddress.ip_network(subnet) for endpoint in plan.endpoints for subnet in (endpoint.subnet, endpoint.subnet6) if subnet]
-        local = not item.prefixes or any(_overlap(ipaddress.ip_network(one), subnet) for one in item.prefixes for subnet in subnets)
-        if item.loss and item.direction == OUT and local:
-            raise Unsupported(
-                "cannot lose what goes to sandboxes of the same network: bridged packets do not pass the firewall here",
-                "modprobe br_netfilter && sysctl -w net.bridge.bridge-nf-call-iptables=1, or use --direction in",
-            )
+        return list(impairments)
+    subnets = [ipaddress.ip_network(subnet) for endpoint in plan.endpoints for subnet in (endpoint.subnet, endpoint.subnet6) if subnet]
+
+    def local(item: Impairment) -> bool:
+        return not item.prefixes or any(_overlap(ipaddress.ip_network(one), subnet) for one in item.prefixes for subnet in subnets)
+
+    return [item._replace(in_queue=bool(item.loss) and item.direction == OUT and local(item)) for item in impairments]
 
 
 def no_outer_end(endpoint: Endpoint, what: str) -> UsageError:
@@ -352,6 +363,12 @@ def _queue(netlink: RouteSocket, endpoint: Endpoint, device: str, wanted: steps_
             netlink.request(step.request)
     except OSError as error:
         kind = str(error.filename)
+        if error.errno == errno.ENOENT and kind == "netem" and any(item.queued_loss for item in wanted.impairments):
+            raise Unsupported(
+                "cannot lose what goes to sandboxes of the same network: "
+                "bridged packets do not pass the firewall here, and the kernel has no netem (CONFIG_NET_SCH_NETEM)",
+                "modprobe br_netfilter && sysctl -w net.bridge.bridge-nf-call-iptables=1, or use --direction in",
+            ) from error
         if error.errno == errno.ENOENT and kind in _NEEDS:
             what, module, option = _NEEDS[kind]
             raise Unsupported(

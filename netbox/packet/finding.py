@@ -39,7 +39,7 @@ class Written(NamedTuple):
 def parse(text: str) -> Written:
     """Takes a target apart: ``db``, ``db:53/udp``, ``10.0.0.1:80``, ``[2001:db8::1]:80``, ``2001:db8::1``. Pure. Raises UsageError."""
     if _is_address(text):
-        return Written(text, None, None)
+        return Written(_usual(text), None, None)
     match = _PORT.fullmatch(text)
     host, port, protocol = (match["host"], int(match["port"]), match["protocol"]) if match else (text, None, None)
     if protocol is not None and protocol not in _PROTOCOLS:
@@ -50,9 +50,16 @@ def parse(text: str) -> Written:
         host = host[1:-1]
         if not _is_address(host) or ":" not in host:
             raise UsageError(f"{text}: {host} is no IPv6 address", "write [2001:db8::1]:80")
+        host = _usual(host)
     elif ":" in host or not host or "/" in host or host.startswith("-"):
         raise UsageError(f"{text} is no target", "write a sandbox, an address or a name, with :PORT if wanted; IPv6 as [2001:db8::1]:80")
     return Written(host, port, protocol)
+
+
+def _usual(address: str) -> str:
+    """The one form of an address that the kernel has too; ::ffff:10.0.0.1 is 10.0.0.1 (RFC 4291, 2.5.5.2)."""
+    value = ipaddress.ip_address(address)
+    return str(value.ipv4_mapped or value) if isinstance(value, ipaddress.IPv6Address) else str(value)
 
 
 def _is_address(text: str) -> bool:

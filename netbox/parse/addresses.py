@@ -39,8 +39,10 @@ def parse_sandbox_ip(value: str, option: str = "ip") -> str:
     return text
 
 
-def parse_ipv6(value: str, option: str = "address") -> str:
-    """An IPv6 address that a host can have or bind, in its shortest form (RFC 5952); brackets are taken off. Raises ``UsageError``."""
+def parse_ipv6(value: str, option: str = "address", link_local: bool = False) -> str:
+    """An IPv6 address that a host can have or bind, in its shortest form (RFC 5952); brackets are taken off. With ``link_local`` it may be
+    good on one link only. Raises ``UsageError``.
+    """
     hint = "write an IPv6 address such as fd00:1::10"
     text = plain_text(value, option)
     bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
@@ -50,7 +52,7 @@ def parse_ipv6(value: str, option: str = "address") -> str:
         raise UsageError(f"{option} {quote(text)}: not an IPv6 address", hint) from None
     for is_it, kind in (
         (packed[0] == 0xFF, "a multicast address"),
-        (packed[0] == 0xFE and packed[1] & 0xC0 == 0x80, "a link-local address, which is good on one link only"),
+        (packed[0] == 0xFE and packed[1] & 0xC0 == 0x80 and not link_local, "a link-local address, which is good on one link only"),
         (packed[:12] == bytes(10) + b"\xff\xff", "an IPv4 address in the form of IPv6"),
     ):
         if is_it:
@@ -58,9 +60,9 @@ def parse_ipv6(value: str, option: str = "address") -> str:
     return socket.inet_ntop(socket.AF_INET6, packed)
 
 
-def parse_sandbox_ip6(value: str, option: str = "ip6") -> str:
-    """An IPv6 address that a sandbox can have: unicast, neither loopback nor link-local. Raises ``UsageError``."""
-    text = parse_ipv6(value, option)
+def parse_sandbox_ip6(value: str, option: str = "ip6", link_local: bool = False) -> str:
+    """An IPv6 address that a sandbox can have: unicast, neither loopback nor (without ``link_local``) link-local. Raises ``UsageError``."""
+    text = parse_ipv6(value, option, link_local)
     if text in ("::", "::1"):
         kind = "the loopback address" if text == "::1" else "not the address of a host"
         raise UsageError(f"{option} {quote(text)}: {kind}", "choose an address of the network's subnet")

@@ -165,13 +165,12 @@ def by_family(values: Iterable[str] | str | None, option: str) -> tuple[str | No
 
 
 def parse_range(value: str, option: str = "ip-range") -> str:
-    """A part of a subnet such as ``10.20.30.128/25``; a single address may be one, too. Raises ``UsageError``."""
+    """A part of a subnet such as ``10.20.30.128/25`` or ``fd00:1::8000/113``; a single address may be one, too. Raises ``UsageError``."""
     text = plain_text(value, option)
-    if ":" in text:
-        raise UsageError(f"{option} {quote(text)}: IPv6 addresses follow the IPv4 ones", "give a range of IPv4 addresses")
     address, _, digits = text.partition("/")
-    length = parse_integer(digits or "32", f"{option} {quote(text)}: prefix length", _PREFIX_MIN, 32, "write one such as 10.20.30.128/25")
-    return f"{_network(addresses.parse_sandbox_ip(address, option), length, 32)}/{length}"
+    least, bits, example = (_PREFIX6_MIN, 128, "fd00:1::8000/113") if ":" in text else (_PREFIX_MIN, 32, "10.20.30.128/25")
+    length = parse_integer(digits or str(bits), f"{option} {quote(text)}: prefix length", least, bits, f"write one such as {example}")
+    return f"{_network(addresses.parse_any_sandbox_ip(address, option), length, bits)}/{length}"
 
 
 def build_network(
@@ -179,7 +178,7 @@ def build_network(
     *,
     subnet: Iterable[str] | str | None = None,
     gateway: Iterable[str] | str | None = None,
-    ip_range: str | None = None,
+    ip_range: Iterable[str] | str | None = None,
     aux_addresses: PairsLike | None = None,
     internal: bool = False,
     ipv6: bool = False,
@@ -187,8 +186,8 @@ def build_network(
     options: PairsLike | None = None,
     driver: str | None = None,
 ) -> NetworkRequest:
-    """The checked request for a network. ``options`` are those of ``-o``: ``mtu=1400``, ``parent=eth0``. ``subnet`` and ``gateway`` may be
-    one for each family; an IPv6 subnet is enough for ``ipv6``. Raises ``UsageError``.
+    """The checked request for a network. ``options`` are those of ``-o``: ``mtu=1400``, ``parent=eth0``. ``subnet``, ``gateway`` and
+    ``ip_range`` may be one for each family; an IPv6 subnet is enough for ``ipv6``. Raises ``UsageError``.
     """
     if driver not in (None, *DRIVERS):
         raise UsageError(f"driver {quote(driver)}: no such driver", "use bridge or macvlan")
@@ -205,6 +204,7 @@ def build_network(
         auxiliary[key] = address
     subnet4, subnet6 = by_family(subnet, "subnet")
     gateway4, gateway6 = by_family(gateway, "gateway")
+    range4, range6 = by_family(ip_range, "ip-range")
     mtu = None if "mtu" not in given else parse_integer(given["mtu"], "opt mtu", MTU_MIN, MTU_MAX, "write it in bytes, such as mtu=1400")
     if (ipv6 or subnet6) and mtu is not None and mtu < MTU6_MIN:
         raise UsageError(f"opt mtu={mtu}: IPv6 needs {MTU6_MIN} at least", f"write mtu={MTU6_MIN}, or leave --ipv6 out")
@@ -212,14 +212,15 @@ def build_network(
         name=names.parse_name(name, "network"),
         subnet=None if subnet4 is None else parse_subnet(subnet4),
         gateway=None if gateway4 is None else addresses.parse_sandbox_ip(gateway4, "gateway"),
-        ip_range=None if ip_range is None else parse_range(ip_range),
+        ip_range=None if range4 is None else parse_range(range4),
         aux_addresses=tuple(auxiliary.items()),
         internal=bool(internal),
         labels=environment.parse_labels(labels),
         mtu=mtu,
         ipv6=bool(ipv6 or subnet6),
         subnet6=None if subnet6 is None else parse_subnet(subnet6),
-        gateway6=None if gateway6 is None else addresses.parse_sandbox_ip6(gateway6, "gateway"),
+        gateway6=None if gateway6 is None else addresses.parse_sandbox_ip6(gateway6, "gateway", link_local=driver == "macvlan"),
+        ip_range6=None if range6 is None else parse_range(range6),
         driver=driver or DEFAULT,
         parent=given.get("parent"),
         macvlan_mode=given.get("macvlan_mode", "bridge") if driver == "macvlan" else None,
@@ -249,11 +250,10 @@ def _check_macvlan(parent: str | None, subnet: Iterable[str] | str | None, inter
     if parent is None:
         raise UsageError("driver macvlan: the link of the host is missing", "name it: -o parent=eth0")
     subnet4, subnet6 = by_family(subnet, "subnet")
-    if ipv6 or subnet6:
-        raise UsageError("IPv6 is offered with the driver bridge only", "leave --ipv6 and the IPv6 subnet out, or use --driver bridge")
-    if subnet4 is None:
-        raise UsageError(
-            "driver macvlan: the subnet is missing", f"give that of the LAN, which 'ip addr show dev {parent}' tells: --subnet"
-        )
+    for is_missing, what in ((subnet4 is None, "subnet"), (ipv6 and subnet6 is None, "IPv6 subnet")):
+        if is_missing:
+            raise UsageError(
+                f"driver macvlan: the {what} is missing", f"give that of the LAN, which 'ip addr show dev {parent}' tells: --subnet"
+            )
     if internal:
         raise UsageError("--internal cannot be used with the driver macvlan: its sandboxes are on the LAN", "use --driver bridge")

@@ -120,6 +120,8 @@ class Attachments:
 
     def __init__(self, resize: Callable[[int, int], None]) -> None:
         self.input = Input(None, terminal=False)
+        self.left = False
+        """Whether a client has said DETACH."""
         self._resize = resize
         self._clients: dict[int, Client] = {}
         self._listener: _socket.socket | None = None
@@ -209,6 +211,7 @@ class Attachments:
             elif kind == protocol.DETACH:
                 # It leaves on purpose: no end of file for the sandbox, and the clean-up is the monitor's again.
                 client.foreground = client.claims = False
+                self.left = True
 
     def _drop(self, client: Client) -> None:
         del self._clients[client.connection.fileno()]

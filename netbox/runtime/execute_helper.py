@@ -1,7 +1,8 @@
 """A further process in a running sandbox: the helper that enters its namespaces and stays to pass on input, output and exit code.
 
 Started like a monitor, by the engine, with a channel; it speaks START, STARTED or FAILED, then frames. When the engine's end closes, the
-helper ends and the process dies with it (parent-death signal). A detached process is left to pid 1 of the sandbox.
+helper ends and the process dies with it (parent-death signal), unless the client said DETACH before: then the process runs on and nobody
+reads it. One that was started detached is left to pid 1 of the sandbox.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _FAILED_EXIT = 125
 
 
 def main(channel_fd: int = protocol.CHANNEL_FD) -> None:
-    """Executes one command for the engine at the other end of ``channel_fd``; returns when it has exited or nobody is attached any more."""
+    """Executes one command for the engine at the other end of ``channel_fd``; returns when it has exited, or was left without a goodbye."""
     detach(channel_fd)
     channel = _socket.socket(fileno=channel_fd)
     message = protocol.receive_message(channel)
@@ -52,6 +53,9 @@ def main(channel_fd: int = protocol.CHANNEL_FD) -> None:
     session.attachments.add(Client(channel, foreground=True))
     if session.run(until_foreground_leaves=True):
         _finish(session, pidfd)
+    elif session.attachments.left:
+        session.run()
+        os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
     else:
         _kill(pidfd)
 

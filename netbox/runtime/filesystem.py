@@ -366,6 +366,19 @@ def _seal(path: str) -> None:
         syscalls.mount_setattr(syscalls.AT_FDCWD, path, 0, syscalls.MOUNT_ATTR_RDONLY)
 
 
+def _sysctl(name: str, value: str) -> None:
+    """A default of the sandbox's network; a kernel without it does without."""
+    with stage("sysctl", name):
+        try:
+            fd = os.open(f"/proc/sys/{name.replace('.', '/')}", os.O_WRONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return
+        try:
+            os.write(fd, value.encode())
+        finally:
+            os.close(fd)
+
+
 _OPERATIONS: dict[str, Callable[..., None]] = {
     "mount": _mount,
     "symlink": _symlink,
@@ -373,4 +386,5 @@ _OPERATIONS: dict[str, Callable[..., None]] = {
     "mask": _mask,
     "readonly": _read_only,
     "seal": _seal,
+    "sysctl": _sysctl,
 }

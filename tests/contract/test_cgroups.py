@@ -60,6 +60,12 @@ def running(cgroups: Cgroups, path: str, *command: str) -> Iterator[subprocess.P
         process.wait(timeout=10)
 
 
+def catches(pid: int, number: signal.Signals) -> bool:
+    """Whether the process has a handler for the signal."""
+    (line,) = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("SigCgt:")]
+    return bool(int(line.split()[1], 16) >> (number - 1) & 1)
+
+
 def cpu_ticks(pid: int) -> int:
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return int(fields[11]) + int(fields[12])
@@ -159,7 +165,7 @@ def test_another_signal_reaches_everyone(cgroups: Cgroups, path: str, wait_until
 def test_a_paused_sandbox_stays_paused_for_a_signal_and_dies_of_a_kill(cgroups: Cgroups, path: str, wait_until: Wait) -> None:
     cgroups.create(path)
     with running(cgroups, path, "sh", "-c", "trap 'exit 7' TERM; while :; do :; done") as process:
-        wait_until(lambda: cpu_ticks(process.pid) > 0, "a busy process")
+        wait_until(lambda: catches(process.pid, signal.SIGTERM), "a shell with its trap")
         cgroups.freeze(path)
         cgroups.kill(path, signal.SIGTERM)
         assert cgroups.is_frozen(path)

@@ -91,6 +91,19 @@ def test_a_rule_for_a_share_of_packets(backend: FirewallBackend) -> None:
     assert backend.owners() == set()
 
 
+def test_what_only_some_packets_need_is_there_only_for_them(backend: FirewallBackend) -> None:
+    """Every packet of the host would pass it."""
+    backend.apply([NETWORK])
+    alone = leaks.firewall()
+    names = firewall.with_names(OTHER, "nb-1", ["10.9.16.1"], 53)
+    backend.apply([LOSS, names])
+    assert backend.differences([NETWORK, LOSS, names]) == []
+    backend.apply(remove=["impair:a", names.owner])
+    assert leaks.firewall() == alone
+    assert backend.differences([NETWORK]) == []
+    backend.take_down()
+
+
 def test_the_last_one_takes_everything_along(backend: FirewallBackend) -> None:
     before = leaks.firewall()
     backend.apply([NETWORK, ports("sandbox:a", 8080)])

@@ -13,7 +13,7 @@ import pytest
 from netbox import packet
 from netbox.engine import Engine
 from netbox.errors import NetboxError
-from tests.e2e.boxes import inspect, running
+from tests.e2e.boxes import await_listener, inspect, running
 from tests.support.captures import capturing, tshark
 from tests.support.cli import Cli
 from tests.support.host import PrivateHost
@@ -95,6 +95,59 @@ def test_why_a_packet_was_dropped(cli: Cli, tmp_path: Path) -> None:
     assert {row[0] for row in dropped} == {"web/eth0", "web/host-end"}
     assert all("dropped by the firewall in host (NETFILTER_DROP" in row[2] for row in dropped)
     assert {(*row, "")[2] for row in rows if row[1] == gateway} == {""}
+
+
+@pytest.mark.parametrize("backend", ["iptables", "nftables"])
+def test_which_rule_decided(cli: Cli, tmp_path: Path, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NETBOX_FIREWALL", backend)
+    path, log = tmp_path / "a.pcapng", Path("/proc/sys/net/netfilter/nf_log/2")
+    before = log.read_text()
+    for name in ("front", "back"):
+        cli("network", "create", name)
+    with (
+        running(cli, "web", "--network", "front"),
+        running(cli, "app", "--network", "front"),
+        running(cli, "db", "--network", "back", "-p", "127.0.0.1:8080:80", command=("httpd", "-f", "-p", "80")),
+    ):
+        address_of_web, address_of_db = address(cli, "web"), address(cli, "db")
+        await_listener(cli, "db", 80)
+        with capturing(cli, "web", "db", "--verdicts", "-w", str(path)) as capture:
+            ping(cli, "app", address_of_web)
+            ping(cli, "web", address_of_db, "-W", "1", check=1)
+            wait_until(lambda: _get("http://127.0.0.1:8080/"), "an answer", timeout=30)
+            assert _tables()
+            assert capture.stop() == 0
+        assert not _tables()
+        assert log.read_text() == before
+        with capturing(cli, "web", "--verdicts") as capture:
+            assert _tables()
+            capture.stop(signal.SIGKILL)
+        wait_until(lambda: not _tables(), "the table of a killed capture to go", timeout=30)
+        cli("gc")
+        assert log.read_text() == before
+    cli("network", "rm", "front", "back")
+    echo = "icmp.type == 8"
+    accepted = tshark(path, INTERFACE, COMMENT, filter=f"{echo} && ip.dst == {address_of_web}")
+    dropped = tshark(path, INTERFACE, COMMENT, filter=f"{echo} && ip.dst == {address_of_db}")
+    published = tshark(path, INTERFACE, COMMENT, filter="tcp.flags.syn == 1 && tcp.flags.ack == 0")
+    chain = {"iptables": "filter NETBOX-INGRESS", "nftables": "ip netbox ingress"}[backend]
+    assert {row[0] for row in accepted} == {"web/eth0", "web/host-end"}
+    assert all(re.fullmatch(rf"accepted in host by {chain} rule \d+ \(network front\)", row[1]) for row in accepted), accepted
+    assert {row[0] for row in dropped} == {"web/eth0", "web/host-end"}
+    for row in dropped:
+        assert re.fullmatch(rf"dropped in host by {chain} rule \d+ \(network back\): NETFILTER_DROP in \w+", row[1]), row
+    assert {row[0] for row in published} == {"db/eth0", "db/host-end"}
+    assert all("destination translated in host by " in row[1] for row in published), published
+
+
+def _get(url: str) -> bool:
+    return subprocess.run(["curl", "-s", "-o", "/dev/null", "-m", "5", url], timeout=20, check=False).returncode == 0
+
+
+def _tables() -> bool:
+    """Whether a table of a trace is there."""
+    listed = subprocess.run(["nft", "list", "tables"], capture_output=True, text=True, timeout=20, check=True).stdout
+    return "netbox_trace_" in listed
 
 
 def test_from_the_first_packet_on_and_again_after_a_restart(cli: Cli, tmp_path: Path) -> None:

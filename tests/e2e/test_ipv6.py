@@ -12,7 +12,8 @@ import pytest
 from tests.e2e.boxes import inspect, running
 from tests.e2e.test_dry_run import sections
 from tests.e2e.test_networks import endpoints, inside, server
-from tests.kernel.network_lab import ask, out_of_reach, reachable
+from tests.kernel.network_lab import ask, is_held, out_of_reach, reachable
+from tests.kernel.test_network_ipv6 import serve_on
 from tests.support import leaks
 from tests.support.cli import Cli
 from tests.support.host import Neighbour, PrivateHost
@@ -53,6 +54,11 @@ def test_what_is_shown(cli: Cli, networks: None, outside: Neighbour) -> None:
         own = address6(cli, "web", "front")
         assert own == subnet6.removesuffix("/64") + "2"
         assert "0.0.0.0:8080->80/tcp, [::]:8080->80/tcp" in cli("ps").stdout
+        assert own not in cli("ps").stdout
+        assert own in cli("ps", "--no-trunc").stdout
+        (shown,) = json.loads(cli("ps", "--format", "json").stdout)
+        assert (shown["ip6_address"], shown["networks6"]) == (own, {"front": own})
+        assert own in cli("show", "web").stdout
         assert cli("port", "web", "81/udp").stdout == f"[{outside.host_address6}]:8081\n"
         assert f"{own}\t{inspect(cli, 'web')['id'][:12]}\n" in cli("exec", "web", "cat", "/etc/hosts").stdout
         (network,) = json.loads(cli("network", "inspect", "front").stdout)
@@ -108,6 +114,33 @@ def test_connect_and_disconnect(cli: Cli, networks: None, outside: Neighbour, mo
         with outside.inside():
             assert ask("tcp", outside.host_address6, 8080) is None
         assert "✓ rules " in cli("check", check=None).stdout
+
+
+def test_ipv6_that_comes_and_goes_while_a_sandbox_runs(cli: Cli, networks: None, outside: Neighbour) -> None:
+    """A published port is there for IPv6 as soon as the sandbox has IPv6, and no longer."""
+    with running(cli, "web", "--network", "plain", "-p", "8080-8081:80-81", "-p", "9090:81/udp"):
+        with server(cli, "web", "tcp", 81, "::"), server(cli, "web", "udp", 81, "::"), server(cli, "web", "tcp", 81):
+            with serve_on("::", 8081):
+                refused = cli("network", "connect", "front", "web", check=125).stderr
+                assert "port 8081/tcp is in use by" in refused
+                assert list(endpoints(cli, "web")) == ["plain"]
+            cli("network", "connect", "front", "web")
+            assert "[::]:8080-8081->80-81/tcp" in cli("ps").stdout
+            with outside.inside():
+                assert ask("tcp", outside.host_address6, 8081) == f"{outside.address6} 81"
+                assert ask("udp", outside.host_address6, 9090, source_port=6000) == f"{outside.address6} 81"
+            assert is_held("::", 8080)
+            assert "published by sandbox web" in cli("run", "--rm", "-p", "8080:80", "busybox", "true", check=125).stderr
+            assert "✓ rules " in cli("check", check=None).stdout
+            cli("network", "disconnect", "front", "web")
+            assert "[::]" not in cli("ps").stdout
+            with outside.inside():
+                assert ask("tcp", outside.host_address6, 8081) is None
+                assert ask("tcp", outside.host_address, 8081) == f"{outside.address} 81"
+            assert not is_held("::", 8080)
+            assert "✓ rules " in cli("check", check=None).stdout
+        cli("network", "connect", "back", "web")
+    assert not is_held("::", 8080)
 
 
 DAMAGE = {"iptables": ["ip6tables-legacy -t nat -F", "ip6tables-legacy -F"], "nftables": ["nft delete table ip6 netbox"]}

@@ -426,6 +426,16 @@ class TestProcess:
         assert before == {name: Path("/proc/sys", name).read_text() for name in before}
 
     @pytest.mark.parametrize("userns", ["host", "auto"])
+    def test_every_user_may_listen_on_port_80_and_ping(self, cli: Cli, userns: str) -> None:
+        paths = [Path("/proc/sys/net/ipv4", name) for name in ("ping_group_range", "ip_unprivileged_port_start")]
+        before = [path.read_text() for path in paths]
+        script = f"cat {paths[0]} {paths[1]} && httpd -p 80 -h / && wget -qO- 127.0.0.1:80/etc/hostname"  # httpd listens before it forks
+        options = ("--hostname", "web", "-u", "1000:1000", "--cap-drop", "ALL", "--userns", userns)
+        last = "65535" if userns == "auto" else str(2**31 - 1)
+        assert sh(cli, script, *options).split() == ["0", last, "0", "web"]
+        assert [path.read_text() for path in paths] == before
+
+    @pytest.mark.parametrize("userns", ["host", "auto"])
     def test_init_reaps(self, cli: Cli, userns: str) -> None:
         """An orphan that ends becomes a zombie of pid 1: with --init it goes away, and exit codes and signals still arrive."""
         script = "(sleep 0.05 & echo $! > /tmp/orphan); while kill -0 $(cat /tmp/orphan) 2> /dev/null; do sleep 0.01; done; echo $$; exit 5"

@@ -446,7 +446,7 @@ def test_events_tell_a_life(cli: Cli, engine: Engine) -> None:
     cli("rm", "other")
     found = json.loads("[" + ",".join(cli("events", "--since", "10m", "--until", "0s", "--format", "json").stdout.splitlines()) + "]")
     assert [event["action"] for event in found] == [
-        "create", "start", "pause", "unpause", "die", "stop", "start", "restart", "kill", "die", "rename", "destroy",
+        "create", "start", "pause", "unpause", "kill", "die", "stop", "start", "restart", "kill", "die", "rename", "destroy",
     ]  # fmt: skip
     assert [event["attributes"].get("exit_code") for event in found if event["action"] == "die"] == [2, 137]
     assert {event["name"] for event in found} == {"box", "other"}

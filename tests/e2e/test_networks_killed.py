@@ -4,6 +4,7 @@ nothing (the leak check looks).
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from collections.abc import Callable
@@ -14,9 +15,11 @@ import pytest
 from netbox.engine import Engine, Sandbox, connecting
 from netbox.errors import NetboxError
 from netbox.network.manager import NetworkManager
+from netbox.settings import Settings
 from netbox.state.journal import LINK, Journal
 from netbox.state.store import Store
 from tests.e2e.test_killed import in_child
+from tests.kernel.network_lab import is_held
 from tests.support.host import Neighbour
 
 pytestmark = pytest.mark.usefixtures("private_host")
@@ -60,7 +63,7 @@ def install(number: int, strike: Callable[[], None]) -> None:
 
 
 def agree(sandbox: Sandbox) -> None:
-    """Interfaces, addresses, default route, hosts file and published port are those of the record."""
+    """Interfaces, addresses, default route, hosts file and published port are those of the record, and the port is that of the networks."""
     endpoints = sandbox.network_plan["endpoints"]
     shown = sandbox.exec("ip", "-o", "-4", "addr").stdout.decode()
     found = {(line.split()[1], line.split()[3].partition("/")[0]) for line in shown.splitlines() if " lo " not in line}
@@ -70,23 +73,30 @@ def agree(sandbox: Sandbox) -> None:
     assert [words[2] for words in routes] == [endpoints[0]["gateway"]]
     hosts = sandbox.exec("cat", "/etc/hosts").stdout.decode()
     assert {line.split("\t")[0] for line in hosts.splitlines() if line.endswith(sandbox.short_id)} == {
-        item["address"] for item in endpoints
+        address for item in endpoints for address in (item["address"], item["address6"]) if address
     }
+    assert all(port.with_ipv6 == any(item["address6"] for item in endpoints) for port in sandbox.ports)
+    with contextlib.closing(Store(Settings.from_environment())) as store:
+        claimed = {row.host_ip for row in store.ports(sandbox.id)}
+    assert claimed == {its.host_ip for port in sandbox.ports for its in port.by_family}
+    assert is_held("::", 18080) == ("::" in claimed)
 
 
 @pytest.mark.parametrize("verb", ["connect", "disconnect"])
 @pytest.mark.parametrize("end", [False, True], ids=["goes on", "ends"])
 def test_killed_at_every_step(verb: str, end: bool) -> None:
-    at_every_step(verb, end)
+    """The network is the first one with IPv6: the port is published there too, or no longer. It happens after every call: what is before
+    one is what was after the last.
+    """
+    at_every_step(verb, end, ipv6=True)
 
 
 @pytest.mark.parametrize("verb", ["connect", "disconnect"])
 def test_killed_at_every_step_on_a_macvlan_network(verb: str, outside: Neighbour) -> None:
-    """After every call: what is before one is what was after the last."""
-    at_every_step(verb, False, 2, driver="macvlan", subnet=outside.network, options={"parent": outside.host_link})
+    at_every_step(verb, False, driver="macvlan", subnet=outside.network, options={"parent": outside.host_link})
 
 
-def at_every_step(verb: str, end: bool, stride: int = 1, **back: Any) -> None:
+def at_every_step(verb: str, end: bool, **back: Any) -> None:
     def attempt() -> int:
         install(number, lambda: os.kill(os.getpid(), signal.SIGKILL))
         with Engine(warm=False) as engine:
@@ -103,7 +113,7 @@ def at_every_step(verb: str, end: bool, stride: int = 1, **back: Any) -> None:
     with Engine() as engine:
         engine.networks.create("front")
         engine.networks.create("back", **back)
-        for number in range(stride, MOST_STEPS, stride):
+        for number in range(2, MOST_STEPS, 2):
             networks = ["front", "back"] if verb == "disconnect" else ["front"]
             sandbox = engine.run("busybox", "sleep", "60", name="web", network=networks, ports=["18080:80"])
             code = in_child(attempt)

@@ -198,6 +198,58 @@ def test_a_rule_of_another_program(cli: Cli, networks: None, engine: Engine, add
     assert found.drop.reason == "NETFILTER_DROP"
 
 
+def test_rules_of_other_families(cli: Cli, networks: None, engine: Engine) -> None:
+    """What bridges switch, with and without the hooks of inet on the way, and what devices take in; ARP."""
+    with running(cli, "web", "--network", "front", command=HTTPD), running(cli, "client", "--network", "front"):
+        _serves(cli, "web")
+        device = engine.get("client").network_plan["endpoints"][0]["host_interface"]
+        for family, hook, called in (
+            ("bridge", "forward priority -200", "1"),
+            ("bridge", "forward priority -200", "0"),
+            ("bridge", "prerouting priority -200", "1"),
+            ("netdev", f'ingress device "{device}" priority 0', "1"),
+        ):
+            Path("/proc/sys/net/bridge/bridge-nf-call-iptables").write_text(called)
+            with _table(family, hook, "tcp dport 80 drop"):
+                found = trace(engine, "client", "web:80", ProbeRequest("tcp", 80, timeout=0.2), patience=PATIENCE)
+            assert found.rule is not None, found
+            assert (found.rule.place, found.rule.text) == (f"{family} other c rule 1", "tcp dport 80 drop")
+            assert (found.outcome, _path(found)) == ("dropped", ["client", "host"])
+        with _table("bridge", "forward priority -200", "tcp dport 80 accept"):
+            passed = trace(engine, "client", "web:80", ProbeRequest("tcp", 80, timeout=20))
+        with (
+            _table("arp", "input priority 0", "arp operation request drop"),
+            cli.popen("drops", "client", "--format", "json") as drops,
+        ):
+            _watches(drops)
+            gateway = engine.get("client").network_plan["endpoints"][0]["gateway"]
+            cli("exec", "client", "arping", "-c", "1", "-w", "1", gateway, check=None)
+            asked = json.loads(_line(drops, '"who-has"'))
+            drops.send_signal(signal.SIGINT)
+            _output(drops)
+    accepted = [hop.rule for hop in passed.hops if hop.rule and hop.direction == values.REQUEST and hop.rule.verdict == "accept"]
+    rules = [rule.place for rule in accepted if rule.position]
+    assert rules[0] == "bridge other c rule 1"
+    assert rules[1].startswith("filter NETBOX-INGRESS rule ")
+    assert passed.reachable
+    assert (asked["reason"], asked["rule"]["place"]) == ("NETFILTER_DROP", "arp other c rule 1")
+
+
+@contextlib.contextmanager
+def _table(family: str, hook: str, rule: str) -> Iterator[None]:
+    """A table of another program."""
+    commands = (
+        f"add table {family} other",
+        f"add chain {family} other c {{ type filter hook {hook} ; }}",
+        f"add rule {family} other c {rule}",
+    )
+    subprocess.run(["nft", "-f", "-"], input="\n".join(commands), text=True, check=True, timeout=20)
+    try:
+        yield
+    finally:
+        subprocess.run(["nft", "delete", "table", family, "other"], check=True, timeout=20)
+
+
 def test_live_traffic_and_drops(cli: Cli, networks: None, engine: Engine) -> None:
     with (
         running(cli, "web", "--network", "front", command=HTTPD),

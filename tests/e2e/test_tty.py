@@ -129,6 +129,20 @@ def test_other_detach_keys(window: Terminal, engine: Engine) -> None:
     engine.get("box").remove(force=True)
 
 
+def test_an_exec_that_is_left_runs_on(window: Terminal, cli: Cli, engine: Engine) -> None:
+    box = engine.run("busybox", "sleep", "1000", name="box", network="none")
+    before = window.settings()
+    window.type("n exec -it box sh -c 'echo ready-$((40 + 2)); read word; touch /tmp/$word; sleep 999; true'")
+    window.expect("ready-42")
+    window.type("done")
+    window.press("C-p", "C-q")
+    window.expect("the command runs on; 'netbox top box' shows it\ncode=0\nhost$")
+    assert window.settings() == before
+    wait_until(lambda: box.exec("test", "-e", "/tmp/done").exit_code == 0, "what the command does after it was left")
+    wait_until(lambda: "sleep 999" in [row.command for row in box.top()], "the rest of the command")
+    box.remove(force=True)  # and the leak check sees its helper go
+
+
 def test_two_are_attached(window: Terminal, terminal: Callable[..., Terminal], cli: Cli) -> None:
     window.type("n run --rm -it --network none --name box busybox sh")
     window.expect("\n/ #")

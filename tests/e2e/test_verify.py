@@ -19,7 +19,7 @@ def test_every_mode(cli: Cli) -> None:
     result = cli("verify", check=None)
     assert result.returncode == 0, result.stdout + result.stderr
     lines = result.stdout.splitlines()
-    assert [line for line in lines if line and not line.startswith(" ")][:-1] == ["bridge", "host", "container", "none"]
+    assert [line for line in lines if line and not line.startswith(" ")][:-1] == ["bridge", "ipv6", "host", "container", "none"]
     marks = [line.split()[0] for line in lines if line.startswith("  ")]
     assert set(marks) == {"✓"}
     assert lines[-1].startswith(f"this machine is sound: {len(marks)} of {len(marks)} promises kept")

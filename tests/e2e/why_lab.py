@@ -25,7 +25,8 @@ class Server:
     """Accepts every connection and closes it, answers every datagram."""
 
     def __init__(self, protocol: str, port: int, address: str) -> None:
-        self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM)
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        self._socket = socket.socket(family, socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._socket.bind((address, port))
         if protocol == "tcp":
@@ -71,6 +72,9 @@ class WhyLab:
     def address(self, name: str) -> str:
         return str(self.boxes[name].network_plan["endpoints"][0]["address"])
 
+    def address6(self, name: str) -> str:
+        return str(self.boxes[name].network_plan["endpoints"][0]["address6"])
+
     def endpoint(self, name: str) -> dict[str, Any]:
         return dict(self.boxes[name].network_plan["endpoints"][0])
 
@@ -99,9 +103,9 @@ class WhyLab:
         with self.inside(name) if name else contextlib.nullcontext():
             Path("/proc/sys", key).write_text(value)
 
-    def socket(self, name: str, kind: socket.SocketKind = socket.SOCK_STREAM) -> socket.socket:
+    def socket(self, name: str, kind: socket.SocketKind = socket.SOCK_STREAM, family: int = socket.AF_INET) -> socket.socket:
         with self.inside(name) if name else contextlib.nullcontext():
-            return socket.socket(socket.AF_INET, kind)
+            return socket.socket(family, kind)
 
     def reaches(self, source: str, target: str, **options: Any) -> Answer:
         """The answer, which must be that it does."""

@@ -33,6 +33,7 @@ from tests.support import linux
 
 PROBE = Path(__file__).with_name("scapy_probe.py")
 TIMEOUT = 20.0  # seconds that a client waits for an answer
+SOCKETS = {"tcp": (socket.SOCK_STREAM, 0), "udp": (socket.SOCK_DGRAM, 0), "sctp": (socket.SOCK_STREAM, socket.IPPROTO_SCTP)}
 REFUSAL = 0.6  # seconds after which silence counts as out of reach
 
 
@@ -70,14 +71,27 @@ class Server:
 
 def serve(protocol: str, port: int, address: str = "0.0.0.0") -> Server:
     """A server in the calling thread's network namespace; on an IPv6 address it serves IPv6 alone."""
-    sock = socket.socket(_family(address), socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM)
+    sock = socket.socket(_family(address), *SOCKETS[protocol])
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if sock.family == socket.AF_INET6:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
     sock.bind((address, port))
-    if protocol == "tcp":
+    if sock.type == socket.SOCK_STREAM:
         sock.listen(8)
     return Server(sock)
+
+
+def is_held(address: str, port: int) -> bool:
+    """Whether a socket of this namespace has the TCP port, so that nobody else gets it."""
+    with socket.socket(_family(address), socket.SOCK_STREAM) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections in TIME_WAIT do not matter
+        if sock.family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        try:
+            sock.bind((address, port))
+        except OSError:
+            return True
+    return False
 
 
 def _family(address: str) -> socket.AddressFamily:
@@ -86,7 +100,7 @@ def _family(address: str) -> socket.AddressFamily:
 
 def ask(protocol: str, address: str, port: int, timeout: float = TIMEOUT, source_port: int = 0) -> str | None:
     """What a ``Server`` answers, as ``client-address server-port``; None when nothing does. From the calling thread's namespace."""
-    with socket.socket(_family(address), socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM) as client:
+    with socket.socket(_family(address), *SOCKETS[protocol]) as client:
         client.settimeout(timeout)
         if source_port:
             client.bind(("", source_port))

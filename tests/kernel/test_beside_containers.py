@@ -56,14 +56,14 @@ def address_of(docker: Others, name: str) -> str:
 
 def container(docker: Others) -> None:
     """A container that is published at 9090, and has another port that is not published."""
-    script = f"nc -lk -p 81 -e echo hidden & {SERVER.format('container')}"
+    script = f"nc -ll -p 81 -e echo hidden & {SERVER.format('container')}"
     docker("run", "-d", "--name", "box", "--stop-timeout", "0", "-p", "9090:80", docker.subject.image, "sh", "-c", script)
 
 
 @contextlib.contextmanager
 def sandbox(cli: Cli, *options: str) -> Iterator[None]:
     """A sandbox that is published at 8080, inside the block."""
-    script = f"nc -lk -p 81 -e echo hidden & {SERVER.format('sandbox')}"
+    script = f"nc -ll -p 81 -e echo hidden & {SERVER.format('sandbox')}"
     with running(cli, "web", "-p", "8080:80", *options, command=("sh", "-c", script)):
         yield
 

@@ -1,4 +1,4 @@
-"""netbox beside the host's own firewalls and servers: ufw, firewalld's rules, scripts that flush, a program on port 53 of all addresses."""
+"""netbox beside the host's own firewalls and servers: ufw, firewalld, scripts that flush, a program on port 53 of all addresses."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from tests.e2e.boxes import running, sh
 from tests.kernel.network_lab import ask, serve
 from tests.support import linux
 from tests.support.cli import Cli
+from tests.support.daemons import Firewalld
 from tests.support.host import Neighbour, PrivateHost
 from tests.support.others import foreign_rules, forget_rules
 from tests.support.waiting import wait_until
@@ -199,64 +200,100 @@ def test_ufw(cli: Cli, ufw: None, server: Neighbour, network: str) -> None:
     wait_until(lambda: foreign_rules("nft") == before, "the rules of ufw as before", PATIENCE)
 
 
-FIREWALLD = """
-table inet firewalld {
-  chain filter_INPUT { type filter hook input priority 10; policy accept;
-    ct state { established, related } accept
-    ct status dnat accept
-    iifname "lo" accept
-    ct state invalid drop
-    jump filter_INPUT_ZONES
-    reject with icmpx admin-prohibited
-  }
-  chain filter_FORWARD { type filter hook forward priority 10; policy accept;
-    ct state { established, related } accept
-    ct status dnat accept
-    iifname "lo" accept
-    ct state invalid drop
-    jump filter_FORWARD_ZONES
-    reject with icmpx admin-prohibited
-  }
-  chain filter_INPUT_ZONES {
-    TRUST goto filter_IN_trusted
-    goto filter_IN_public
-  }
-  chain filter_FORWARD_ZONES {
-    TRUST goto filter_FWD_trusted
-    goto filter_FWD_public
-  }
-  chain filter_IN_trusted { accept; }
-  chain filter_FWD_trusted { accept; }
-  chain filter_IN_public { meta l4proto { icmp, ipv6-icmp } accept; reject with icmpx admin-prohibited; }
-  chain filter_FWD_public { reject with icmpx admin-prohibited; }
-}
-"""
+def test_what_drops_ipv6_alone(cli: Cli, private_host: PrivateHost, outside: Neighbour) -> None:
+    """Only networks with IPv6 have to do with what stands in ip6tables."""
+    cli("network", "create", "--subnet", "10.77.9.0/24", "app")
+    cli("network", "create", "--ipv6", "both")
+    with running(cli, "web", "--network", "app"):
+        for line in ("-N ufw6-user-forward", "-A FORWARD -j ufw6-user-forward", "-P FORWARD DROP"):
+            run("ip6tables-nft", *line.split())
+        assert seen()["firewall.forward"] == Observation("ok")
+        with running(cli, "six", "--network", "both"):
+            found = seen()["firewall.forward"]
+            bridge = found.remedy.split()[-1]
+            assert found.detail == f"ip6 filter FORWARD of ufw drops what {bridge} sends and gets"
+            assert found.remedy == f"ufw route allow in on {bridge}; ufw route allow out on {bridge}"
+            assert "ip6 filter FORWARD" in cli("exposure", "six").stderr + cli("exposure", "six").stdout
+            run("ip6tables-nft", "-A", "ufw6-user-forward", "-i", bridge, "-j", "ACCEPT")
+            assert seen()["firewall.forward"] == Observation("ok")
+    run("nft", "delete table ip6 filter")
+    cli("network", "prune", "-f")
 
 
-def firewalld(*trusted: str) -> None:
-    """The rules that firewalld 1.3 writes, as far as they drop, with these interfaces in the zone trusted; it writes all of them anew."""
-    lines = []
-    for line in FIREWALLD.splitlines():
-        lines += [line.replace("TRUST", f'iifname "{name}"') for name in trusted] if "TRUST" in line else [line]
-    text = "add table inet firewalld\ndelete table inet firewalld\n" + "\n".join(lines)
-    for chain in ("filter_IN_trusted", "filter_FWD_trusted", "filter_IN_public", "filter_FWD_public"):  # defined before they are used
-        text = text.replace("add table inet firewalld\n", f"add table inet firewalld\nadd chain inet firewalld {chain}\n", 1)
-    run("nft", "-f", "-", text=text.replace("; }", "\n}"))
+# -- firewalld -----------------------------------------------------------------------------------------------------------------------------
 
 
-def test_firewalld(cli: Cli, private_host: PrivateHost, server: Neighbour, network: str) -> None:
-    """Published ports pass; the zone trusted is what lets the rest pass."""
-    with running(cli, "web", "--network", "app", "--ip", "10.77.9.80", "-p", "8080:80", command=("sh", "-c", PUBLISHED)):
-        firewalld()
+@pytest.fixture(params=BACKENDS)
+def firewalld(request: pytest.FixtureRequest, private_host: PrivateHost) -> Iterator[Firewalld]:
+    """Not started yet; with each of its own backends."""
+    made = Firewalld(private_host, request.param)
+    yield made
+    made.close()
+
+
+def ruleset() -> str:
+    """All rules in nf_tables, without counters."""
+    return run("nft", "-s", "list", "ruleset")
+
+
+def is_published(server: Neighbour) -> None:
+    """The neighbour and this host reach the sandbox's port."""
+
+    def answers() -> bool:
         with server.inside():
-            assert ask("tcp", server.host_address, 8080, PATIENCE) == "sandbox\n"
-        assert sh(cli, REFUSED, "--network", "app") == ""
+            from_lan = ask("tcp", server.host_address, 8080)
+        return {from_lan, ask("tcp", "127.0.0.1", 8080)} == {"sandbox\n"}
+
+    wait_until(answers, "the published port", PATIENCE)
+
+
+def works(cli: Cli, server: Neighbour) -> None:
+    """The sandbox reaches the neighbour and asks for names, its port is reached; check finds nothing in the way."""
+    said = cli("exec", "web", "sh", "-c", f"{ANSWER}; {LOOKUP}").stdout
+    assert said.startswith(server.host_address)
+    assert "Address: 10.77.9.80" in said
+    is_published(server)
+    assert states("forward", "names") == {"ok"}
+
+
+WEB = ("--network", "app", "--ip", "10.77.9.80", "-p", "8080:80")
+
+
+def test_firewalld_last(cli: Cli, firewalld: Firewalld, server: Neighbour, network: str) -> None:
+    """Published ports pass at once; the zone trusted is what lets the rest pass, and check says so. It reloads, starts again, and ends."""
+    with running(cli, "web", *WEB, command=("sh", "-c", PUBLISHED)):
+        firewalld.start()
+        is_published(server)
+        assert cli("exec", "web", "sh", "-c", REFUSED).stdout == ""
         forward, names = seen()["firewall.forward"], seen()["firewall.names"]
         command = f"firewall-cmd --permanent --zone=trusted --add-interface={network}; firewall-cmd --reload"
         assert forward.remedy == names.remedy == command
-        assert "inet firewalld filter_FORWARD of firewalld drops" in forward.detail
-        firewalld(network)
-        assert cli("exec", "web", "sh", "-c", ANSWER).stdout.startswith(server.host_address)
-        assert "Address: 10.77.9.80" in sh(cli, LOOKUP, "--network", "app")
-        assert states("forward", "names") == {"ok"}
-    run("nft", "delete table inet firewalld")
+        assert "FORWARD of firewalld drops" in forward.detail
+        for line in command.split("; "):
+            run(*line.split())
+        works(cli, server)
+        firewalld.stop()
+        works(cli, server)
+        firewalld.start()
+        works(cli, server)
+        assert cli("repair").stdout == "nothing to repair\n"
+
+
+@pytest.mark.parametrize("firewalld", ["nftables"], indirect=True)
+def test_firewalld_first(cli: Cli, firewalld: Firewalld, server: Neighbour, network: str) -> None:
+    """Told of the bridges before they are there. Its zone lets everything pass; what netbox forbids stays forbidden, and its rules stay its own."""
+    firewalld.start()
+    assert seen()["firewall.forward"].remedy.startswith("firewall-cmd --permanent --zone=trusted --add-interface=netbox0; ")
+    for bridge in ("netbox0", network):
+        run("firewall-cmd", "--permanent", "--zone=trusted", f"--add-interface={bridge}")
+    run("firewall-cmd", "--reload")
+    before = ruleset()
+    with running(cli, "web", *WEB, command=("sh", "-c", f"nc -ll -p 81 -e echo hidden & {PUBLISHED}")), running(cli, "other"):
+        works(cli, server)
+        assert cli("exec", "other", "sh", "-c", ANSWER).stdout.startswith(server.host_address)
+        assert cli("exec", "other", "sh", "-c", "! nc -w 1 10.77.9.80 81 </dev/null").stdout == ""
+        with server.inside():
+            assert ask("tcp", "10.77.9.80", 81, 0.6) is None
+        run("firewall-cmd", "--reload")
+        works(cli, server)
+    wait_until(lambda: ruleset() == before, "the rules of firewalld as before", PATIENCE)

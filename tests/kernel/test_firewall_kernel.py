@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -15,12 +16,15 @@ from netbox import names
 from netbox.engine import repair
 from netbox.kernel import nftables
 from netbox.network import firewall, firewall_choice, firewall_switch, obstacles
+from netbox.network.firewall import RuleGroup
 from netbox.network.firewall_nftables import NftablesBackend
+from netbox.settings import Settings
 from netbox.spec import PortSpec
 from netbox.state.rows import SandboxRow
-from tests.e2e.boxes import await_listener
+from netbox.state.store import Store
+from tests.e2e.boxes import await_listener, inspect, running
 from tests.kernel.network_lab import Guest, Lab, ask
-from tests.support import leaks
+from tests.support import leaks, linux
 from tests.support.cli import Cli
 from tests.support.host import Neighbour, PrivateHost
 
@@ -112,7 +116,13 @@ class Conversation:
         self._server.settimeout(20)
 
     def goes_on(self) -> bool:
+        self.ask()
+        return self.is_answered()
+
+    def ask(self) -> None:
         self._client.sendall(b"ping")
+
+    def is_answered(self) -> bool:
         if self._server.recv(10) != b"ping":
             return False
         self._server.sendall(b"pong")
@@ -139,14 +149,47 @@ def talk(lab: Lab, backend: str, outside: Neighbour) -> Iterator[tuple[Guest, Co
     lab.store.delete_sandbox(guest.id)
 
 
-@pytest.mark.parametrize("damage", ["flush", "edit"])
+# Rules of a host's own. They track and translate connections: where no rule does, the kernel stops it, and resets the first that speaks.
+RESTORED = """
+*filter
+:INPUT ACCEPT
+:FORWARD DROP
+:OUTPUT ACCEPT
+-A INPUT -m conntrack --ctstate ESTABLISHED -j ACCEPT
+COMMIT
+*nat
+:PREROUTING ACCEPT
+COMMIT
+*raw
+:PREROUTING ACCEPT
+COMMIT
+"""
+CONFIGURED = """
+flush ruleset
+table inet host {
+  chain input { type filter hook input priority 0; ct state established,related accept; }
+  chain postrouting { type nat hook postrouting priority 100; oifname "ppp0" masquerade; }
+}
+"""
+
+
+def restore(backend: str) -> None:
+    """A script of the host puts its own rules in, in place of all that stand: iptables-restore(8), or nft with /etc/nftables.conf."""
+    command, text = (["nft", "-f", "-"], CONFIGURED) if backend == "nftables" else (["iptables-legacy-restore"], RESTORED)
+    subprocess.run(command, input=text, text=True, check=True, timeout=20)
+
+
+@pytest.mark.parametrize("damage", ["flush", "edit", "restore"])
 def test_repair_puts_exactly_that_back(lab: Lab, backend: str, talk: tuple[Guest, Conversation], outside: Neighbour, damage: str) -> None:
     guest, conversation = talk
     guest.serve("udp", 53)
     guest.serve("tcp", 93)
     assert repair.differences(lab.store) == []
     built = leaks.firewall()
-    if damage == "flush" and backend == "nftables":
+    if damage == "restore":
+        restore(backend)
+        conversation.ask()  # while nothing of netbox's stands; with iptables what is forwarded is dropped
+    elif damage == "flush" and backend == "nftables":
         nft("flush ruleset")
     elif damage == "flush":
         legacy("-t nat -F", "-t nat -X", "-F", "-t raw -F")
@@ -162,8 +205,14 @@ def test_repair_puts_exactly_that_back(lab: Lab, backend: str, talk: tuple[Guest
         with contextlib.suppress(OSError):  # unreachable, or silence
             client.recv(100)
     found = repair.differences(lab.store)
-    assert {item.kind for item in found} == ({"missing"} if damage == "flush" else {"missing", "foreign"})
+    assert {item.kind for item in found} == ({"missing", "foreign"} if damage == "edit" else {"missing"})
     assert repair.repair(lab.store) == found
+    if damage == "restore":
+        assert conversation.is_answered()
+        if backend == "nftables":
+            nft("delete table inet host")
+        else:
+            legacy("-P FORWARD ACCEPT", "-D INPUT -m conntrack --ctstate ESTABLISHED -j ACCEPT")
     assert leaks.firewall() == built
     assert repair.differences(lab.store) == repair.repair(lab.store) == []
     assert conversation.goes_on()
@@ -335,14 +384,9 @@ def test_a_sandbox_on_several_networks_with_an_impaired_link(private_host: Priva
 # -- cost ----------------------------------------------------------------------------------------------------------------------------------
 
 
-def operations(monkeypatch: pytest.MonkeyPatch, others: int) -> list[tuple[str, int]]:
-    """What adding and removing one port asks of the kernel: the lines of each batch of commands, the objects of each answer."""
+def operations(monkeypatch: pytest.MonkeyPatch, group: RuleGroup) -> list[tuple[str, int]]:
+    """What adding and removing a group asks of the kernel: the lines of each batch of commands, the objects of each answer."""
     backend = NftablesBackend()
-    if others:
-        published = [PortSpec(80, 10000 + number) for number in range(others)]
-        half = len(published) // 2
-        backend.apply([firewall.publish_rules("sandbox:one", "10.9.0.3", published[:half])])
-        backend.apply([firewall.publish_rules("sandbox:other", "10.9.0.4", published[half:])])
     seen: list[tuple[str, int]] = []
     real_call, real_ask = nftables._call, nftables._answers
 
@@ -362,21 +406,58 @@ def operations(monkeypatch: pytest.MonkeyPatch, others: int) -> list[tuple[str, 
     with monkeypatch.context() as patch:
         patch.setattr(nftables, "_call", counted_call)
         patch.setattr(nftables, "_answers", counted_ask)
-        backend.apply([firewall.publish_rules("sandbox:a", "10.9.0.2", [PortSpec(80, 8080)])])
-        backend.apply(remove=["sandbox:a"])
+        backend.apply([group])
+        backend.apply(remove=[group.owner])
     return seen
 
 
 def test_a_change_costs_the_same_at_any_size(private_host: PrivateHost, monkeypatch: pytest.MonkeyPatch) -> None:
     backend = NftablesBackend()
     network = firewall.network_rules("network:bridge", "netbox0", "10.9.0.0/20")
+    port = firewall.publish_rules("sandbox:a", "10.9.0.2", [PortSpec(80, 8080)])
+
+    def publish(count: int) -> None:
+        published = [PortSpec(80, 10000 + number) for number in range(count)]
+        backend.apply([firewall.publish_rules("sandbox:one", "10.9.0.3", published[: count // 2])])
+        backend.apply([firewall.publish_rules("sandbox:other", "10.9.0.4", published[count // 2 :])])
+
     backend.apply([network])
-    few = operations(monkeypatch, 2)
-    backend.apply(remove=["sandbox:one", "sandbox:other"])
-    many = operations(monkeypatch, 1000)
+    publish(2)
+    few = operations(monkeypatch, port)
+    publish(1000)
+    many = operations(monkeypatch, port)
     assert len(backend.rules()) == 1000 + len(network.rules)
     assert few == many
     assert [count for kind, count in many if kind == "commands"] == [2, 2]  # the element and its entry in the index, in and out
+    backend.take_down()
+
+
+def numbered(number: int) -> RuleGroup:
+    """The rules of one of many networks."""
+    group = firewall.network_rules(f"network:n{number}", f"nb-{number:08x}", f"10.{number}.0.0/24", internal=number % 2 == 1)
+    return firewall.dual_stack(group, f"10.{number}.0.0/24", f"fd00:{number:x}::/64")
+
+
+def test_a_network_costs_the_same_at_any_number(private_host: PrivateHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a change nor a packet meets more rules: networks are elements of sets."""
+    backend = NftablesBackend()
+
+    def rules() -> list[Any]:
+        listed = [item for table in ("ip netbox", "ip6 netbox") for item in nftables.listing(True, table)]
+        assert not any(item["set"]["flags"] for item in listed if "set" in item and "flags" in item["set"])  # nothing but hash sets
+        return [(item["rule"]["chain"], item["rule"]["expr"]) for item in listed if "rule" in item]
+
+    backend.apply([numbered(0), numbered(1)])
+    few, packets = operations(monkeypatch, numbered(200)), rules()
+    backend.apply([numbered(number) for number in range(2, 100)])
+    assert operations(monkeypatch, numbered(200)) == few
+    assert operations(monkeypatch, numbered(201))
+    assert rules() == packets
+    assert backend.owners() == {f"network:n{number}" for number in range(100)}
+    assert backend.differences([numbered(number) for number in range(100)]) == []
+    backend.apply([firewall.network_rules("network:longer", "nb-longer", "10.250.0.0/28")])
+    assert len(rules()) == len(packets) + 4  # the first subnet with this length
+    assert backend.differences([numbered(0), numbered(1), firewall.network_rules("network:longer", "nb-longer", "10.250.0.0/28")]) == []
     backend.take_down()
 
 
@@ -426,3 +507,51 @@ def test_check_names_it_and_repair_mends_it(private_host: PrivateHost, cli: Cli,
     finally:
         cli("rm", "-f", "web")
         cli("gc")
+
+
+IN_A_SANDBOX = {
+    "iptables": {
+        "flushed": ["iptables-legacy -t raw -F", "iptables-legacy -t raw -X"],
+        "a rule taken away": ["iptables-legacy -t raw -F NETBOX-GUARD"],
+        "a rule put in": ["iptables-legacy -t raw -A NETBOX-GUARD -p udp -j DROP"],
+        "the jump taken away": ["iptables-legacy -t raw -F PREROUTING"],
+    },
+    "nftables": {
+        "flushed": ["nft flush ruleset"],
+        "a rule taken away": ["nft flush chain ip netbox guard"],
+        "a rule put in": ["nft add rule ip netbox guard udp dport 9 drop"],
+    },
+}
+
+
+def test_losses_inside_of_a_sandbox_are_repaired_too(private_host: PrivateHost, cli: Cli, backend: str) -> None:
+    """They stand in its own network namespace, where programs of this host and a sandbox with NET_ADMIN can take them away."""
+    with running(cli, "web"):
+        cli("impair", "web", "--loss", "25%", "--direction", "in")
+        store = Store(Settings.from_environment())
+        owner = names.impairment_owner(inspect(cli, "web")["id"])
+        netns = os.open(f"/proc/{inspect(cli, 'web')['pid']}/ns/net", os.O_RDONLY)
+
+        def rules() -> set[str]:
+            with linux.network_namespace(netns):
+                return leaks.firewall()
+
+        before = rules()
+        assert before
+        assert repair.differences(store) == []
+        for damage, commands in IN_A_SANDBOX[backend].items():
+            with linux.network_namespace(netns):
+                for command in commands:
+                    subprocess.run(command.split(), check=True, timeout=20)
+            found = repair.differences(store)
+            assert {item.kind for item in found} == {"foreign" if damage == "a rule put in" else "missing"}, damage
+            assert all(item.what.startswith("in web: ") for item in found)
+            assert {item.owner for item in found} <= {owner, "netbox", ""}
+            assert repair.repair(store) == found
+            assert rules() == before, damage
+        assert cli("repair").stdout == "nothing to repair\n"
+        cli("impair", "web", "--off")
+        assert rules() == set()
+        assert repair.differences(store) == []
+        os.close(netns)
+        store.close()

@@ -251,10 +251,10 @@ def test_rates_and_impairments(lab: Lab) -> None:
     assert "tbf 1: root" in guest.execute("tc", "qdisc", "show", "dev", "eth0")
     (command,) = shaping.describe(guest.plan, 0, 125_000)
     assert command.startswith(f"tc -n {guest.id[:12]} qdisc add dev eth0 root handle 1: tbf rate 1mbit")
-    shaping.check(guest.plan, [Impairment(IN, loss=5), Impairment(OUT, rate=1000)])
+    shaping.placed(guest.plan, [Impairment(IN, loss=5), Impairment(OUT, rate=1000)])
     for refused in (Impairment(OUT, loss=5), Impairment(IN, rate=1000), Impairment(IN, delay=1000)):
         with pytest.raises(UsageError, match="network lan is a macvlan one, whose links have no end on this host"):
-            shaping.check(guest.plan, [refused])
+            shaping.placed(guest.plan, [refused])
 
 
 def test_a_link_in_a_namespace_that_lives_on_goes_with_its_sandbox(lab: Lab, outside: Neighbour) -> None:
@@ -287,7 +287,8 @@ def test_undoing_a_row_whose_number_was_given_to_another_namespace(lab: Lab) -> 
     assert second.execute("ip", "-o", "link", "show", "eth0")  # it is not the MAC of the row, so it stays
 
 
-def test_a_vlan_on_demand(lab: Lab) -> None:
+def test_a_vlan_on_demand(lab: Lab, outside: Neighbour) -> None:
+    """The sandbox is on the VLAN with its tag: the neighbour's link of that VLAN answers, the untagged one is out of reach."""
     lan(lab, "tagged", parent="eth0.100", subnet="203.0.113.0/24")
     preview = lab.manager.preview("f" * 64, None, NetworkSpec(**on("tagged")), None)
     assert lab.manager.describe(preview)[:2] == [
@@ -300,6 +301,15 @@ def test_a_vlan_on_demand(lab: Lab) -> None:
             made = netlink.link("eth0.100")
         assert made is not None
         assert (made.kind, made.alias, made.is_up) == ("vlan", "netbox", True)
+        for line in ("link add link lan0 name lan0.100 type vlan id 100", "addr add 203.0.113.1/24 dev lan0.100", "link set lan0.100 up"):
+            outside.execute("ip", *line.split())
+        guest.serve("tcp", 7000)
+        with outside.inside():
+            assert ask("tcp", guest.address, 7000) == "203.0.113.1 7000"
+        outside.execute("ip", "link", "del", "lan0.100")
+        outside.execute("ip", "addr", "add", "203.0.113.1/24", "dev", "lan0")
+        with outside.inside():
+            assert out_of_reach("tcp", guest.address, 7000)
         lab.end(guest)
     else:
         with pytest.raises(Unsupported, match=r"parent eth0\.100: this kernel has no VLANs \(CONFIG_VLAN_8021Q\); modprobe 8021q"):

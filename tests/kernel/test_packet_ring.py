@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import struct
 import subprocess
 from collections.abc import Iterator
 
@@ -82,6 +83,25 @@ def test_a_vlan_tag_is_put_back(pair: tuple[int, int]) -> None:
         (packet,) = collect(opened, 1)
     assert packet[5][12:18] == b"\x81\x00\x00\x07\x88\xb5"
     assert packet[3] == len(packet[5]) == 60
+
+
+@pytest.mark.parametrize("end", ["a0", "a1"])
+def test_a_filter_on_vlan_tags(pair: tuple[int, int], end: str) -> None:
+    """The tag is in the packet on its way out, and beside it on its way in."""
+    ifindex = socket.if_nametoindex(end)
+    port = struct.pack("!BBHHHBBH8sHHHH", 0x45, 0, 28, 1, 0, 64, 17, 0, bytes(8), 1, 53, 8, 0)
+    frames = [b"\0\7\x88\xb5seven", b"\0\x08\x88\xb5eight", b"\0\x08\x08\0" + port]
+    wanted = {"vlan": frames, "vlan 7": frames[:1], "vlan 8 and not ip": frames[1:2], "vlan and udp port 53": frames[2:], "not vlan": []}
+    with contextlib.ExitStack() as stack:
+        opened = {expression: stack.enter_context(ring(ifindex, expression)) for expression in wanted}
+        send("a0", b"untagged")
+        send("a0", *frames, kind=0x8100)
+        found = {expression: collect(opened[expression], max(1, len(expected))) for expression, expected in wanted.items()}
+    for expression, expected in wanted.items():
+        assert [packet[5][12:] for packet in found[expression] if packet[5][12:14] == b"\x81\0"] == [
+            b"\x81\0" + data.ljust(46, b"\0") for data in expected
+        ], expression
+    assert [packet[5][14:22] for packet in found["not vlan"]] == [b"untagged"]
 
 
 def test_a_filter_and_a_snapshot_length(pair: tuple[int, int]) -> None:

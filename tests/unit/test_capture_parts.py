@@ -13,6 +13,7 @@ from netbox.errors import HostError, UsageError
 from netbox.kernel.packet_event import PacketEvent
 from netbox.network.plan import Endpoint, NetworkPlan
 from netbox.packet.capturing.copies import Copies
+from netbox.packet.capturing.pcapng import LINKTYPE_ETHERNET, LINKTYPE_RAW
 from netbox.packet.capturing.sinks import Lines, PcapngStream, Record, RotatingFiles, open_output, ring_path
 from netbox.packet.capturing.values import Interface, Rotation, Selection, parse_limits, parse_rotation
 from netbox.packet.capturing.verdicts import Verdicts
@@ -143,26 +144,48 @@ def drop(data: bytes, reason: str, netns: int = 4) -> PacketEvent:
 
 def test_a_drop_becomes_the_comment_of_its_packet() -> None:
     verdicts = Verdicts(Source(drop(frame(1), "NETFILTER_DROP"), drop(frame(2, port=81), "NO_SOCKET", netns=9)), {4: "host"})
-    assert verdicts.of(frame(1)) == ""
+    assert verdicts.of(frame(1), LINKTYPE_ETHERNET) == ""
     verdicts.read()
-    assert verdicts.of(frame(1)) == "dropped by the firewall in host (NETFILTER_DROP, nf_hook_slow)"
-    assert verdicts.of(frame(2, port=81)) == "dropped (NO_SOCKET, nf_hook_slow)"
-    assert verdicts.of(frame(1, ttl=63)) != ""
-    assert verdicts.of(frame(3, port=82)) == ""
+    assert verdicts.of(frame(1), LINKTYPE_ETHERNET) == "dropped by the firewall in host (NETFILTER_DROP, nf_hook_slow)"
+    assert verdicts.of(frame(2, port=81), LINKTYPE_ETHERNET) == "dropped (NO_SOCKET, nf_hook_slow)"
+    assert verdicts.of(frame(1, ttl=63), LINKTYPE_ETHERNET) != ""
+    assert verdicts.of(frame(3, port=82), LINKTYPE_ETHERNET) == ""
 
 
 def test_a_drop_behind_an_address_translation() -> None:
     verdicts = Verdicts(Source(drop(frame(7, destination=9, port=8080), "NETFILTER_DROP")), {})
     verdicts.read()
-    assert "NETFILTER_DROP" in verdicts.of(frame(7))
-    assert verdicts.of(frame(8)) == ""
+    assert "NETFILTER_DROP" in verdicts.of(frame(7), LINKTYPE_ETHERNET)
+    assert verdicts.of(frame(8), LINKTYPE_ETHERNET) == ""
+
+
+class Rules:
+    """What firewall rules decided, as the test says."""
+
+    def on(self, packet: bytes, dropped_in: int = 0) -> str:
+        if dropped_in:
+            return "dropped in host by a rule" if packet[22:24] == (80).to_bytes(2, "big") else ""
+        return "accepted in host by a rule"
+
+
+def test_rules_are_named_where_they_are_known() -> None:
+    by_firewall, elsewhere = drop(frame(1), "NETFILTER_DROP"), drop(frame(2, port=81), "NO_SOCKET")
+    unknown = drop(frame(3, port=82), "NETFILTER_DROP")
+    verdicts = Verdicts(Source(by_firewall, elsewhere, unknown), {}, Rules())
+    verdicts.read()
+    tagged = frame(1)[:12] + b"\x81\x00\x00\x07" + frame(1)[12:]
+    for data, link_type in ((frame(1), LINKTYPE_ETHERNET), (tagged, LINKTYPE_ETHERNET), (frame(1)[14:], LINKTYPE_RAW)):
+        assert verdicts.of(data, link_type) == "dropped in host by a rule: NETFILTER_DROP in nf_hook_slow"
+    assert verdicts.of(frame(2, port=81), LINKTYPE_ETHERNET) == "dropped (NO_SOCKET, nf_hook_slow)"
+    assert verdicts.of(frame(3, port=82), LINKTYPE_ETHERNET) == "dropped by the firewall (NETFILTER_DROP, nf_hook_slow)"
+    assert verdicts.of(frame(4), LINKTYPE_ETHERNET) == "accepted in host by a rule"
 
 
 def test_copies_for_others_are_no_drops() -> None:
     to_ping = drop(frame(1), "NO_SOCKET")._replace(function="ping_rcv")
     verdicts = Verdicts(Source(drop(frame(1), "OTHERHOST"), to_ping, drop(b"short", "NETFILTER_DROP")), {})
     verdicts.read()
-    assert verdicts.of(frame(1)) == ""
+    assert verdicts.of(frame(1), LINKTYPE_ETHERNET) == ""
 
 
 def test_a_file(tmp_path: Path) -> None:

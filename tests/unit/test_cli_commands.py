@@ -46,6 +46,7 @@ class FakeSandbox:
         self.finished_at: float | None = time.time() - 65 if state == "exited" else None
         self.ip_address = "10.1.0.2"
         self.networks = {"bridge": "10.1.0.2"}
+        self.ip6_address, self.networks6 = None, {}
         self.ports = spec.network.ports
 
     def __getattr__(self, verb: str) -> Any:

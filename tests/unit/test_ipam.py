@@ -219,11 +219,26 @@ def test_the_ipv6_address_follows_the_other_one() -> None:
     assert gateway == "fd00:1::1"
     assert ipam.next_address6(ULA, gateway, 5, ()) == "fd00:1::5"
     assert ipam.next_address6(ULA, gateway, 5, {"fd00:1::5"}) == "fd00:1::1:0:0"
-    assert ipam.next_address6(ULA, gateway, 5, (), {"fd00:1::5", "fd00:1::1:0:0"}) == "fd00:1::1:0:1"
+    assert ipam.next_address6(ULA, gateway, 5, (), reserved={"fd00:1::5", "fd00:1::1:0:0"}) == "fd00:1::1:0:1"
     small = Subnet.parse("fd00:2::/125")
     assert ipam.next_address6(small, "fd00:2::1", 9, ()) == "fd00:2::2"
     with pytest.raises(Conflict, match="no free address"):
         ipam.next_address6(small, "fd00:2::1", 9, {f"fd00:2::{n}" for n in range(2, 8)})
+
+
+def test_ipv6_addresses_of_a_range() -> None:
+    within = Subnet.parse("fd00:1::c0/126")
+
+    def next_one(offset: int, *taken: str) -> str:
+        return ipam.next_address6(ULA, "fd00:1::1", offset, taken, within=within, reserved={"fd00:1::c0"})
+
+    assert next_one(3) == "fd00:1::c3"
+    assert next_one(9) == next_one(0) == "fd00:1::c1"
+    assert next_one(1, "fd00:1::c1") == "fd00:1::c2"
+    with pytest.raises(Conflict, match=r"the range fd00:1::c0/126 of the network fd00:1::/64 has no free address left: 3 are taken"):
+        next_one(0, "fd00:1::c1", "fd00:1::c2", "fd00:1::c3")
+    first = Subnet.parse("fd00:1::/112")  # whose first address is that of every router
+    assert ipam.next_address6(ULA, "fd00:1::1", 0, (), within=first) == "fd00:1::2"
 
 
 @given(st.lists(st.integers(2, 250), max_size=60), st.integers(64, 122))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from netbox.errors import NotFound, UsageError
 from netbox.network import manager, modes
-from netbox.network.modes import Facts, Request
+from netbox.network.modes import Facts, Request, networked
 from netbox.network.plan import Endpoint, JoinTarget, NetworkPlan
 from netbox.spec import NetworkSpec, PortSpec
 
@@ -67,6 +67,10 @@ def test_the_host_name_of_each_mode(mode: str, asked: str | None, hostname: str)
 def test_host_gateway_is_the_way_to_the_host() -> None:
     extra = (("host.internal", "host-gateway"), ("db", "10.9.0.9"))
     assert prepare("bridge", extra_hosts=extra).extra_hosts == (("host.internal", "10.9.0.1"), ("db", "10.9.0.9"))
+    endpoints = (dataclasses.replace(ENDPOINT, gateway6="fd00:9::1"), dataclasses.replace(ENDPOINT, network="back", gateway="10.8.0.1"))
+    request = Request(ID, None, NetworkSpec(extra_hosts=extra))
+    planned = networked.prepare(request, Facts("big", endpoints))
+    assert planned.extra_hosts == (("host.internal", "10.9.0.1"), ("host.internal", "fd00:9::1"), ("db", "10.9.0.9"))
     assert prepare("host", extra_hosts=extra).extra_hosts == (("host.internal", "127.0.0.1"), ("db", "10.9.0.9"))
 
 

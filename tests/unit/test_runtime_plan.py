@@ -240,10 +240,24 @@ def test_no_command() -> None:
 def test_sysctls_are_opened_while_proc_can_be_written() -> None:
     config = plan(sysctls=(("net.ipv4.ip_forward", "1"),))
     kinds = [operation[0] for operation in config["mounts"]]
-    assert config["mounts"][kinds.index("sysctls") - 1][2] == "/proc"
-    assert kinds.index("sysctls") < kinds.index("readonly")
+    (proc,) = [index for index, operation in enumerate(config["mounts"]) if operation[2:3] == ["/proc"]]
+    assert proc < kinds.index("sysctls") < kinds.index("readonly")
     assert config["sysctls"] == [["net.ipv4.ip_forward", "1"]]
     assert operations(plan(), "sysctls") == []
+
+
+@pytest.mark.parametrize(("userns", "last"), [("host", 2**31 - 1), ("auto", 65535)])
+def test_a_network_of_its_own_gets_docker_s_defaults(userns: str, last: int) -> None:
+    base = 100000 if userns == "auto" else None
+    config = plan(security=SecuritySpec(userns=userns), options={"userns_base": base})
+    assert operations(config, "sysctl") == [
+        ["sysctl", "net.ipv4.ip_unprivileged_port_start", "0"],
+        ["sysctl", "net.ipv4.ping_group_range", f"0 {last}"],
+    ]
+    kinds = [operation[0] for operation in config["mounts"]]
+    assert kinds.index("sysctl") < kinds.index("readonly")
+    for mode in ("host", "container:web", "ns:/run/netns/blue"):
+        assert operations(plan(network=NetworkSpec(mode=mode)), "sysctl") == []
 
 
 def test_every_operation_is_one_that_the_runtime_executes() -> None:

@@ -33,11 +33,13 @@ PLAN = NetworkPlan("0123456789abcdef" * 4, "bridge", "web", endpoints=(ENDPOINT,
 
 
 def test_netem_is_what_tc_sends() -> None:
-    request = tc.add_netem(7, tc.TC_H_ROOT, tc.handle(1), 100_000_000, 10_000_000, 1.5, 50_000)
+    request = tc.add_netem(7, tc.TC_H_ROOT, tc.handle(1), 100_000_000, 10_000_000, 1.5, 0, 50_000)
     assert request.body[HEADER:].hex() == TC_NETEM
     assert struct.unpack("=BxxxiIII", request.body[:HEADER]) == (0, 7, 0x10000, 0xFFFFFFFF, 0)
     assert (request.kind, request.flags) == (36, 0x600)
-    assert tc.add_netem(7, tc.TC_H_ROOT, tc.handle(1), 1_000_000_000, 0, 0, 50_000).body[HEADER:].hex() == TC_NETEM_DELAY
+    assert tc.add_netem(7, tc.TC_H_ROOT, tc.handle(1), 1_000_000_000, 0, 0, 0, 50_000).body[HEADER:].hex() == TC_NETEM_DELAY
+    lossy = tc.add_netem(7, tc.TC_H_ROOT, tc.handle(1), 1_000_000_000, 0, 0, 25, 50_000).body[HEADER:].hex()
+    assert lossy == TC_NETEM_DELAY.replace("50c30000" + 4 * "00", "50c30000" + "00000040")
 
 
 def test_htb_is_what_tc_sends() -> None:
@@ -99,6 +101,23 @@ def test_loss_is_a_rule_where_packets_arrive() -> None:
         "-s 10.9.0.2 -d 10.9.0.3/32 -i netbox0 -m statistic --mode random --probability 0.5000000000"
         " -m comment --comment impair:0123456789ab -j DROP"
     ]
+
+
+def test_loss_that_no_rule_would_see_is_the_queues(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = [
+        Impairment("in", loss=5.0),
+        Impairment("out", "db", ("10.9.0.3/32",), loss=50.0),
+        Impairment("out", "far", ("10.8.0.0/16",), loss=1.0),
+    ]
+    monkeypatch.setattr(shaping, "_BRIDGE_NETFILTER", "/nowhere")
+    wanted = shaping.placed(PLAN, asked)
+    assert [item.in_queue for item in wanted] == [False, True, False]
+    assert commands("out", *wanted)[-1] == "qdisc add dev DEV parent 4:2 handle 14: netem limit 50000 loss 50%"
+    assert commands("out", *shaping.placed(PLAN, [Impairment("out", loss=5.0)])) == [
+        "qdisc add dev DEV root handle 2: netem limit 50000 loss 5%"
+    ]
+    assert [rule.destination for rule in shaping.loss_rules(PLAN, "out", wanted).rules] == ["10.8.0.0/16"]
+    assert [Impairment.from_json(item.to_json()) for item in wanted] == wanted
 
 
 def test_loss_of_both_families() -> None:

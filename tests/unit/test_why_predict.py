@@ -45,6 +45,11 @@ def _old_connection() -> Facts:
     return to_host(request=Request("udp", 8080), connections=(entry,), host=replace(HOST, sockets=(listener(8080, protocol="udp"),)))
 
 
+def _old_tcp_connection(state: str, goes: str = "10.9.9.9") -> Facts:
+    entry = Connection(6, Tuple(WEB, 40000, "192.0.2.2", 8080), Tuple(goes, 80, WEB, 40000), 20, state)
+    return to_host(connections=(entry,), host=replace(HOST, sockets=(listener(8080),)))
+
+
 def _link_down() -> Facts:
     links = tuple(link(item.name, item.number, up=item.name != "nbdb", master=item.master, mac=item.mac) for item in HOST.links)
     return facts(host=replace(HOST, links=links))
@@ -67,6 +72,16 @@ CASES: dict[str, tuple[str, Callable[[], Facts]]] = {
     "target paused": ("target-paused", lambda: facts(target_box=box("db", DB, state="paused"))),
     "no network": ("no-network", lambda: facts(address="", target_box=box("db", DB, interfaces=(), mode="none"), target=None)),
     "link down": ("link-down", _link_down),
+    "address lost": ("address-missing", lambda: facts(target=replace(inside("db", DB, 3, (listener(80),)), addresses=()))),
+    "own address lost": (
+        "address-missing",
+        lambda: facts(source=replace(facts().source, addresses=()), source_route=RouteFact(DB, error=errno.ENETUNREACH)),
+    ),
+    "no IPv6": ("no-route", lambda: outward(address="2001:db8::9", source_route=RouteFact("2001:db8::9", error=errno.ENETUNREACH))),
+    "listens for IPv6 only": (
+        "listening-elsewhere",
+        lambda: facts(target=inside("db", DB, 3, (listener(80, "::")._replace(only_ipv6=True),))),
+    ),
     "internal target": ("internal-network", lambda: _internal("db")),
     "internal source": ("internal-network", lambda: _internal("web")),
     "other network": ("other-network", across),
@@ -78,6 +93,7 @@ CASES: dict[str, tuple[str, Callable[[], Facts]]] = {
     "wrong MAC": ("wrong-mac", lambda: why_facts.with_neighbour("permanent")),
     "old MAC": ("stale-neighbour", lambda: why_facts.with_neighbour("stale")),
     "old connection": ("stale-connection", _old_connection),
+    "old TCP connection": ("stale-connection", lambda: _old_tcp_connection("SYN_SENT")),
     "reverse path": (
         "reverse-path-filter",
         lambda: outward(
@@ -147,6 +163,19 @@ def test_what_is_worth_knowing_does_not_block() -> None:
     found = predict(facts(target=narrow, request=Request("tcp", 80, size=1500))).blocked
     assert found is not None
     assert (found.cause, found.command) == ("mtu", "nsenter -t 100 -n ip link set eth0 mtu 1500")
+
+
+@pytest.mark.parametrize(("state", "goes"), [("TIME_WAIT", "10.9.9.9"), ("ESTABLISHED", DB)])
+def test_a_connection_that_is_over_or_goes_on_is_not_stale(state: str, goes: str) -> None:
+    assert predict(_old_tcp_connection(state, goes)).reachable
+
+
+def test_what_a_socket_takes() -> None:
+    anywhere = listener(80, "::")
+    assert anywhere.takes(DB)
+    assert anywhere.takes("fd00::2")
+    assert not anywhere._replace(only_ipv6=True).takes(DB)
+    assert not listener(80).takes("fd00::2")
 
 
 def test_the_earliest_cause_on_the_path_counts() -> None:

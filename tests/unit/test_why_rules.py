@@ -70,6 +70,21 @@ def test_what_cannot_be_known_is_a_doubt() -> None:
     assert (found.verdict, [(chain.name, rule.number) for chain, rule in found.doubts]) == ("drop", [("FORWARD", 1), ("OURS", 7)])
 
 
+@pytest.mark.parametrize(
+    ("words", "destination", "verdict"),
+    [
+        ("-p ipv6-icmp -m icmp6 --icmpv6-type 128", "fd00::2", "drop"),
+        ("-p ipv6-icmp -m icmp6 --icmpv6-type 135", "fd00::2", "accept"),
+        ("-p ipv6-icmp", "192.0.2.1", "accept"),
+        ("-p icmp -m icmp --icmp-type 8", "192.0.2.1", "drop"),
+        ("-p icmp -m icmp ! --icmp-type 8", "192.0.2.1", "accept"),
+    ],
+)
+def test_echo_requests(words: str, destination: str, verdict: str) -> None:
+    chains = rules_iptables.parse(f"*filter\n:FORWARD ACCEPT [0:0]\n-A FORWARD {words} -j DROP\nCOMMIT\n")
+    assert decide(chains, "forward", packet(protocol="icmp", port=0, destination=destination)).verdict == verdict
+
+
 def test_translation_is_asked_for_by_itself() -> None:
     chains = rules_iptables.parse(SAVED)
     found = decide(chains, "prerouting", packet(port=8080, local=True), "nat")
@@ -100,6 +115,8 @@ def listing(*expressions: list[dict[str, Any]], policy: str = "accept", **chain:
     [
         ([match(DPORT, 80), {"drop": None}], "drop"),
         ([match(DPORT, 81), {"drop": None}], "accept"),
+        ([match({"payload": {"protocol": "udp", "field": "dport"}}, 80), {"drop": None}], "accept"),
+        ([match({"payload": {"protocol": "th", "field": "dport"}}, 80), {"drop": None}], "drop"),
         ([match(DPORT, {"set": [79, {"range": [80, 90]}]}), {"reject": {"type": "tcp reset"}}], "reject"),
         ([match(DPORT, "@ports"), {"drop": None}], "drop"),
         ([match(IIF, "nb-*"), {"counter": {}}, {"drop": None}], "drop"),
@@ -125,7 +142,6 @@ def test_every_chain_on_a_hook_has_to_let_it_pass() -> None:
     dropping = rules_nftables.parse(listing(policy="drop", table="other", prio=10))
     found = decide([*dropping, *accepting], "forward", packet())
     assert (found.verdict, found.place) == ("drop", "inet other forward policy")
-    assert rules_nftables.parse(listing([{"drop": None}], family="bridge")) == []
 
 
 def our_table() -> list[dict[str, Any]]:
@@ -171,3 +187,14 @@ def our_table() -> list[dict[str, Any]]:
 def test_a_rule_that_stands_for_all_networks_is_that_of_the_element(changes: dict[str, Any], verdict: str, place: str, owner: str) -> None:
     found = decide(rules_nftables.parse(our_table()), "forward", packet(**changes))
     assert (found.verdict, found.place, found.owner, found.doubts) == (verdict, place, owner, ())
+
+
+def test_chains_of_links_and_bridges() -> None:
+    rules = [{"drop": None}]
+    (bridge,) = rules_nftables.parse([{"chain": {**listing(rules)[2]["chain"], "family": "bridge"}}])
+    assert (bridge.hook, decide([bridge], "forward", packet()).verdict) == ("bridge forward", "accept")
+    link = listing([match({"meta": {"key": "protocol"}}, "ip"), {"drop": None}], hook="ingress", dev=["nb-one", "nb-two"])
+    chains = rules_nftables.parse(link)
+    assert decide(chains, "ingress", packet()).verdict == "drop"
+    assert decide(chains, "ingress", packet(in_interface="nb-three")).verdict == "accept"
+    assert decide(chains, "ingress", packet(source="fd00::2", destination="fd00::1")).verdict == "accept"

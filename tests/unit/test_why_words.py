@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 
 from netbox.cli.main import execute
+from netbox.kernel.connections import Connection, Tuple
 from netbox.packet.diagnosis import packets, resolving
 from netbox.packet.diagnosis.explain import explain
 from netbox.packet.diagnosis.predict import predict
 from netbox.packet.diagnosis.publishing import destination
 from netbox.packet.diagnosis.text import render
-from netbox.packet.diagnosis.values import Answer, Facts, Observation, Throttle
-from tests.unit.why_facts import DB, HOST, across, box, chains, facts, inside, listener, outward
+from netbox.packet.diagnosis.values import Answer, Facts, Observation, Request, Throttle
+from tests.unit.why_facts import DB, HOST, WEB, across, box, chains, facts, inside, listener, outward
 
 
 def answered(known: Facts, outcome: str, **changes: Any) -> Answer:
@@ -49,6 +50,19 @@ def test_packets_are_believed() -> None:
     )
     found = answered(facts(target=inside("db", DB, 3)), "silent", place="ip x y rule 3", foreign=True)
     assert found.cause == "foreign-rule"
+
+
+def test_a_connection_that_goes_astray_while_new_ones_do_not() -> None:
+    entry = Connection(17, Tuple(WEB, 5353, DB, 80), Tuple("10.9.9.9", 80, WEB, 5353), 20)
+    known = facts(request=Request("udp", 80), connections=(entry,), target=inside("db", DB, 3, (listener(80, protocol="udp"),)))
+    found = answered(known, "answered", special="silent")
+    assert (found.cause, found.reachable) == ("stale-connection", False)
+    assert found.sentence.startswith("web, sending from port 5353, does not reach db:80: connection tracking")
+    found = answered(known, "answered")  # its port is in use
+    assert (found.cause, found.reachable, found.agreed) == ("stale-connection", True, True)
+    assert found.sentence.startswith("web reaches db:80 over network front, but not from port 5353: connection tracking")
+    assert answered(known, "answered", special="answered").cause == "reachable"
+    assert answered(known, "refused", special="refused").cause == "not-listening"
 
 
 def test_what_could_not_be_tried_is_not_reachable() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from netbox import names
 from netbox.engine.checks.catalogue import LIMITED, MISSING, OK, Observation
 from netbox.errors import NetboxError
@@ -16,7 +18,9 @@ def observe(settings: Settings) -> dict[str, Observation]:
     """What the catalogue asks about. Changes nothing."""
     networks = _standing(settings)
     return {
-        "firewall.forward": _obstacles(obstacles.FORWARD, [row.bridge for row in networks], names.DEFAULT_BRIDGE),
+        "firewall.forward": _obstacles(
+            obstacles.FORWARD, [row.bridge for row in networks], names.DEFAULT_BRIDGE, [row.bridge for row in networks if row.subnet6]
+        ),
         "firewall.names": _obstacles(obstacles.INPUT, [row.bridge for row in networks if row.name != names.DEFAULT_NETWORK], "BRIDGE"),
         "host.names": _name_service(settings, [row.name for row in networks if row.name != names.DEFAULT_NETWORK]),
     }
@@ -38,10 +42,12 @@ def _standing(settings: Settings) -> list[NetworkRow]:
         store.close()
 
 
-def _obstacles(hook: str, bridges: list[str], example: str) -> Observation:
-    """With no network up, ``example`` stands for the bridge that one will have."""
+def _obstacles(hook: str, bridges: list[str], example: str, bridges6: Sequence[str] = ()) -> Observation:
+    """What is in the way of IPv4 on ``bridges`` and of IPv6 on ``bridges6``. With no network up, ``example`` stands for the bridge that one
+    will have. Names are asked for by IPv4 alone.
+    """
     try:
-        found = obstacles.find(hook, bridges or [example])
+        found = obstacles.find(hook, bridges or [example], bridges6)
     except NetboxError as error:
         return Observation(LIMITED, error.message, remedy=error.hint or "")
     if not bridges:

@@ -40,8 +40,8 @@ def connect(endpoint: Endpoint, netns_fd: int, recorder: Recorder, is_default: b
                 _await(host, endpoint.bridge, lambda link: link.is_running)
                 _await(inside, endpoint.interface, lambda link: link.is_running)
                 if endpoint.address6:
-                    _await_address(inside, index, endpoint.address6)
-                    _await_address(host, bridge.index, endpoint.gateway6)
+                    await_address(inside, index, endpoint.address6)
+                    await_address(host, bridge.index, endpoint.gateway6)
                 # The first announces (see endpoint_sysctls), and forgets all neighbours.
                 neighbours = (rtnetlink.set_neighbour(index, gateway, bridge.mac) for gateway in _gateways(endpoint))
                 inside.request(rtnetlink.set_mac(index, endpoint.mac_address), *neighbours)
@@ -126,7 +126,7 @@ def _await(netlink: RouteSocket, name: str, is_ready: Callable[[Link], bool]) ->
         time.sleep(0.0002)
 
 
-def _await_address(netlink: RouteSocket, index: int, address: str) -> None:
+def await_address(netlink: RouteSocket, index: int, address: str) -> None:
     """Waits until an IPv6 address can be used: before, what is sent to it or from it is lost."""
     deadline = time.monotonic() + ADDRESS_TIMEOUT
     while not netlink.is_usable(index, address) and time.monotonic() < deadline:

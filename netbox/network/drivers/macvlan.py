@@ -14,7 +14,7 @@ from netbox.errors import Conflict, HostError, NetboxError, Unsupported, host_er
 from netbox.kernel import rtnetlink, sublinks, sysctl
 from netbox.kernel.namespaces import inside_netns
 from netbox.kernel.rtnetlink import RouteSocket
-from netbox.network.drivers.bridge import endpoint_sysctls
+from netbox.network.drivers.bridge import await_address, endpoint_sysctls
 from netbox.network.plan import Endpoint, Traffic
 from netbox.state.journal import JournalRow, Recorder
 
@@ -57,16 +57,19 @@ def _configure(inside: RouteSocket, endpoint: Endpoint, is_default: bool) -> Non
     if link is None:
         raise HostError(f"the interface {endpoint.interface} of the sandbox is gone")
     inside.request(sublinks.rename(link.index, endpoint.interface))
-    for name, value in endpoint_sysctls(endpoint.interface):
+    for name, value in endpoint_sysctls(endpoint.interface, bool(endpoint.address6)):
         sysctl.write(name, value)
     requests = [
         rtnetlink.set_up(rtnetlink.LOOPBACK_INDEX),
         rtnetlink.add_address(link.index, endpoint.address, endpoint.prefix_length),
+        *([rtnetlink.add_address(link.index, endpoint.address6, endpoint.prefix_length6)] if endpoint.address6 else []),
         rtnetlink.set_up(link.index),
     ]
     if is_default:
         requests.append(rtnetlink.add_default_route(link.index, endpoint.gateway))
     inside.request(*requests)
+    if endpoint.address6:
+        await_address(inside, link.index, endpoint.address6)
     inside.request(rtnetlink.set_mac(link.index, endpoint.mac_address))  # announces, see endpoint_sysctls
 
 
@@ -120,12 +123,13 @@ def traffic(endpoint: Endpoint, pid: int) -> Traffic:
 def describe(endpoint: Endpoint, netns: str, is_default: bool) -> list[str]:
     """See ``Driver.describe``."""
     first, inner, mac = _first_name(endpoint.mac_address), endpoint.interface, endpoint.mac_address
-    values = " ".join(f"{key}={value}" for key, value in endpoint_sysctls(inner))
+    values = " ".join(f"{key}={value}" for key, value in endpoint_sysctls(inner, bool(endpoint.address6)))
     commands = [
         f"ip link add link {endpoint.parent} name {first} mtu {endpoint.mtu} address {mac} netns {netns} type macvlan mode {endpoint.mode}",
         f"ip -n {netns} link set {first} name {inner}",
         f"ip netns exec {netns} sysctl -qw {values}",
         f"ip -n {netns} address add {endpoint.address}/{endpoint.prefix_length} broadcast + dev {inner}",
+        *([f"ip -n {netns} address add {endpoint.address6}/{endpoint.prefix_length6} nodad dev {inner}"] if endpoint.address6 else []),
         f"ip -n {netns} link set {inner} up",
     ]
     if is_default:

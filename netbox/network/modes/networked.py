@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from netbox.errors import UsageError
 from netbox.names import short_id
 from netbox.network import drivers, naming, resolve
 from netbox.network.modes import Facts, Request, none
-from netbox.network.plan import NetworkPlan
+from netbox.network.plan import Endpoint, NetworkPlan
 from netbox.network.resolve import HostFiles
 from netbox.spec import NetworkSpec
 from netbox.state.journal import Recorder
@@ -19,10 +21,10 @@ def check(spec: NetworkSpec, hostname: str | None) -> None:
 
 
 def prepare(request: Request, facts: Facts) -> NetworkPlan:
-    """See ``Mode.prepare``. ``host-gateway`` becomes the address of the bridge."""
+    """See ``Mode.prepare``. ``host-gateway`` becomes the addresses of the bridge."""
     spec = request.spec
-    gateway = next((endpoint.gateway for endpoint in facts.endpoints if not endpoint.on_lan), "")
-    if not gateway and any(address == resolve.HOST_GATEWAY for _, address in spec.extra_hosts):
+    bridged = [endpoint for endpoint in facts.endpoints if not endpoint.on_lan]
+    if not bridged and any(address == resolve.HOST_GATEWAY for _, address in spec.extra_hosts):
         if not facts.endpoints:
             raise UsageError("--add-host with host-gateway: the sandbox is on no network", "connect it first (netbox network connect)")
         raise UsageError("--add-host with host-gateway: this host is out of reach on a macvlan network", "add one with a bridge")
@@ -35,10 +37,19 @@ def prepare(request: Request, facts: Facts) -> NetworkPlan:
         dns=spec.dns,
         dns_search=spec.dns_search,
         dns_options=spec.dns_options,
-        extra_hosts=tuple((name, gateway if address == resolve.HOST_GATEWAY else address) for name, address in spec.extra_hosts),
+        extra_hosts=tuple(
+            (name, value)
+            for name, address in spec.extra_hosts
+            for value in (_gateways(bridged) if address == resolve.HOST_GATEWAY else (address,))
+        ),
         standing=facts.standing,
         base_stands=facts.base_stands,
     )
+
+
+def _gateways(bridged: Sequence[Endpoint]) -> tuple[str, ...]:
+    """This host as the first of these networks knows it, and for IPv6 the first that has it."""
+    return (bridged[0].gateway, *[endpoint.gateway6 for endpoint in bridged if endpoint.gateway6][:1])
 
 
 def attach(plan: NetworkPlan, netns_fd: int, recorder: Recorder) -> None:

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
 
 from netbox.errors import Conflict, HostError, host_error
+from netbox.kernel import flock
 from netbox.network.nameservice import files
 from netbox.network.nameservice.zone import Member, Served, domain
 from netbox.network.resolve import NO_SEARCH, HostFiles, search_and_options
@@ -226,13 +227,8 @@ def _changing(settings: Settings) -> Iterator[None]:
     except OSError as error:
         raise host_error("make", path, error) from error
     try:
-        deadline = time.monotonic() + 2 * _TIMEOUT
-        while True:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                _wait(deadline, f"get the lock {path}", f"find its holder with: fuser {path}")
+        if not flock.acquire(fd, 2 * _TIMEOUT):
+            raise HostError(f"cannot get the lock {path} within {2 * _TIMEOUT:g} s", f"find its holder with: fuser {path}")
         yield
     finally:
         os.close(fd)

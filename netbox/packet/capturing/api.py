@@ -18,11 +18,15 @@ class Recording:
     ``path`` is its file, ``summary`` what was recorded on each interface once it has stopped, ``total`` the number of packets so far.
     """
 
-    def __init__(self, engine: Engine, selection: Selection, path: str, ring: str | None, filter: str, size: int, limits: Limits) -> None:
+    def __init__(
+        self, engine: Engine, selection: Selection, path: str, ring: str | None, filter: str, size: int, limits: Limits, verdicts: bool
+    ) -> None:
         rotation = parse_rotation(ring) if ring is not None else None
         self.path = path
         self.summary: tuple[InterfaceSummary, ...] = ()
-        self._capture = Capture(engine, selection, filter=filter, snapshot_length=size, ring_size=RING_SIZE, limits=limits)
+        self._capture = Capture(
+            engine, selection, filter=filter, snapshot_length=size, ring_size=RING_SIZE, limits=limits, verdicts=verdicts
+        )
         self._engine = engine
         self._failure: BaseException | None = None
         self._ready = threading.Event()
@@ -93,6 +97,7 @@ def capture(
     snapshot_length: int = SNAPSHOT_LENGTH,
     count: int | None = None,
     duration: float | None = None,
+    verdicts: bool = False,
 ) -> Recording:
     """Records packets of sandboxes into the pcapng file ``write``: ``with packet.capture(engine, "web", write="web.pcapng"):``.
 
@@ -112,4 +117,4 @@ def capture(
     if not (names or networks or all or labels):
         raise UsageError("nothing to capture", "name sandboxes or networks, or use all=True")
     selection = Selection(names, networks, all, labels, interfaces, from_start)
-    return Recording(engine, selection, write, ring, filter, snapshot_length, parse_limits(count, duration))
+    return Recording(engine, selection, write, ring, filter, snapshot_length, parse_limits(count, duration), verdicts)

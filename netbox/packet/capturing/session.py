@@ -13,11 +13,12 @@ from operator import itemgetter
 from netbox.engine import Engine, watchers
 from netbox.engine.watchers import Arrival, Registration
 from netbox.errors import NoPermission, Unsupported
-from netbox.kernel import packet_ring
+from netbox.kernel import packet_ring, packet_source
 from netbox.kernel.namespaces import identity
 from netbox.kernel.packet_filter import check_filter, socket_program
 from netbox.packet.capturing import pcapng, subjects
 from netbox.packet.capturing.copies import Copies
+from netbox.packet.capturing.rulings import Rulings
 from netbox.packet.capturing.sinks import Record, Sink
 from netbox.packet.capturing.subjects import HOST_NAME, Device, Subject
 from netbox.packet.capturing.taps import Named, Tap, is_loopback
@@ -25,6 +26,7 @@ from netbox.packet.capturing.values import RING_SIZE, SNAPSHOT_LENGTH, Interface
 from netbox.packet.capturing.verdicts import Verdicts
 
 HOLD = 3 * packet_ring.DELAY_MS * 1_000_000  # nanoseconds that a packet waits for older ones of other rings, and for news of its end
+_FEW = 1000  # packets
 _LOOK_AGAIN = 0.5  # seconds between two looks at what has happened to sandboxes
 _LAST_BLOCK = 2 * packet_ring.DELAY_MS / 1000  # seconds until the kernel hands over a block that is not full
 _LAST_PACKET = _LAST_BLOCK + HOLD / 1_000_000_000
@@ -43,6 +45,8 @@ class Capture:
     """``open``, ``run`` until a limit or ``stop`` (from a signal handler or another thread) ends it, ``close``. Everything but ``stop``
     belongs to one thread.
 
+    ``verdicts`` asks for the firewall rules that packets met; ``notes`` says then what of it does not work on this host.
+
     Raises:
         NoPermission: the caller is not root.
         NotFound, WrongState: a sandbox or network that was asked for is not there.
@@ -58,6 +62,7 @@ class Capture:
         snapshot_length: int = SNAPSHOT_LENGTH,
         ring_size: int = RING_SIZE,
         limits: Limits | None = None,
+        verdicts: bool = False,
     ) -> None:
         if os.geteuid() != 0:
             raise NoPermission("cannot record packets: netbox needs root for that", "run it with sudo")
@@ -82,11 +87,14 @@ class Capture:
         self._namespaces = {identity("/proc/thread-self/ns/net")[1]: HOST_NAME}
         self._names: dict[str, str] = {}
         self._verdicts: Verdicts | None = None
+        self._with_rules = verdicts
+        self._rulings: Rulings | None = None
         self._registration: Registration | None = None
         self._last_event = 0
         self._look_at = self._ends_at = self._drops_from = 0.0
         self._stopped = False
         self.total = 0
+        self.notes: tuple[str, ...] = ()
         self._closed = False
 
     @property
@@ -218,7 +226,9 @@ class Capture:
         for moment, interface, data, length, flags in ready:
             number = interface.number
             counts[number] += 1
-            records.append(Record(moment, interface, data, length, flags, identify(number, data, moment), verdict(data)))
+            records.append(
+                Record(moment, interface, data, length, flags, identify(number, data, moment), verdict(data, interface.link_type))
+            )
         self.total += len(records)
         for sink in self._sinks:
             sink.write(records)
@@ -241,19 +251,22 @@ class Capture:
     # -- what comes ------------------------------------------------------------------------------------------------------------------
 
     def _open_verdicts(self) -> None:
-        from netbox.kernel import packet_source
-
+        if self._with_rules:
+            self._rulings = Rulings(self._engine)
+            self._verdicts = Verdicts(self._rulings, self._namespaces, self._rulings)
+            self.notes = tuple(self._rulings.notes)
+            return
         try:
-            source, _ = packet_source.open_source(None, packet_source.DROPS, cache=f"{self._engine.settings.root}/cache")
+            source, _ = packet_source.open_source(None, packet_source.DROPS, cache=f"{self._engine.settings.root}/cache/kernel")
         except Unsupported:
             return  # no verdicts here; everything else works
         if source is not None:
             self._verdicts = Verdicts(source, self._namespaces)
 
     def _read_drops(self) -> None:
-        """Reads what was dropped, for a quarter of the time at most: in a flood of drops packets come first."""
+        """Reads what was dropped; when many packets wait for a quarter of the time at most: in a flood of drops packets come first."""
         begun = time.monotonic()
-        if self._verdicts is not None and begun >= self._drops_from:
+        if self._verdicts is not None and (begun >= self._drops_from or len(self._waiting) < _FEW):
             self._verdicts.read()
             self._drops_from = begun + 4 * (time.monotonic() - begun)
 
@@ -302,6 +315,8 @@ class Capture:
         key = ("namespace", device, inode)
         if key not in self._taps:
             program = self._programs[selection.wants_interface("lo", mode)]
+            if self._rulings is not None:
+                self._rulings.add(owner, subject.netns)
             self._add_tap(key, Tap.on_namespace(subject.netns, program, self._ring_size, label))
         self._taps[key].users.add(subject.pidfd)
 
@@ -394,6 +409,8 @@ class Capture:
 
     def _end_tap(self, key: tuple[object, ...]) -> None:
         tap = self._taps.pop(key)
+        if self._rulings is not None and isinstance(inode := key[-1], int) and key[0] == "namespace":
+            self._rulings.forget(inode)
         self._gone.pop(key, None)
         self._forget(tap.ring.fileno())
         interfaces = {interface.number for interface in tap.interfaces()}
@@ -409,5 +426,5 @@ class Capture:
             tap.close()
 
 
-def _no_verdict(_: bytes) -> str:
+def _no_verdict(_: bytes, _type: int) -> str:
     return ""

@@ -13,10 +13,11 @@ import select
 import socket
 import struct
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 from netbox.kernel import namespaces
-from netbox.packet.diagnosis.packets import checksum
+from netbox.packet.diagnosis.packets import checksum, init
 from netbox.packet.diagnosis.values import (
     ANSWERED,
     EXPIRED,
@@ -37,9 +38,14 @@ _IPV6_UNICAST_HOPS, _IPV6_RECVERR, _IPV6_MTU_DISCOVER = 16, 25, 23
 _MSG_ERRQUEUE = 0x2000
 _PING = 84  # bytes: the packet of ping(8)
 _TIME_EXCEEDED, _TIME_EXCEEDED6 = 11, 3
+_SCTP, _INIT_ACK, _ABORT = 132, 2, 6  # RFC 9260, 3.2
+_FIRST_PORT, _LAST_PORT = 32768, 60999
 _ECHO = {socket.AF_INET: (8, 0), socket.AF_INET6: (128, 129)}
 _UNREACHABLE = {0: "network unreachable", 1: "host unreachable", 2: "protocol unreachable", 3: "port unreachable", 4: "packet too big",
                 9: "network prohibited", 10: "host prohibited", 13: "prohibited by a filter"}  # fmt: skip
+_UNREACHABLE6 = {0: "no route", 1: "prohibited by a filter", 2: "beyond the scope of the source address", 3: "address unreachable",
+                 4: "port unreachable", 5: "source address refused by a filter", 6: "route rejected"}  # fmt: skip
+_TOO_BIG6 = 2
 
 
 class Attempt(NamedTuple):
@@ -58,7 +64,9 @@ def attempt(netns_fd: int, address: str, port: int, request: Request, source_por
     if request.protocol == ICMP:
         return echo(netns_fd, address, request)
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    kind, number = {TCP: (socket.SOCK_STREAM, 0), SCTP: (socket.SOCK_STREAM, 132)}.get(request.protocol, (socket.SOCK_DGRAM, 0))
+    kind, number = {TCP: (socket.SOCK_STREAM, 0), SCTP: (socket.SOCK_STREAM, _SCTP)}.get(request.protocol, (socket.SOCK_DGRAM, 0))
+    if request.protocol == SCTP and not _has_sctp(family):
+        return _association(netns_fd, family, address, port, request)
     with _socket(netns_fd, family, kind, number) as sock:
         sock.setblocking(False)
         _prepare(sock, family, request.ttl)
@@ -116,9 +124,46 @@ def echo(netns_fd: int, address: str, request: Request, size: int = 0) -> Attemp
     asked, answered = _ECHO[family]
     message = struct.pack("!BBHHH", asked, 0, 0, identity, 1) + payload
     message = message[:2] + struct.pack("!H", checksum(message)) + message[4:]
+
+    def answer(body: bytes) -> Attempt | None:
+        ours = len(body) >= 8 and body[0] == answered and struct.unpack_from("!H", body, 4)[0] == identity
+        return Attempt(ANSWERED, "the echo was answered") if ours else None
+
     with _socket(netns_fd, family, socket.SOCK_RAW, number) as sock:
-        sock.setblocking(False)
         _prepare(sock, family, request.ttl, whole=bool(size))
+        return _ask_raw(sock, family, address, request, message, answer)
+
+
+def _association(netns_fd: int, family: int, address: str, port: int, request: Request) -> Attempt:
+    """The first message of an SCTP association by hand: this kernel has no SCTP for programs, and the target may have one of its own."""
+    own = random.randrange(_FIRST_PORT, _LAST_PORT)
+
+    def answer(body: bytes) -> Attempt | None:
+        if len(body) <= 12 or struct.unpack_from("!HH", body) != (port, own):
+            return None
+        kind = body[12]
+        said = {_INIT_ACK: (OPEN, "INIT-ACK came back"), _ABORT: (REFUSED, "the association was refused (ABORT)")}.get(kind)
+        return Attempt(*said) if said else None
+
+    with _socket(netns_fd, family, socket.SOCK_RAW, _SCTP) as sock:
+        _prepare(sock, family, request.ttl)
+        return _ask_raw(sock, family, address, request, init(own, port), answer)
+
+
+def _has_sctp(family: int) -> bool:
+    try:
+        socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC, _SCTP).close()
+    except OSError:
+        return False
+    return True
+
+
+def _ask_raw(
+    sock: socket.socket, family: int, address: str, request: Request, message: bytes, answer: Callable[[bytes], Attempt | None]
+) -> Attempt:
+    """Sends what stands behind the IP header, and waits until ``answer`` knows what something that came in means."""
+    with sock:
+        sock.setblocking(False)
         begun = time.monotonic()
         try:
             if request.source_address:
@@ -137,9 +182,9 @@ def echo(netns_fd: int, address: str, request: Request, size: int = 0) -> Attemp
                 data = sock.recv(65536)
             except OSError as failure:
                 return (_icmp_error(sock) or _failure(failure.errno or 0))._replace(rtt=rtt)
-            body = data[(data[0] & 15) * 4 :] if family == socket.AF_INET else data
-            if len(body) >= 8 and body[0] == answered and struct.unpack_from("!H", body, 4)[0] == identity:
-                return Attempt(ANSWERED, "the echo was answered", rtt)
+            found = answer(data[(data[0] & 15) * 4 :] if family == socket.AF_INET else data)
+            if found is not None:
+                return found._replace(rtt=rtt)
     return Attempt(SILENT, f"nothing came back within {request.timeout:g} s")
 
 
@@ -176,10 +221,11 @@ def _icmp_error(sock: socket.socket) -> Attempt | None:
         offender = data[16:]
         who = socket.inet_ntop(socket.AF_INET, offender[4:8]) if origin == 2 else socket.inet_ntop(socket.AF_INET6, offender[8:24])
         if kind == (_TIME_EXCEEDED if origin == 2 else _TIME_EXCEEDED6):
-            return Attempt(EXPIRED, f"{who} says: ICMP time exceeded")
-        words = _UNREACHABLE.get(code, f"unreachable, code {code}") if origin == 2 else os.strerror(number).lower()
+            return Attempt(EXPIRED, f"{who} says: {'ICMP' if origin == 2 else 'ICMPv6'} time exceeded")
+        words = (_UNREACHABLE if origin == 2 else _UNREACHABLE6).get(code, f"unreachable, code {code}")
+        words = "ICMP " + words if origin == 2 else "ICMPv6 " + ("packet too big" if kind == _TOO_BIG6 else words)
         refused = number == errno.ECONNREFUSED
-        return Attempt(REFUSED if refused else UNREACHABLE, f"{who} says: ICMP {words}")
+        return Attempt(REFUSED if refused else UNREACHABLE, f"{who} says: {words}")
     return None
 
 

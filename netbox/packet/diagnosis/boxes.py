@@ -52,6 +52,7 @@ def _interface(item: dict[str, Any]) -> Interface:
         str(item.get("parent") or ""),
         str(item.get("address6") or ""),
         str(item.get("gateway6") or ""),
+        tuple(item.get("aliases") or ()),
     )
 
 

@@ -11,7 +11,9 @@ from netbox.packet.diagnosis import path
 from netbox.packet.diagnosis.causes import IDS
 from netbox.packet.diagnosis.publishing import source_interface, target_interface
 from netbox.packet.diagnosis.values import (
+    ANSWER,
     EXPIRED,
+    HOST,
     NO_PORT,
     NO_ROUTE,
     NOT_ASKED,
@@ -50,12 +52,16 @@ def explain(facts: Facts, prediction: Prediction, observation: Observation) -> A
     if observation.outcome == NOT_ASKED:
         return _blocked(facts, prediction, observation, found or _untried(facts))
     if found is not None and found.source_port:
-        if observation.special and observation.special not in REACHED:
+        if observation.reached and not observation.special:
+            return _only_new_ones(facts, prediction, observation, found)
+        if observation.reached and observation.special not in REACHED:
             return _blocked(facts, prediction, observation, found)
-        found = None if observation.special else found
-    if found is not None and found.size and observation.large and observation.large not in REACHED:
-        return _blocked(facts, prediction, observation, found)
-    if facts.request.size and observation.large and observation.large not in REACHED:
+        found = None  # it is not that, or not that alone
+    if found is not None and found.size:
+        if observation.reached and observation.large and observation.large not in REACHED:
+            return _blocked(facts, prediction, observation, found)
+        found = None if not observation.reached else found
+    if observation.reached and facts.request.size and observation.large and observation.large not in REACHED:
         because = f"small packets get through, and for one of {facts.request.size} bytes {observation.large_said}"
         return _blocked(
             facts, prediction, observation, Finding("mtu", because, "", mend="send smaller packets, or look at the MTUs on the way")
@@ -79,6 +85,8 @@ def explain(facts: Facts, prediction: Prediction, observation: Observation) -> A
 
 def _untried(facts: Facts) -> Finding:
     """Nothing is expected to be in the way, and nothing could be sent to see."""
+    if facts.target_kind == HOST and not facts.address:
+        return Finding("no-route", f"{facts.source_name} has no route to the host", "", mend=f"give {facts.source_name} a default route")
     why = f"{facts.target_title} has no address" if not facts.address else "no packet could be sent to see whether it can"
     return Finding(UNKNOWN, why, "", mend=f"look at {facts.target_name}: netbox inspect {facts.target_name}" if not facts.address else "")
 
@@ -118,18 +126,20 @@ def _alternative(prediction: Prediction, observation: Observation) -> Finding | 
 
 def _observed(facts: Facts, prediction: Prediction, observation: Observation) -> Finding:
     """A cause out of what packets did alone."""
-    where = f" at {observation.dropped_at}" if observation.dropped_at else ""
+    what = "the answer" if observation.dropped_at.startswith(ANSWER) else "it"
+    where = f" {observation.dropped_at.removeprefix(ANSWER)}" if observation.dropped_at else ""
     if observation.place:
         whose = f"of {observation.owner}" if observation.owner and not observation.foreign else "that is not netbox's"
         cause = "foreign-rule" if observation.foreign or not observation.owner else "own-rule"
         mend = "look at that rule" if cause == "foreign-rule" else ""
-        return Finding(cause, f"a firewall rule {whose} drops it: {observation.place}", where.strip(), mend=mend, place=observation.place)
+        because = f"a firewall rule {whose} drops {what}: {observation.place}"
+        return Finding(cause, because, where.strip(), mend=mend, place=observation.place)
     if facts.declared is not None and observation.reason == "NO_SOCKET" and observation.dropped_at.startswith("on the host"):
         because = f"{facts.published_by} publishes port {facts.port}, but no rule of netbox leads there"
         return Finding("rules-missing", because, where.strip(), command="netbox repair")
     if observation.reason in _REASONS:
         cause = _REASONS[observation.reason]
-        return Finding(cause, f"{IDS[cause]}: the kernel drops it{where} with reason {observation.reason}", where.strip())
+        return Finding(cause, f"{IDS[cause]}: the kernel drops {what}{where} with reason {observation.reason}", where.strip())
     if observation.nobody:
         return Finding(
             "no-neighbour", f"nobody {observation.nobody}", where.strip(), mend="look whether the address is right, and its owner there"
@@ -148,9 +158,9 @@ def _observed(facts: Facts, prediction: Prediction, observation: Observation) ->
         because = f"the packet leaves the host by {out}, and {observation.said}: what happens beyond {out} cannot be seen from here"
         return Finding("beyond-this-host", because, "", mend=f"look at the network behind {out}")
     if observation.reason:
-        because = f"the kernel drops it{where} with reason {observation.reason} ({observation.function})"
+        because = f"the kernel drops {what}{where} with reason {observation.reason} ({observation.function})"
     elif observation.dropped_at:
-        because = f"it was last seen {observation.dropped_at}, and nothing that netbox knows of explains why it goes no further"
+        because = f"{what} was last seen{where}, and nothing that netbox knows of explains why it goes no further"
     else:
         because = f"{observation.said}, and nothing that netbox knows of explains it"
     return Finding(UNKNOWN, because, where.strip(), mend="see the way of the packet: netbox trace")
@@ -166,6 +176,12 @@ def _blocked(facts: Facts, prediction: Prediction, observation: Observation, fou
     if found.size:
         sentence = f"{facts.source_name} cannot reach {facts.target_title} with packets of {found.size} bytes: {found.because}"
     return _answer(facts, prediction, observation, False, sentence, found, _evidence(facts, prediction, observation, found), surprise)
+
+
+def _only_new_ones(facts: Facts, prediction: Prediction, observation: Observation, found: Finding) -> Answer:
+    """A program has the port of a connection that goes astray, so that it could not be tried from there; others get through."""
+    sentence = f"{facts.source_name} reaches {facts.target_title}{_how(facts)}, but not from port {found.source_port}: {found.because}"
+    return _answer(facts, prediction, observation, True, sentence, found, _evidence(facts, prediction, observation, found), "")
 
 
 def _reachable(facts: Facts, prediction: Prediction, observation: Observation, expected: Finding | None = None) -> Answer:

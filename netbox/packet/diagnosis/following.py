@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from netbox.packet.diagnosis import packets
 from netbox.packet.diagnosis.gather import Opened
-from netbox.packet.diagnosis.values import HOST, LAN, TCP, Facts, Observation
+from netbox.packet.diagnosis.values import ANSWER, HOST, LAN, TCP, Facts, Observation
 from netbox.packet.tracing import values
 from netbox.packet.tracing.values import Hop, RuleHit
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from netbox.engine import Engine
 
 _FIRST_PORT, _PORTS = 40000, 20000
-_DEFAULT_TTL = 64
 
 
 def follow(engine: Engine, facts: Facts, opened: Opened) -> Observation:
@@ -50,23 +49,26 @@ def follow(engine: Engine, facts: Facts, opened: Opened) -> Observation:
                     raise
 
         seen = follow(engine.settings, spaces, way, identity, send)
+    # A namespace that several sandboxes share has the name of one of them: here it is that of whom was asked about.
+    names = {start.label: facts.source.label} if facts.source is not facts.host else {}
+    if opened.target >= 0 and facts.target is not None and facts.target not in (facts.host, facts.source):
+        names[way[-1].label] = facts.target.label
+    hops = tuple(replace(hop, netns=names.get(hop.netns, hop.netns)) for hop in seen.hops)
     document = {
-        "outcome": outcome(seen.hops, False),
+        "outcome": outcome(hops, False),
         "tracer": seen.tracer,
         "counters": dict(seen.counters),
         "notes": list(seen.notes),
-        "hops": [hop.to_json() for hop in seen.hops],
+        "hops": [hop.to_json() for hop in hops],
     }
     counted = tuple(f"{name} grew by {count}" for name, count in seen.counters.items())
-    return replace(observed(seen.hops, document, facts), notes=tuple(seen.notes), counters=counted)
+    return replace(observed(hops, document, facts), notes=tuple(seen.notes), counters=counted)
 
 
 def _crafted(facts: Facts) -> packets.Crafted:
-    own = facts.source.sysctl("net.ipv4.ip_default_ttl")
-    ttl = facts.request.ttl if facts.request.ttl is not None else int(own) if own.isdigit() else _DEFAULT_TTL
     port = _FIRST_PORT + random.randrange(_PORTS)
     number = random.randrange(1, 1 << 16)
-    return packets.Crafted(facts.request.protocol, facts.source_address, facts.address, port, facts.port, number, ttl)
+    return packets.Crafted(facts.request.protocol, facts.source_address, facts.address, port, facts.port, number, facts.time_to_live[0])
 
 
 def observed(hops: Sequence[Hop], document: Mapping[str, Any], facts: Facts) -> Observation:
@@ -103,5 +105,7 @@ def _is_our_own_reset(hop: Hop, facts: Facts) -> bool:
 
 def _where(hop: Hop) -> str:
     where = f"in {hop.netns}" if hop.netns not in ("host", "?") else "on the host"
-    what = "the answer, " if hop.direction == values.REPLY else ""
+    if hop.netns.startswith("netns:"):
+        where = f"in a network namespace that is not netbox's ({hop.netns})"
+    what = ANSWER if hop.direction == values.REPLY else ""
     return f"{what}{where}" + (f" at {hop.device}" if hop.device else "")

@@ -10,9 +10,10 @@ import os
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, TypeVar
 
-from netbox.errors import NetboxError, NotFound
+from netbox.errors import NetboxError, NotFound, UsageError
 from netbox.kernel import connections, namespaces, socket_diag, sysctl
 from netbox.kernel.inspection import InspectionSocket, LinkFact, RouteFact
 from netbox.packet.diagnosis import boxes as records
@@ -40,6 +41,7 @@ _SYSCTLS = (
     BRIDGE_NETFILTER6,
 )
 _ELSEWHERE, _ELSEWHERE6 = "203.0.113.1", "2001:db8::1"  # addresses that only a default route leads to
+_LINKS_MAX = 64
 _NEIGHBOURS_MAX = 64  # sandboxes on one network whose MACs are compared
 
 
@@ -75,6 +77,7 @@ class Gatherer:
 
         Raises:
             NotFound: there is no such source.
+            UsageError: the target is an address of many.
             NetboxError: the state cannot be read.
         """
         self._sandboxes = {item.id: item for item in self._engine.list(all=True)}
@@ -134,7 +137,8 @@ class Gatherer:
     def _with_target(self, facts: Facts) -> Facts:
         name = self._target_text
         if name == HOST:
-            return replace(facts, target_kind=HOST, address=self._host_address(facts), port=self._request.port)
+            address = self._host_address(facts, self._request.ipv6)
+            return replace(facts, target_kind=HOST, address=address, port=self._request.port)
         if name == LAN and self._lan is not None:
             address = (self._lan.address6 if self._request.ipv6 else None) or self._lan.address
             return replace(facts, target_kind=LAN, address=address, port=self._request.port)
@@ -143,7 +147,7 @@ class Gatherer:
         box = self._named_box(facts, name)
         if box is not None:
             facts = replace(facts, target_kind=SANDBOX, target_box=box)
-            address, port = publishing.address_of(facts, box, self._address_on_lan())
+            address, port = publishing.address_of(facts, box, lambda ipv6: self._host_address(facts, ipv6))
             return replace(facts, address=address or self._foreign_address(box), port=port)
         hosts, config = (self._file(facts, path) for path in ("etc/hosts", "etc/resolv.conf"))
         found = resolving.resolve(name, hosts, config, self.opened.source, self._request.timeout)
@@ -171,12 +175,12 @@ class Gatherer:
         except OSError:
             return ""
 
-    def _host_address(self, facts: Facts) -> str:
-        ipv6 = self._request.ipv6
+    def _host_address(self, facts: Facts, ipv6: bool) -> str:
+        """By which address the source reaches the host; empty when by none."""
         if facts.source is facts.host:
             return "::1" if ipv6 else "127.0.0.1"
         if facts.source_kind == LAN:
-            return self._address_on_lan()
+            return ((self._lan.host_address6 if ipv6 else None) or self._lan.host_address) if self._lan else ""
         end = next(iter(facts.source_box.interfaces), None) if facts.source_box else None
         if end is None:  # a namespace that somebody else made: the host may be its way out
             gateway = self._route(self.opened.source, _ELSEWHERE6 if ipv6 else _ELSEWHERE).gateway
@@ -185,12 +189,6 @@ class Gatherer:
             own = [item.address for item in facts.host.addresses if item.interface == end.parent and (":" in item.address) == ipv6]
             return next(iter(own), "")
         return end.gateway6 if ipv6 else end.gateway
-
-    def _address_on_lan(self) -> str:
-        """The host's address for the simulated neighbour; empty without one."""
-        if self._lan is None:
-            return ""
-        return (self._lan.host_address6 if self._request.ipv6 else None) or self._lan.host_address
 
     # -- which way ---------------------------------------------------------------------------------------------------------------------
 
@@ -205,6 +203,9 @@ class Gatherer:
 
     def _with_way(self, facts: Facts) -> Facts:
         route = self._route(self.opened.source, facts.address)
+        if route.kind in ("broadcast", "multicast") or ip_address(facts.address).is_multicast:
+            kind = "multicast" if ip_address(facts.address).is_multicast else "broadcast"
+            raise UsageError(f"{facts.address} is a {kind} address, and the question is about one target", "give the address of one")
         own = facts.request.source_address or route.source
         facts = replace(facts, source_route=route, source_address=own)
         inward = publishing.host_interface(facts)
@@ -302,7 +303,7 @@ class Gatherer:
         if number is None:
             return ()
         try:
-            return tuple(connections.connections(number))
+            return tuple(connections.connections(number, socket.AF_INET if self._family == "ip" else socket.AF_INET6))
         except OSError as error:
             self._problems.append(f"the table of connections cannot be read: {error.strerror or error}")
             return ()
@@ -329,8 +330,9 @@ class Gatherer:
             )
 
     def _names(self, found: Namespace) -> list[str]:
-        interfaces = [f"net/ipv4/conf/{link.name}/{key}" for link in found.links[:64] for key in ("rp_filter", "forwarding")]
-        return [*_SYSCTLS, *interfaces]
+        names = [link.name for link in found.links[:_LINKS_MAX]]
+        interfaces = [f"net/ipv4/conf/{name}/{key}" for name in names for key in ("rp_filter", "forwarding")]
+        return [*_SYSCTLS, *interfaces, *(f"net/ipv6/conf/{name}/hop_limit" for name in names)]
 
     def _sockets(self) -> tuple[socket_diag.SocketFact, ...]:
         if self._request.protocol == ICMP:

@@ -60,8 +60,13 @@ def _transport(packet: Crafted, version6: bool) -> bytes:
         return struct.pack("!HHHH", *ends, 9, 0) + b"\n"
     if packet.protocol == ICMP:
         return struct.pack("!BBHHH", 128 if version6 else 8, 0, 0, packet.source_port, 1) + bytes(32)
+    return init(*ends)
+
+
+def init(source_port: int, port: int) -> bytes:
+    """An SCTP packet that asks for an association (RFC 9260, 3.3.2)."""
     chunk = struct.pack("!BBHIIHHI", 1, 0, 20, 1, 65535, 1, 1, 1)
-    plain = struct.pack("!HHII", *ends, 0, 0) + chunk
+    plain = struct.pack("!HHII", source_port, port, 0, 0) + chunk
     return plain[:8] + struct.pack("<I", _crc32c(plain)) + plain[12:]
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from netbox.kernel.inspection import RouteFact
 from netbox.packet.diagnosis import publishing
 from netbox.packet.diagnosis.publishing import BRIDGE_NETFILTER, BRIDGE_NETFILTER6, endpoint, source_interface, target_interface
-from netbox.packet.diagnosis.rules import ACCEPT, Decision, Packet, decide
+from netbox.packet.diagnosis.rules import ACCEPT, EGRESS, INGRESS, Decision, Packet, decide
 from netbox.packet.diagnosis.values import Facts, Namespace, Throttle
 
 INSIDE, BRIDGED, TO_HOST, FORWARDED, FROM_HOST, NOWHERE = "inside", "bridged", "to the host", "forwarded", "from the host", "nowhere"
@@ -70,21 +70,42 @@ def rulings(facts: Facts) -> Iterator[Ruling]:
         yield _ruling(facts.source, "output", own)
     if way in (INSIDE, FROM_HOST) and facts.source is facts.host:
         yield _ruling(facts.host, "output", replace(after, in_interface=""))
-    if way == BRIDGED:
-        if out and facts.host.sysctl(BRIDGE_NETFILTER6 if ":" in facts.address else BRIDGE_NETFILTER) != "0":
-            inside = replace(before, in_interface=out)
-            for hook in ("prerouting", "forward"):
-                yield _ruling(facts.host, hook, replace(inside, out_interface=out if hook == "forward" else "", local=False))
-    elif way in (TO_HOST, FORWARDED):
-        yield _ruling(facts.host, "prerouting", replace(before, out_interface=""))
-        yield _ruling(facts.host, "input" if way == TO_HOST else "forward", after)
-    if way in (FORWARDED, FROM_HOST):
-        yield _ruling(facts.host, "postrouting", replace(after, in_interface=""))
+    yield from _through_the_host(facts, way, out)
     if facts.target is not None and facts.target is not facts.host and way != NOWHERE:
         end = target_interface(facts)
         inner = Packet(facts.source_seen or facts.source_address, *_arrival(facts), in_interface=end.interface if end else "lo", local=True)
         for hook in ("prerouting", "input"):
             yield _ruling(facts.target, hook, inner)
+
+
+def _through_the_host(facts: Facts, way: str, out: str) -> Iterator[Ruling]:
+    """The hooks of the host: those of links, of its bridges, and of IP."""
+    before, after = publishing.first_packet(facts, out), publishing.first_packet(facts, out, translated=True)
+    inward, end = source_interface(facts), target_interface(facts)
+    first, last = (inward.host_interface if inward else facts.host_interface), (end.host_interface if end else "")
+    if way in (BRIDGED, TO_HOST, FORWARDED):
+        frame = replace(before, in_interface=first, out_interface="")
+        yield _ruling(facts.host, INGRESS, frame)
+        yield _ruling(facts.host, "bridge prerouting", frame)
+    if way == BRIDGED:
+        if out and facts.host.sysctl(BRIDGE_NETFILTER6 if ":" in facts.address else BRIDGE_NETFILTER) != "0":
+            inside = replace(before, in_interface=out)
+            for hook in ("prerouting", "forward"):
+                yield _ruling(facts.host, hook, replace(inside, out_interface=out if hook == "forward" else "", local=False))
+        yield _ruling(facts.host, "bridge forward", replace(before, in_interface=first, out_interface=last))
+    elif way in (TO_HOST, FORWARDED):
+        if inward is not None:
+            yield _ruling(facts.host, "bridge input", frame)
+            yield _ruling(facts.host, INGRESS, replace(before, out_interface=""))
+        yield _ruling(facts.host, "prerouting", replace(before, out_interface=""))
+        yield _ruling(facts.host, "input" if way == TO_HOST else "forward", after)
+    if way in (FORWARDED, FROM_HOST):
+        yield _ruling(facts.host, "postrouting", replace(after, in_interface=""))
+        yield _ruling(facts.host, EGRESS, replace(after, in_interface=""))
+    if way in (BRIDGED, FORWARDED, FROM_HOST) and last:
+        leaving = replace(after, in_interface="", out_interface=last)
+        for hook in (*(() if way == BRIDGED else ("bridge output",)), "bridge postrouting", EGRESS):
+            yield _ruling(facts.host, hook, leaving)
 
 
 def _arrival(facts: Facts) -> tuple[str, str, int]:
@@ -147,6 +168,8 @@ def filtered_by_reverse_path(space: Namespace, interface: str, arrival: RouteFac
     """
     if not interface or arrival is None or back is None or arrival.error not in (errno.EXDEV, errno.EINVAL):
         return None
+    if ":" in arrival.destination:
+        return None  # IPv6 has no such filter but in firewall rules
     own, everywhere = space.sysctl(f"net/ipv4/conf/{interface}/rp_filter", "0"), space.sysctl("net.ipv4.conf.all.rp_filter", "0")
     scope, value = (interface, own) if own >= everywhere else ("all", everywhere)
     if (value == "1" and (back.error or back.interface != interface)) or (value == "2" and back.error):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
 
 from netbox.packet.diagnosis.rules import DNAT, Packet, decide
-from netbox.packet.diagnosis.values import HOST, LAN, SANDBOX, Box, Facts, Interface
+from netbox.packet.diagnosis.values import HOST, LAN, Box, Facts, Interface
 from netbox.spec import PortSpec
 
 ANY = ("0.0.0.0", "::")
@@ -15,36 +16,42 @@ _OWN_TABLES = ("ip netbox", "ip6 netbox")
 _DESTINATION = re.compile(r"\[?([0-9a-fA-F.:]+?)\]?(?::(\d+)(?:-\d+)?(?:/(\d+))?)?")
 
 
-def address_of(facts: Facts, box: Box, lan_address: str = "") -> tuple[str, int]:
-    """The address and port that a sandbox's name stands for, seen from the source. The address is empty when it has none."""
-    port, ipv6 = facts.request.port, facts.request.ipv6 and any(item.address6 for item in box.interfaces)
+def address_of(facts: Facts, box: Box, host_address: Callable[[bool], str]) -> tuple[str, int]:
+    """The address and port that a sandbox's name stands for, seen from the source. The address is empty when it has none.
+    ``host_address`` says by which one the source reaches the host, of IPv6 or of IPv4.
+    """
+    port, ipv6 = facts.request.port, facts.request.ipv6
     if facts.source_box is not None and facts.source_box.id == box.id:
-        return ("::1" if facts.request.ipv6 else "127.0.0.1"), port
+        return ("::1" if ipv6 else "127.0.0.1"), port
     if box.mode == HOST:
-        return (lan_address or "127.0.0.1" if facts.source_kind != SANDBOX else _gateway(facts)), port
+        return host_address(ipv6), port
     if facts.source is facts.host or facts.source_kind == LAN:
-        published = next((item for item in box.ports if _within(item.host_port, item, port, facts)), None)
-        if published is None and facts.source_kind == LAN:
-            published = next((item for item in box.ports if _within(item.port, item, port, facts)), None)
-            port = port - published.port + published.host_port if published else port
+        published, way = _published(facts, box), way_out(box, ipv6)
         if published is not None:
-            way = way_out(box)
-            local = way.gateway6 if ipv6 and way else "127.0.0.1"  # answers to ::1 are lost where bridged packets pass ip6tables
-            here = lan_address if facts.source_kind == LAN else local
-            return (here if published.host_ip in ANY else published.host_ip), port
+            if not _within(published.host_port, published, port):
+                port += published.host_port - published.port
+            if published.host_ip not in ANY:
+                return published.host_ip, port
+            if facts.source is facts.host and ":" in published.host_ip and way is not None:
+                return way.gateway6, port  # answers to ::1 are lost where bridged packets pass ip6tables
+            return host_address(":" in published.host_ip), port
     own = {item.network for item in facts.source_box.interfaces} if facts.source_box else set()
     shared = [item for item in box.interfaces if item.network in own]
     interfaces = shared or list(box.interfaces)
     return (interfaces[0].address_for(facts.request.ipv6) if interfaces else ""), port
 
 
-def _within(first: int, item: PortSpec, port: int, facts: Facts) -> bool:
-    return bool(first) and item.protocol == facts.request.protocol and first <= port < first + item.length
+def _published(facts: Facts, box: Box) -> PortSpec | None:
+    """The published port that is meant: by host port, for the lan else by port inside; of the wanted IP version where there are both."""
+    port, ipv6 = facts.request.port, facts.request.ipv6 and any(item.address6 for item in box.interfaces)
+    mine = [its for item in box.ports if item.protocol == facts.request.protocol and item.host_port for its in item.by_family]
+    mine.sort(key=lambda item: (":" in item.host_ip) != ipv6)
+    inside = (item for item in mine if facts.source_kind == LAN and _within(item.port, item, port))
+    return next((item for item in mine if _within(item.host_port, item, port)), None) or next(inside, None)
 
 
-def _gateway(facts: Facts) -> str:
-    interfaces = facts.source_box.interfaces if facts.source_box else ()
-    return interfaces[0].gateway if interfaces else "127.0.0.1"
+def _within(first: int, item: PortSpec, port: int) -> bool:
+    return first <= port < first + item.length
 
 
 def source_interface(facts: Facts) -> Interface | None:
@@ -120,35 +127,41 @@ def destination(text: str, address: str, port: int) -> tuple[str, int] | None:
 
 def declared_translation(facts: Facts) -> tuple[str, tuple[str, int] | None]:
     """The sandbox that publishes what the packet is for, and where that leads."""
-    if not facts.host.has(facts.address) or (facts.address == "::1" and facts.host.sysctl(BRIDGE_NETFILTER6, "0") == "1"):
+    if not facts.host.has(facts.address) or loses_answers(facts):
         return "", None
     for box in facts.boxes:
         published = publication(box, facts.request.protocol, facts.port, facts.address)
-        way = way_out(box)
+        way = way_out(box, ":" in facts.address)
         if published is not None and way is not None and box.runs:
             return box.name, (way.address_for(":" in facts.address), published.port + facts.port - published.host_port)
     return "", None
 
 
+def loses_answers(facts: Facts) -> bool:
+    """Whether the packet is for ::1 where bridged packets pass ip6tables: nothing is published there, as answers would be lost."""
+    return facts.address == "::1" and facts.host.sysctl(BRIDGE_NETFILTER6, "0") == "1"
+
+
 def publication(box: Box, protocol: str, port: int, address: str = "") -> PortSpec | None:
     """The published port that a host port belongs to; with ``address`` only one that is published there."""
-    for item in box.ports:
-        fits = item.protocol == protocol and item.host_port and item.host_port <= port < item.host_port + item.length
-        if fits and (not address or item.host_ip in ANY or item.host_ip == address):
+    for item in (its for port_spec in box.ports for its in port_spec.by_family):
+        if item.protocol != protocol or not item.host_port or not _within(item.host_port, item, port):
+            continue
+        if not address or item.host_ip == address or (item.host_ip in ANY and (":" in item.host_ip) == (":" in address)):
             return item
     return None
 
 
-def way_out(box: Box) -> Interface | None:
-    """The interface with the default route, on which ports are published."""
-    return next((item for item in box.interfaces if not item.internal), None)
+def way_out(box: Box, ipv6: bool = False) -> Interface | None:
+    """The interface with the default route of the IP version, on which ports are published."""
+    return next((item for item in box.interfaces if not item.internal and (item.address6 or not ipv6)), None)
 
 
 def source_seen(facts: Facts, end: Interface) -> str:
     """The source address that the target sees: the gateway's where the host masquerades, because the answer would not come back by it."""
     inward, end_address = source_interface(facts), facts.destination[0]
     if facts.source is facts.host:
-        return end.gateway_for(end_address) if facts.source_address.startswith("127.") else facts.source_address
+        return end.gateway_for(end_address) if facts.source_address.startswith(("127.", "::1")) else facts.source_address
     if inward is not None and facts.translated is not None and inward.bridge == end.bridge:
         return end.gateway_for(end_address)
     return facts.source_address

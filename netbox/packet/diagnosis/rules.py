@@ -12,13 +12,18 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 ACCEPT, DROP, REJECT, RETURN, JUMP, GOTO, CONTINUE, DNAT = "accept", "drop", "reject", "return", "jump", "goto", "continue", "dnat"
+INGRESS, EGRESS = "ingress", "egress"
 FINAL = (ACCEPT, DROP, REJECT, DNAT)
 _DEPTH = 64  # chains inside chains; the kernel allows 16 (nf_tables), and as many as there are chains (iptables)
 
 
 class Match(NamedTuple):
+<<<<<<< HEAD
     """One condition. ``kind`` is in, out, source, destination, protocol, port, state, status, local, every or unknown; ``values`` are
     alternatives, those of ``every`` tuples of matches that have to hold together."""
+=======
+    """One condition. ``kind`` is one of ``_TESTS``, or unknown; ``values`` are alternatives."""
+>>>>>>> main
 
     kind: str
     values: tuple[Any, ...] = ()
@@ -40,7 +45,8 @@ class FirewallRule(NamedTuple):
 
 class Chain(NamedTuple):
     """``table`` is ``filter`` for the legacy tables and ``inet filter`` for nf_tables; ``hook`` is empty for a chain that is only jumped
-    to. ``kind`` is filter, nat or route."""
+    to; those of the bridge family are called ``bridge forward`` and so on. ``kind`` is filter, nat or route. A chain on ``ingress`` or
+    ``egress`` is about ``devices``."""
 
     backend: str
     table: str
@@ -50,6 +56,7 @@ class Chain(NamedTuple):
     priority: int = 0
     policy: str = ACCEPT
     kind: str = "filter"
+    devices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -98,7 +105,9 @@ def decide(chains: Iterable[Chain], hook: str, packet: Packet, kind: str = "") -
     """
     known = tuple(chains)
     doubts: list[tuple[Chain, FirewallRule]] = []
-    for base in sorted((chain for chain in known if chain.hook == hook), key=lambda chain: chain.priority):
+    device = packet.out_interface if hook == EGRESS else packet.in_interface
+    on_hook = (chain for chain in known if chain.hook == hook and (hook not in (INGRESS, EGRESS) or device in chain.devices))
+    for base in sorted(on_hook, key=lambda chain: chain.priority):
         if (base.kind == "nat") != (kind == "nat"):
             continue
         by_name = {chain.name: chain for chain in known if (chain.backend, chain.table) == (base.backend, base.table)}
@@ -169,8 +178,12 @@ def _contains(network: str, address: str) -> bool | None:
 
 
 def _protocol(value: str, packet: Packet) -> bool:
-    numbers = {"1": "icmp", "6": "tcp", "17": "udp", "58": "icmpv6", "132": "sctp", "ipv6-icmp": "icmpv6"}
-    return value in ("all", "0") or numbers.get(value, value) == packet.protocol
+    own = "icmpv6" if packet.protocol == "icmp" and ":" in packet.destination else packet.protocol
+    return value in ("all", "0") or _PROTOCOLS.get(value, value) == own
+
+
+def _version(value: str, packet: Packet) -> bool:
+    return value in (("ip6", "ipv6", "34525") if ":" in packet.destination else ("ip", "ipv4", "2048"))
 
 
 def _port(value: tuple[int, int], packet: Packet) -> bool:
@@ -181,17 +194,25 @@ def _status(value: str, packet: Packet) -> bool | None:
     return {"DNAT": packet.translated, "SNAT": False}.get(value.upper())
 
 
+<<<<<<< HEAD
 def _every(parts: tuple[Match, ...], packet: Packet) -> bool | None:
     answers = [_holds(part, packet) for part in parts]
     return False if False in answers else (None if None in answers else True)
 
 
+=======
+_PROTOCOLS = {"1": "icmp", "6": "tcp", "17": "udp", "58": "icmpv6", "132": "sctp", "ipv6-icmp": "icmpv6"}
+_ECHO_REQUEST = {"icmp": ("8", "8/0", "echo-request"), "icmpv6": ("128", "128/0", "echo-request")}
+>>>>>>> main
 _TESTS: dict[str, Callable[[Any, Packet], bool | None]] = {
     "in": lambda value, packet: _interface(value, packet.in_interface),
     "out": lambda value, packet: _interface(value, packet.out_interface),
     "source": lambda value, packet: _contains(value, packet.source),
     "destination": lambda value, packet: _contains(value, packet.destination),
     "protocol": _protocol,
+    "version": _version,
+    "icmp": lambda value, packet: value in (*_ECHO_REQUEST["icmp"], "any", "255"),
+    "icmpv6": lambda value, packet: value in _ECHO_REQUEST["icmpv6"],
     "port": _port,
     "state": lambda value, packet: value.upper() == packet.state,
     "status": _status,

@@ -139,8 +139,8 @@ def _match(option: str, value: str, negated: bool) -> Match:
         return Match("state", tuple(states), negated) if states else Match("status", tuple(words), negated)
     if option == "--dst-type":
         return Match("local", tuple(value.split(",")), negated)
-    if option == "--icmp-type":
-        return Match("always" if value in ("8", "8/0", "echo-request", "any", "255") else "never", ("",), negated)
+    if option in ("--icmp-type", "--icmpv6-type"):
+        return Match(option[2:].partition("-")[0], (value,), negated)
     return Match("unknown", (), negated)
 
 

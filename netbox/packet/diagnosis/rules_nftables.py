@@ -9,16 +9,18 @@ from typing import Any
 from netbox.network.firewall import is_owner
 from netbox.packet.diagnosis.rules import ACCEPT, CONTINUE, DNAT, DROP, GOTO, JUMP, REJECT, RETURN, Chain, FirewallRule, Match
 
-_FAMILIES = ("ip", "ip6", "inet")
+_OF_BOTH = ("inet", "bridge", "netdev")
 _INTERFACES = {"iifname": "in", "iif": "in", "oifname": "out", "oif": "out"}
 _FIELDS = {"saddr": "source", "daddr": "destination", "protocol": "protocol", "nexthdr": "protocol"}
 _SILENT = ("counter", "log", "meter", "quota", "notrack", "limit")
+_ETHER_TYPE = {"protocol": "ether", "field": "type"}
+_TRANSPORTS = ("tcp", "udp", "sctp", "udplite", "dccp", "icmp", "icmpv6")
 Sets = Mapping[tuple[str, str], Sequence[Any]]
 
 
 def parse(listing: Sequence[Mapping[str, Any]], family: str = "ip") -> list[Chain]:
     """The chains that packets of a family (``ip``, ``ip6``) meet."""
-    wanted = [name for name in _FAMILIES if name in (family, "inet")]
+    wanted = (family, *_OF_BOTH)
     sets: dict[tuple[str, str], Sequence[Any]] = {}
     rules: dict[tuple[str, str], list[FirewallRule]] = {}
     numbers: dict[tuple[str, str], int] = {}
@@ -43,13 +45,18 @@ def parse(listing: Sequence[Mapping[str, Any]], family: str = "ip") -> list[Chai
                     table,
                     chain["name"],
                     tuple(rules.get((table, chain["name"]), ())),
-                    chain.get("hook", ""),
+                    f"bridge {chain['hook']}" if chain["family"] == "bridge" and "hook" in chain else chain.get("hook", ""),
                     chain.get("prio", 0),
                     DROP if chain.get("policy") == "drop" else ACCEPT,
                     chain.get("type", "filter"),
+                    _devices(chain.get("dev", ())),
                 )
             )
     return found
+
+
+def _devices(value: str | Sequence[str]) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else tuple(value)
 
 
 def has_foreign_matches(listing: Sequence[Mapping[str, Any]]) -> bool:
@@ -77,12 +84,13 @@ def _rules(number: int, rule: Mapping[str, Any], sets: Sets) -> Iterator[Firewal
     for part in rule["expr"]:
         key, value = next(iter(part.items()))
         if key == "match":
+            found += _protocol_of(value["left"])
             found.append(_match(value, _table(rule), sets))
         elif key == "vmap":
             for choice, verdict in _pairs(value["data"], _table(rule), sets):
                 name, target = _verdict(verdict)
                 match = _match({"op": "==", "left": value["key"], "right": choice}, _table(rule), sets)
-                yield FirewallRule(number, (*found, match), name, target, owner, text)
+                yield FirewallRule(number, (*found, *_protocol_of(value["key"]), match), name, target, owner, text)
             return
         elif key == "xt":
             found.append(Match("always" if value and value.get("name") == "comment" else "unknown", ("",)))
@@ -138,6 +146,12 @@ def _match(value: Mapping[str, Any], table: str, sets: Sets) -> Match:
     return Match(kind, values, value.get("op") == "!=") if None not in values else Match("unknown")
 
 
+def _protocol_of(left: Any) -> list[Match]:
+    """The protocol that a field belongs to: the listing leaves out that a rule about ``tcp dport`` is about TCP alone."""
+    protocol = (left.get("payload") or {}).get("protocol") if isinstance(left, dict) else None
+    return [Match("protocol", (protocol,))] if protocol in _TRANSPORTS else []
+
+
 def _kind(left: Any) -> tuple[str, Any]:
     """What is looked at, and how a value becomes one of ``Match``."""
     if isinstance(left, dict):
@@ -147,10 +161,14 @@ def _kind(left: Any) -> tuple[str, Any]:
             return _INTERFACES[meta["key"]], _text
         if meta and meta.get("key") == "l4proto":
             return "protocol", _text
+        if (meta and meta.get("key") in ("protocol", "nfproto")) or (payload and payload == _ETHER_TYPE):
+            return "version", _text
         if payload and payload.get("field") in _FIELDS and payload.get("protocol") in ("ip", "ip6"):
             return _FIELDS[payload["field"]], _text
         if payload and payload.get("field") == "dport":
             return "port", _port
+        if payload and payload.get("field") == "type" and payload.get("protocol") in ("icmp", "icmpv6"):
+            return payload["protocol"], _text
         if connection and connection.get("key") in ("state", "status") and not connection.get("dir"):
             return connection["key"], _text
         if fib and fib.get("result") == "type" and "daddr" in fib.get("flags", ()):

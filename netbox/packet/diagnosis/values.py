@@ -23,6 +23,7 @@ ICMP, TCP, UDP, SCTP = "icmp", "tcp", "udp", "sctp"
 
 OPEN, ANSWERED, DELIVERED = "open", "answered", "delivered"
 REFUSED, SILENT, NO_ROUTE, UNREACHABLE, EXPIRED = "refused", "silent", "no route", "unreachable", "expired"
+ANSWER = "the answer, "  # how the place of a drop begins that befell not the packet but its answer
 NO_PORT, NOT_ASKED = "no source port", "not asked"
 REACHED = (OPEN, ANSWERED, DELIVERED)
 """What packets did: a handshake; an answer; taken by a socket that says nothing (UDP). Else a RST or port unreachable; nothing; no way
@@ -65,6 +66,7 @@ class Interface(NamedTuple):
     parent: str = ""
     address6: str = ""
     gateway6: str = ""
+    aliases: tuple[str, ...] = ()
 
     def has(self, address: str) -> bool:
         """Whether the address is its own."""
@@ -229,6 +231,17 @@ class Facts:
     def destination(self) -> tuple[str, int]:
         """The address and port where the packet arrives: behind the translation, if there is one."""
         return self.translated or (self.address, self.port)
+
+    @property
+    def time_to_live(self) -> tuple[int, str]:
+        """The TTL (IPv6: hop limit) that the source's kernel gives a packet, and the sysctl that says so; or what was asked for."""
+        if self.request.ttl is not None:
+            return self.request.ttl, ""
+        name, default = "net.ipv4.ip_default_ttl", 64
+        if ":" in self.address:
+            name = f"net/ipv6/conf/{self.source_route.interface if self.source_route else 'all'}/hop_limit"
+        own = self.source.sysctl(name)
+        return int(own) if own.isdigit() else default, name.replace("/", ".")
 
     @property
     def target_title(self) -> str:

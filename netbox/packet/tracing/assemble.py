@@ -19,7 +19,11 @@ _FIREWALL_REASON = "NETFILTER_DROP"
 _ELSEWHERE = ("OTHERHOST",)  # copies that a bridge flooded: not this packet's end
 _COPY_REASONS = ("QUEUE_PURGE", "PACKET_SOCK_ERROR")
 _COPY_FUNCTIONS = ("raw_rcv", "rawv6_rcv", "raw_rcv_skb", "packet_rcv", "tpacket_rcv")
+<<<<<<< HEAD
 _DECISIONS = ("accept", "drop", "masquerade")
+=======
+_ON_A_PORT = ("netdev ingress", "bridge prerouting", "prerouting", "bridge input")
+>>>>>>> main
 _NAT_VERDICTS = ("dnat", "snat", "masquerade", "redirect")
 
 
@@ -283,14 +287,24 @@ def _due(pending: list[Passage], event: PacketEvent, previous: str, around: Surr
     if event.kind == TRANSMIT:
         for place, passage in enumerate(pending):
             out = passage.out_device
-            if passage.hook == "postrouting" and (out == event.device or (event.netns, out) in around.bridges):
+            if passage.hook.endswith("postrouting") and (out == event.device or (event.netns, out) in around.bridges):
                 count = place + 1
+            elif count:
                 break
     elif event.kind == DELIVER:
-        # A bridge shows the packet to the firewall when it comes in by a port, before it hands it up.
-        count = 1 if previous == DELIVER and pending and pending[0].hook == "prerouting" else 0
+        count = _before_handed_up(pending) if previous == DELIVER else 0
     else:
         count = len(pending)
     taken = pending[:count]
     del pending[:count]
     return taken
+
+
+def _before_handed_up(pending: Sequence[Passage]) -> int:
+    """How many passages are those of a bridge's port: it shows the packet to the firewall there, before it hands it up."""
+    seen: list[str] = []
+    for passage in pending:
+        if passage.hook not in _ON_A_PORT or passage.hook in seen or "bridge input" in seen:
+            break
+        seen.append(passage.hook)
+    return len(seen)

@@ -1,25 +1,27 @@
 """``drops``: every packet that the kernel throws away for our sandboxes, as it happens.
 
 What counts as a sandbox's: it was dropped in its network namespace, or on the host on one of its devices or its network's bridge, or with
-one of its addresses in it. The rule behind a firewall's drop is the kernel's own word, from its trace of that very packet; new
-connections are traced (TCP: SYN), at most some hundred a second, so that a rule that drops packets of an established connection stays
-unnamed.
+one of its addresses in it. The rule behind a firewall's drop is the kernel's own word, from its trace of that very packet. At most some
+hundred packets a second are traced, those that open a connection first: in a flood a rule may stay unnamed.
 """
 
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Generator, Sequence
 from typing import TYPE_CHECKING
 
 from netbox.errors import NotFound
 from netbox.kernel.packet_event import DROP, PacketEvent
 from netbox.kernel.packet_source import DROPS, TRACEFS
+<<<<<<< HEAD
 from netbox.kernel.rule_trace import RuleRecord
 from netbox.packet.tracing.assemble import Surroundings, is_copy
+=======
+from netbox.packet.tracing.assemble import is_copy
+from netbox.packet.tracing.decisions import WORDS, Decisions, dropper
+>>>>>>> main
 from netbox.packet.tracing.headers import Header, parse
-from netbox.packet.tracing.hooks import OWN_PREFIX
 from netbox.packet.tracing.located import Locator
 from netbox.packet.tracing.session import Session
 from netbox.packet.tracing.spaces import Space, Spaces
@@ -29,14 +31,9 @@ if TYPE_CHECKING:
     from netbox.engine import Engine
     from netbox.engine.sandbox import Sandbox
 
-_LIMIT = "limit rate 200/second burst 400 packets"
-_WORDS = (f"tcp flags & (syn|ack|rst|fin) == syn {_LIMIT}", f"meta l4proto != tcp {_LIMIT}")
 _REFRESH = 1.0  # seconds between looks for new sandboxes
-_REMEMBERED = 4096
 _FIREWALL = "NETFILTER_DROP"
 _TRACEFS = "tracefs tells neither addresses nor rules, and of a packet that a sandbox drops itself only what came to it through the host"
-
-Key = tuple[object, ...]
 
 
 class Scope:
@@ -87,41 +84,6 @@ class Scope:
         return [self._spaces.host, *own]
 
 
-class LastRules:
-    """The last rule that each packet met, of the packets that were traced lately."""
-
-    def __init__(self) -> None:
-        self._records: OrderedDict[Key, RuleRecord] = OrderedDict()
-        self._streams: OrderedDict[tuple[int, int], Header] = OrderedDict()
-
-    def take(self, records: Sequence[RuleRecord]) -> None:
-        """Notes new records."""
-        for record in records:
-            header = parse(record.packet) if record.packet else None
-            stream = (record.netns, record.identity)
-            if record.backend == "nftables":
-                header = header or self._streams.get(stream)
-                if header is not None:
-                    self._streams[stream] = header
-                    self._streams.move_to_end(stream)
-            if header is None or record.table.startswith(OWN_PREFIX) or (record.kind == "rule" and not record.number):
-                continue
-            key = _key(record.netns, header)
-            self._records[key] = record
-            self._records.move_to_end(key)
-        for kept in (self._records, self._streams):
-            while len(kept) > _REMEMBERED:
-                kept.popitem(last=False)
-
-    def of(self, netns: int, header: Header) -> RuleRecord | None:
-        """The last record of a packet."""
-        return self._records.get(_key(netns, header))
-
-
-def _key(netns: int, header: Header) -> Key:
-    return (netns, header.identity, *header.flow[:5])
-
-
 def drops(
     engine: Engine,
     names: Sequence[str] = (),
@@ -164,14 +126,19 @@ def _drops(
     deadline = None if timeout is None else time.monotonic() + timeout
     with Spaces(engine) as spaces:
         scope = Scope(spaces, names, network)
-        with Session(engine.settings, spaces, scope.spaces(), _WORDS, None, tracer, DROPS) as session:
+        with Session(engine.settings, spaces, scope.spaces(), WORDS, None, tracer, DROPS) as session:
             session.require_events()
             notes += [*session.notes, *([_TRACEFS] if session.tracer == TRACEFS else [])]
             if ready is not None:
                 ready()
+<<<<<<< HEAD
             rules, looked = LastRules(), time.monotonic()
             around = spaces.surroundings([])
             locator = Locator(around, spaces.host.inode)
+=======
+            rules, looked = Decisions(), time.monotonic()
+            locator = Locator(spaces.surroundings([]), spaces.host.inode)
+>>>>>>> main
             while deadline is None or time.monotonic() < deadline:
                 session.collect(_REFRESH if deadline is None else min(_REFRESH, deadline - time.monotonic()))
                 events, records = session.drain()
@@ -190,7 +157,11 @@ def _drops(
                     locator = Locator(around, spaces.host.inode)
 
 
+<<<<<<< HEAD
 def _drop(event: PacketEvent, scope: Scope, around: Surroundings, session: Session, rules: LastRules, offset: float) -> Drop | None:
+=======
+def _drop(event: PacketEvent, scope: Scope, spaces: Spaces, session: Session, rules: Decisions, offset: float) -> Drop | None:
+>>>>>>> main
     if event.kind != DROP or is_copy(event):
         return None
     header = parse(event.packet)
@@ -198,9 +169,14 @@ def _drop(event: PacketEvent, scope: Scope, around: Surroundings, session: Sessi
     if sandbox is None:
         return None
     rule: RuleHit | None = None
+<<<<<<< HEAD
     record = rules.of(event.netns, header) if header is not None and event.reason == _FIREWALL else None
     if record is not None:
         rule = around.owned(session.rule(record), header.flow if header else None, event.netns, event.device)
+=======
+    if event.reason == _FIREWALL:
+        rule = dropper([session.rule(record) for record in rules.of(event.packet) if record.netns == event.netns])
+>>>>>>> main
     return Drop(
         offset + event.time / 1e9,
         around.label(event.netns),

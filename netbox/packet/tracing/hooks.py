@@ -9,18 +9,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from netbox.kernel.rule_trace import FIRST, HOOKS, LAST, RuleRecord
+from netbox.kernel.rule_trace import RuleRecord
+from netbox.kernel.trace_tables import FIRST, HOOKS, LAST, OWN_PREFIX
 from netbox.packet.tracing.headers import Header, parse
 from netbox.packet.tracing.rules import Rules
 from netbox.packet.tracing.values import RuleHit
 
 Role = Callable[[Header | None], str | None]
-OWN_PREFIX = "netbox_trace_"
+BRIDGE = "bridge "  # how hooks of the family bridge begin
 
 
 @dataclass
 class Passage:
-    """A packet on a hook of a namespace. ``before`` and ``after`` are its headers at both ends; no ``after``: it did not get through."""
+    """A packet on a hook of a namespace: ``forward``, of other families than inet ``bridge forward`` or ``netdev ingress``.
+
+    ``before`` and ``after`` are its headers at both ends; no ``after``: it did not get through."""
 
     netns: int
     role: str
@@ -44,9 +47,13 @@ class Passage:
 
 @dataclass
 class _Stream:
-    """Where one packet's records of nf_tables are: the current passage, and the chain's hits."""
+    """Where one packet's records of nf_tables are: the current passage, the one around it, and the chain's hits.
+
+    A bridge shows a packet to the hooks of inet from inside its own.
+    """
 
     passage: Passage | None = None
+    outer: Passage | None = None
     hits: list[RuleHit] | None = None
 
 
@@ -84,12 +91,16 @@ def _mark(record: RuleRecord, stream: _Stream, role: Role, found: list[Passage])
     if header is None:
         return
     if record.chain == FIRST:
-        known = role(header)
+        known, before = role(header), stream.passage
+        inside = before is not None and before.after is None and before.hook.startswith(BRIDGE) and not record.hook.startswith(BRIDGE)
+        stream.outer = before if inside else None
         stream.passage = Passage(record.netns, known, record.hook, record.in_device, record.out_device, header) if known else None
         if stream.passage:
             found.append(stream.passage)
     elif record.chain == LAST and stream.passage is not None and stream.passage.hook == record.hook:
         stream.passage.after = header
+        if stream.outer is not None:
+            stream.passage, stream.outer = stream.outer, None
 
 
 def _add_legacy(records: Iterable[RuleRecord], rules: Mapping[int, Rules], role: Role, found: list[Passage]) -> None:

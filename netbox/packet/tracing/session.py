@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 CACHE = "cache/kernel"
 _KEPT = 200_000
-_LIST_AGAIN = 1.0  # seconds
+_LIST_AGAIN, _LIST_NEW = 1.0, 0.1  # seconds between two listings of the rules; for one that is not among them
 
 
 class Session:
@@ -59,7 +59,7 @@ class Session:
         self.records: list[RuleRecord] = []
         self.notes: list[str] = []
         self.lost = 0
-        self._listed_at = 0.0
+        self._listed_at: dict[int, float] = {}
         self._words: tuple[str, ...] = ()
         self.tracer = NONE
         try:
@@ -143,12 +143,12 @@ class Session:
         return found + [descriptor for tracer in self._tracers.values() for descriptor in tracer.filenos()]
 
     def rules_of(self, records: Sequence[RuleRecord]) -> dict[int, Rules]:
-        """The rules that stand, of every namespace that a record is of. New ones are looked for once a second at most."""
+        """The rules that stand, of every namespace that a record is of: as they were a second ago at most, as places shift."""
         for record in records:
-            known = self._rules.get(record.netns)
-            if known is None or (not known.knows(record) and time.monotonic() - self._listed_at > _LIST_AGAIN):
+            known, age = self._rules.get(record.netns), time.monotonic() - self._listed_at.get(record.netns, 0)
+            if known is None or age > (_LIST_AGAIN if known.knows(record) else _LIST_NEW):
                 self._rules[record.netns] = self._listed(record.netns)
-                self._listed_at = time.monotonic()
+                self._listed_at[record.netns] = time.monotonic()
         return self._rules
 
     def rule(self, record: RuleRecord) -> RuleHit:

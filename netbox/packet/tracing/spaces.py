@@ -55,7 +55,7 @@ class Spaces:
             with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it ends just now
                 self.of_sandbox[sandbox.id] = self.add(sandbox.name, _open(f"/proc/{sandbox.pid}/ns/net"))
         for space in before - {self.host, *self.of_sandbox.values()}:
-            os.close(self._by_inode.pop(space.inode).fd)
+            self.forget(space.inode)
 
     def add(self, label: str, fd: int) -> Space:
         """Takes over the descriptor of a namespace; the first name of a shared one counts."""
@@ -67,6 +67,13 @@ class Spaces:
         space = Space(label, fd, inode)
         self._by_inode[inode] = space
         return space
+
+    def forget(self, inode: int) -> None:
+        """Closes a namespace that has ended."""
+        space = self._by_inode.pop(inode, None)
+        if space is not None:
+            self.of_sandbox = {identity: other for identity, other in self.of_sandbox.items() if other is not space}
+            os.close(space.fd)
 
     def all(self) -> list[Space]:
         """Every one."""

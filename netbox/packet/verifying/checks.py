@@ -75,10 +75,10 @@ def _seen(server: Server, address: str | None) -> Callable[[ProbeReport], str | 
 
 
 class _Prober:
-    """Makes checks of what is on a stage."""
+    """Makes checks of what is on a stage, with ``ipv6`` by its IPv6 addresses."""
 
-    def __init__(self, stage: Stage) -> None:
-        self.stage = stage
+    def __init__(self, stage: Stage, ipv6: bool = False) -> None:
+        self.stage, self.ipv6 = stage, ipv6
         self.checks: list[Check] = []
 
     def add(self, title: str, source: Place, target: str, request: ProbeRequest, judge: Judge = reached) -> None:
@@ -87,7 +87,12 @@ class _Prober:
             self._lan(request)
             if target == places.LAN
             else places.target(
-                self.stage.engine, source, target, request.protocol if request.protocol in values.WITH_PORT[:3] else None, request.port
+                self.stage.engine,
+                source,
+                target,
+                request.protocol if request.protocol in values.WITH_PORT[:3] else None,
+                request.port,
+                ipv6=self.ipv6,
             )
         )
         request = ProbeRequest(**{**request.to_json(), "port": found.port or request.port})
@@ -96,7 +101,7 @@ class _Prober:
     def _lan(self, request: ProbeRequest) -> Target:
         lan = self.stage.lan()
         assert lan.neighbour is not None
-        return Target(places.LAN, lan.neighbour.address, request.port, place=lan)
+        return Target(places.LAN, (lan.neighbour.address6 if self.ipv6 else None) or lan.neighbour.address, request.port, place=lan)
 
     def add_fact(self, title: str, fact: Callable[[], str | None]) -> None:
         """A check that looks for itself."""
@@ -105,38 +110,58 @@ class _Prober:
 
 def bridge(stage: Stage) -> list[Check]:
     """Networks: neighbours reach one another, the world by NAT, published ports from everywhere, others not at all."""
-    front, back, inner = stage.network("front"), stage.network("back"), stage.network("inner", internal=True)
+    return _networks(stage, with_ipv6=False)
+
+
+def ipv6(stage: Stage) -> list[Check]:
+    """The same for networks with IPv6, by their IPv6 addresses."""
+    return _networks(stage, with_ipv6=True)
+
+
+def _networks(stage: Stage, with_ipv6: bool) -> list[Check]:
+    front, back = stage.network("front", ipv6=with_ipv6), stage.network("back", ipv6=with_ipv6)
+    inner = stage.network("inner", ipv6=with_ipv6, internal=True)
     web = stage.sandbox("web", network=front, ports=[f"{_PORT}", f"{_PORT}/udp"])
     peer, other = stage.sandbox("peer", network=front), stage.sandbox("other", network=back)
     alone = stage.sandbox("inner", network=inner)
     lan, host = stage.lan(), Place(HOST, HOST, HOST)
-    web_server, lan_server = stage.serve(web, _PORT), stage.serve(lan, _PORT)
-    stage.serve(web, _HIDDEN_PORT)
-    stage.serve(other, _PORT)
     assert lan.neighbour is not None
+    everywhere, its_own, of_host = "0.0.0.0", lan.neighbour.address, lan.neighbour.host_address
+    if with_ipv6:
+        if not lan.neighbour.address6 or not lan.neighbour.host_address6:
+            return [Check("another machine with IPv6 can be made", fact=lambda: "this host gives its links no IPv6 addresses")]
+        everywhere, its_own, of_host = "::", lan.neighbour.address6, lan.neighbour.host_address6
+    web_server, lan_server = stage.serve(web, _PORT, everywhere), stage.serve(lan, _PORT, everywhere)
+    stage.serve(web, _HIDDEN_PORT, everywhere)
+    stage.serve(other, _PORT, everywhere)
     published = {item.protocol: item.host_port for item in stage.engine.get(web.title).ports}
-    make = _Prober(stage)
-    make.add("ARP: neighbours on a network find each other", peer, web.title, _request(values.ARP))
-    make.add("ICMP: a neighbour answers", peer, web.title, _request())
+    make = _Prober(stage, with_ipv6)
+    finds, answers, protocol = ("ND", "ICMPv6", values.ND) if with_ipv6 else ("ARP", "ICMP", values.ARP)
+    make.add(f"{finds}: neighbours on a network find each other", peer, web.title, _request(protocol))
+    make.add(f"{answers}: a neighbour answers", peer, web.title, _request())
     make.add("TCP: a listening port of a neighbour is open", peer, web.title, _request(values.TCP, _PORT))
     make.add("TCP: another port of it is closed", peer, web.title, _request(values.TCP, _CLOSED_PORT), expect(values.CLOSED))
     make.add("UDP: a neighbour answers", peer, web.title, _request(values.UDP, _PORT), expect(values.OPEN))
-    make.add("names: the name service knows the neighbour", peer, finding.nameserver(peer), _request(values.DNS, None, web.title))
+    if not with_ipv6:  # the name service is asked by IPv4, also for IPv6 addresses
+        make.add("names: the name service knows the neighbour", peer, finding.nameserver(peer), _request(values.DNS, None, web.title))
     make.add("host: the host reaches a sandbox", host, web.title, _request(values.TCP, _HIDDEN_PORT))
     make.add("host: a sandbox reaches the host", web, HOST, _request())
     make.add("NAT: a sandbox reaches another machine", peer, places.LAN, _request(values.TCP, _PORT))
-    nat = _seen(lan_server, lan.neighbour.host_address)
+    nat = _seen(lan_server, of_host)
     make.add("NAT: that machine sees the host's address", peer, places.LAN, _request(values.UDP, _PORT), nat)
     make.add("publish: another machine reaches the port", lan, f"{web.title}:{_PORT}", _request(values.TCP))
-    kept = _seen(web_server, lan.neighbour.address)
+    kept = _seen(web_server, its_own)
     make.add("publish: its own address is what the sandbox sees", lan, f"{web.title}:{_PORT}/udp", _request(values.UDP), kept)
-    make.add("publish: the host reaches it by 127.0.0.1", host, f"127.0.0.1:{published['tcp']}", _request(values.TCP))
+    # Whether ::1 leads to a sandbox depends on the host's bridge netfilter.
+    way, here = ("", f"[{of_host}]") if with_ipv6 else (" by 127.0.0.1", "127.0.0.1")
+    make.add(f"publish: the host reaches it{way}", host, f"{here}:{published['tcp']}", _request(values.TCP))
     make.add("hairpin: the sandbox reaches itself by it", web, f"{HOST}:{published['tcp']}", _request(values.TCP))
     make.add("hairpin: so does a neighbour", peer, f"{HOST}:{published['tcp']}", _request(values.TCP))
     make.add("hairpin: so does a sandbox on another network", other, f"{HOST}:{published['tcp']}", _request(values.TCP))
     make.add("isolation: another network is out of reach", other, web.title, _refused(values.TCP, _PORT), kept_out)
     make.add("isolation: the other way round, too", web, other.title, _refused(values.TCP, _PORT), kept_out)
-    address = f"{web_address(stage, web)}:{_HIDDEN_PORT}"
+    address = f"[{stage.engine.get(web.title).ip6_address}]" if with_ipv6 else web_address(stage, web)
+    address = f"{address}:{_HIDDEN_PORT}"
     make.add("isolation: other machines see published ports only", lan, address, _refused(values.TCP), kept_out)
     make.add("internal: no way out of an internal network", alone, places.LAN, _refused(values.TCP, _PORT), kept_out)
     return make.checks
@@ -211,4 +236,4 @@ def _links(place: Place) -> str | None:
     return f"it has {', '.join(links)}" if links else None
 
 
-MODES: dict[str, Callable[[Stage], list[Check]]] = {"bridge": bridge, "host": host, "container": container, "none": none}
+MODES: dict[str, Callable[[Stage], list[Check]]] = {"bridge": bridge, "ipv6": ipv6, "host": host, "container": container, "none": none}

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from netbox.errors import NetboxError, NoPermission, UsageError
+from netbox.network import forwarding
 from netbox.packet.probing.run import Worker, run_probes
 from netbox.packet.verifying.checks import MODES, Check
 from netbox.packet.verifying.stage import Stage
@@ -28,6 +29,11 @@ class Outcome(NamedTuple):
     seconds: float | None = None
 
 
+def offered() -> tuple[str, ...]:
+    """The modes that this kernel can have: all, but for IPv6 where it has none."""
+    return tuple(mode for mode in MODES if mode != "ipv6" or forwarding.is_supported())
+
+
 def verify(
     engine: Engine, modes: Sequence[str] = (), progress: Callable[[str, str], None] = lambda mode, step: None
 ) -> dict[str, list[Outcome]]:
@@ -45,7 +51,7 @@ def verify(
     for mode in modes:
         if mode not in MODES:
             raise UsageError(f"no such mode: {mode}", f"one of {', '.join(MODES)}")
-    return {mode: _verify_mode(engine, mode, lambda step, mode=mode: progress(mode, step)) for mode in modes or MODES}  # type: ignore[misc]
+    return {mode: _verify_mode(engine, mode, lambda step, mode=mode: progress(mode, step)) for mode in modes or offered()}  # type: ignore[misc]
 
 
 def _verify_mode(engine: Engine, mode: str, progress: Callable[[str], None]) -> list[Outcome]:

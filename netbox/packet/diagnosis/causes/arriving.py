@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 from netbox.packet.diagnosis import path
 from netbox.packet.diagnosis.publishing import target_interface
 from netbox.packet.diagnosis.values import NO_ROUTE, SILENT, UNREACHABLE, Facts, Finding
+
+# What a lookup says of such a route (rtnetlink(7)).
+_REFUSALS = {errno.EINVAL: "blackhole", errno.EHOSTUNREACH: "unreachable", errno.EACCES: "prohibit"}
 
 
 def reverse_path(facts: Facts) -> Finding | None:
@@ -39,7 +43,8 @@ def no_way_back(facts: Facts) -> Finding | None:
     if route.error == 0 and not refused:
         return None
     name = facts.target_box.name
-    how = f"has a {route.kind} route for" if refused else "has no route to"
+    refused = refused or route.error in _REFUSALS
+    how = f"has a route of type {_REFUSALS.get(route.error, route.kind)} for" if refused else "has no route to"
     command = f"nsenter -t {facts.target_box.pid} -n ip route add {facts.source_seen} via {end.gateway_for(facts.source_seen)}"
     return Finding(
         "no-way-back",
@@ -47,6 +52,6 @@ def no_way_back(facts: Facts) -> Finding | None:
         f"the answer, routing in {name}",
         evidence=(("route", f"in {name}, for {facts.source_seen}: {os.strerror(route.error) if route.error else route.kind}"),),
         command="" if refused else command,
-        mend=f"take the {route.kind} route away in {name}" if refused else "",
+        mend=f"take that route away in {name}" if refused else "",
         expect=(SILENT, UNREACHABLE, NO_ROUTE),
     )

@@ -117,12 +117,17 @@ def _own(facts: Facts, found: Ruling) -> Finding:
     because = f"a rule of {title} drops it: {decision.place}"
     if found.packet.source and decision.chain is not None and decision.chain.name.lower().endswith("egress"):
         because = f"{facts.source_address} is no address of {title}, so its packets are dropped by {decision.place}"
+    mend = f"look at {title}: netbox {'network ' if kind == 'network' else ''}inspect {name}"
+    one, other = facts.source_box, facts.target_box
+    if one is not None and not one.interfaces and other is not None and other.interfaces and facts.translated is None:
+        because = f"{one.name} is on no network of netbox, and {other.name} is asked past its published ports: {decision.place} drops it"
+        mend = f"publish the port (netbox publish {other.name} PORT:{facts.port or 'PORT'}) and ask for it at an address of the host"
     return Finding(
         "own-rule",
         because,
         f"{found.hook} in {found.space.label}",
         evidence=_evidence(found),
-        mend=f"look at {title}: netbox {'network ' if kind == 'network' else ''}inspect {name}",
+        mend=mend,
         expect=_DROPPED,
         place=decision.place,
         owner=decision.owner,

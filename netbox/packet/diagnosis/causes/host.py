@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+from typing import TYPE_CHECKING
 
 from netbox.packet.diagnosis import path, publishing
-from netbox.packet.diagnosis.publishing import endpoint, source_interface, target_interface
+from netbox.packet.diagnosis.publishing import ANY, endpoint, source_interface, target_interface
 from netbox.packet.diagnosis.values import (
     EXPIRED,
     HOST,
@@ -15,17 +16,20 @@ from netbox.packet.diagnosis.values import (
     REFUSED,
     SANDBOX,
     SILENT,
-    UDP,
+    TCP,
     UNREACHABLE,
     Facts,
     Finding,
 )
 
+if TYPE_CHECKING:
+    from netbox.kernel.connections import Connection
+
+_OPEN_STATES = ("SYN_SENT", "SYN_RECV", "ESTABLISHED")  # of connection tracking; in others nothing is expected to come any more
+
 
 def stale_connection(facts: Facts) -> Finding | None:
     """An entry of the connection table that sends packets of this source and destination somewhere else than they should go now."""
-    if facts.request.protocol != UDP:
-        return None  # a TCP connection that has ended leaves an entry too, which concerns nobody
     wanted = facts.destination
     for item in facts.connections:
         to = (item.original.destination, item.original.port)
@@ -35,8 +39,10 @@ def stale_connection(facts: Facts) -> Finding | None:
         if goes == wanted or (goes == to == (facts.address, facts.port) and facts.declared is None):
             continue
         protocol = facts.request.protocol
-        flow = endpoint(item.original.source, item.original.source_port)
         old = publishing.holder(facts, goes[0])
+        if protocol == TCP and (item.state not in _OPEN_STATES or old is not None or facts.host.has(goes[0])):
+            continue  # it is over, or goes on with the one that it was made with
+        flow = endpoint(item.original.source, item.original.source_port)
         whose = f" ({old.name})" if old else ", which nobody has any more" if not facts.host.has(goes[0]) else " (the host itself)"
         return Finding(
             "stale-connection",
@@ -44,7 +50,7 @@ def stale_connection(facts: Facts) -> Finding | None:
             f" instead of {endpoint(*wanted)}",
             "connection tracking on the host",
             evidence=(
-                ("connection", f"{protocol} {flow} → {endpoint(*to)}, answers expected from {endpoint(*goes)}, {item.timeout} s left"),
+                ("connection", f"{protocol} {flow} → {endpoint(*to)}, answers expected from {endpoint(*goes)}{_state(item)}"),
                 ("now", f"{endpoint(*to)} leads to {endpoint(*wanted)}" if facts.translated else f"{endpoint(*to)} is not translated"),
                 ("others", "a connection from another source port is not concerned"),
             ),
@@ -54,6 +60,10 @@ def stale_connection(facts: Facts) -> Finding | None:
             expect=(SILENT, UNREACHABLE, REFUSED),
         )
     return None
+
+
+def _state(item: Connection) -> str:
+    return f", {item.state}" * bool(item.state) + f", {item.timeout} s left"
 
 
 def reverse_path(facts: Facts) -> Finding | None:
@@ -80,11 +90,7 @@ def _to_host(facts: Facts) -> bool:
         return False
     if facts.source is not facts.host and not facts.host_interface:
         return False
-    return not any(_takes(item.address, facts.address) for item in facts.host.sockets if item.port == facts.port and not item.peer_port)
-
-
-def _takes(bound: str, address: str) -> bool:
-    return bound in ("0.0.0.0", "::", address)
+    return not any(item.takes(facts.address) for item in facts.host.sockets if item.port == facts.port and not item.peer_port)
 
 
 def published_elsewhere(facts: Facts) -> Finding | None:
@@ -96,12 +102,26 @@ def published_elsewhere(facts: Facts) -> Finding | None:
         if found is None or not box.runs:
             continue
         only, inner = endpoint(found.host_ip, facts.port), found.port + facts.port - found.host_port
+        other = "another address of the host"
+        if found.host_ip in ANY:
+            other = "one of IPv6" if ":" in facts.address else "one of IPv4"
+        because = f"{box.name} publishes port {facts.port} on {found.host_ip} only, and {facts.address} is {other}"
+        command = f"netbox publish {box.name} {endpoint(facts.address, facts.port)}:{inner}{_suffix(found.protocol)}"
+        mend = ""
+        way = publishing.way_out(box, ":" in facts.address)
+        if publishing.loses_answers(facts):
+            because = f"{box.name} publishes port {facts.port} on every address but ::1: answers to that are lost where bridged"
+            because += " packets pass ip6tables"
+            command, mend = "", f"ask for 127.0.0.1:{facts.port}" + (f" or {endpoint(way.gateway6, facts.port)}" if way else "")
+        elif way is None:
+            command, mend = "", f"put {box.name} on a network with IPv6 (netbox network create --ipv6)"
         return Finding(
             "published-elsewhere",
-            f"{box.name} publishes port {facts.port} on {found.host_ip} only, and {facts.address} is another address of the host",
+            because,
             "at the host",
             evidence=(("published", f"{only} → {box.name}:{inner}/{found.protocol}"),),
-            command=f"netbox publish {box.name} {endpoint(facts.address, facts.port)}:{inner}{_suffix(found.protocol)}",
+            command=command,
+            mend=mend,
             expect=(REFUSED, SILENT),
         )
     return None
@@ -167,7 +187,7 @@ def forwarding_off(facts: Facts) -> Finding | None:
     inner = f"net.ipv4.conf.{facts.host_interface}.forwarding"
     if facts.host.sysctl(name, "1") == "0":
         because, command = f"the host does not forward packets: {name} is 0", f"sysctl -w {name}=1"
-    elif facts.host_route.error and facts.host.sysctl(f"net/ipv4/conf/{facts.host_interface}/forwarding") == "0":
+    elif not version6 and facts.host_route.error and facts.host.sysctl(f"net/ipv4/conf/{facts.host_interface}/forwarding") == "0":
         because, command = f"the host does not forward what comes in by {facts.host_interface}: {inner} is 0", f"sysctl -w {inner}=1"
     else:
         return None
@@ -200,21 +220,21 @@ def no_route(facts: Facts) -> Finding | None:
 
 def time_to_live(facts: Facts) -> Finding | None:
     """The packet's TTL is used up at the host."""
-    own = facts.source.sysctl("net.ipv4.ip_default_ttl")
-    value = facts.request.ttl if facts.request.ttl is not None else int(own) if own.isdigit() else 64
+    value, name = facts.time_to_live
     if path.kind(facts) != path.FORWARDED or value > 1:
         return None
-    because = f"its TTL of {value} runs out at the host, which forwards it"
+    word = "hop limit" if ":" in facts.address else "TTL"
+    because = f"its {word} of {value} runs out at the host, which forwards it"
     box = facts.source_box
     prefix = f"nsenter -t {box.pid} -n " if box is not None and box.pid else ""
-    origin = "as asked for" if facts.request.ttl is not None else f"net.ipv4.ip_default_ttl of {facts.source.label}"
+    origin = f"{name} of {facts.source.label}" if name else "as asked for"
     return Finding(
         "ttl-expired",
         because,
         "forwarding on the host",
-        evidence=(("TTL", f"{value}, {origin}"),),
-        command="" if facts.request.ttl is not None else f"{prefix}sysctl -w net.ipv4.ip_default_ttl=64",
-        mend="send with a larger TTL (--ttl)" if facts.request.ttl is not None else "",
+        evidence=((word, f"{value}, {origin}"),),
+        command=f"{prefix}sysctl -w {name}=64" if name else "",
+        mend="" if name else f"send with a larger {word} (--ttl)",
         expect=(EXPIRED, SILENT),
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from netbox.kernel.inspection import LinkFact
 from netbox.packet.diagnosis import path
 from netbox.packet.diagnosis.publishing import source_interface, target_interface
-from netbox.packet.diagnosis.values import NO_ROUTE, SILENT, UNREACHABLE, Box, Facts, Finding, Interface, Namespace
+from netbox.packet.diagnosis.values import NO_ROUTE, NOT_ASKED, SILENT, UNREACHABLE, Box, Facts, Finding, Interface, Namespace
 
 _LOST = (SILENT, UNREACHABLE, NO_ROUTE)
 
@@ -15,6 +15,10 @@ def source_link_down(facts: Facts) -> Finding | None:
     box = facts.source_box
     if box is None or not facts.source.links:
         return None
+    if not box.interfaces and facts.source is not facts.host and (facts.source_route is None or facts.source_route.error):
+        with_address = {item.interface for item in facts.source.addresses}
+        down = [link.name for link in facts.source.links if not link.up and link.name in with_address]
+        return _foreign_down(box, facts.source, down[0]) if down else None
     end = source_interface(facts)
     if end is not None:
         ends: tuple[Interface, ...] = (end,)
@@ -23,6 +27,41 @@ def source_link_down(facts: Facts) -> Finding | None:
     else:
         return None
     return next((found for item in ends if (found := _down(facts, box, item, facts.source))), None)
+
+
+def source_address_missing(facts: Facts) -> Finding | None:
+    """The source's interface has lost the address that netbox gave it: IPv6 addresses go when a link goes down."""
+    box, route = facts.source_box, facts.source_route
+    if box is None or route is None or facts.source is facts.host or not facts.source.links:
+        return None
+    for end in box.interfaces:
+        if route.error or route.interface == end.interface:
+            found = _lost_address(box, end, facts.source, end.address6 if ":" in facts.address else end.address)
+            if found is not None:
+                return found
+    return None
+
+
+def target_address_missing(facts: Facts) -> Finding | None:
+    """The same of the target."""
+    end = target_interface(facts)
+    if facts.target_box is None or end is None or facts.target is None or facts.target in (facts.host, facts.source):
+        return None
+    return _lost_address(facts.target_box, end, facts.target, facts.destination[0])
+
+
+def _lost_address(box: Box, end: Interface, space: Namespace, address: str) -> Finding | None:
+    if not address or space.has(address):
+        return None
+    have = ", ".join(item.address for item in space.addresses if item.interface == end.interface) or "none"
+    return Finding(
+        "address-missing",
+        f"{end.interface} of {box.name} has lost the address {address} that netbox gave it",
+        f"at {end.interface} of {box.name}",
+        evidence=(("addresses", f"{end.interface} of {box.name}: {have}"),),
+        command=f"netbox restart {box.name}",
+        expect=_LOST,
+    )
 
 
 def beside_its_parent(facts: Facts) -> Finding | None:
@@ -49,9 +88,25 @@ def beside_its_parent(facts: Facts) -> Finding | None:
 def target_link_down(facts: Facts) -> Finding | None:
     """One end of the target's link, or its bridge."""
     end = target_interface(facts)
-    if facts.target_box is None or end is None or facts.target is None or facts.target in (facts.host, facts.source):
+    if facts.target_box is None or facts.target is None or facts.target in (facts.host, facts.source):
         return None
-    return _down(facts, facts.target_box, end, facts.target)
+    if end is not None:
+        return _down(facts, facts.target_box, end, facts.target)
+    name = next((item.interface for item in facts.target.addresses if item.address == facts.destination[0]), "")
+    link = facts.target.link(name)
+    return _foreign_down(facts.target_box, facts.target, name) if link is not None and not link.up else None
+
+
+def _foreign_down(box: Box, space: Namespace, name: str) -> Finding:
+    """A link of a namespace that somebody else made (mode ns)."""
+    return Finding(
+        "link-down",
+        f"{name} of {box.name} is down",
+        f"at {name}",
+        evidence=(("link", f"{name} in {space.label}: down"),),
+        command=f"nsenter -t {box.pid} -n ip link set {name} up",
+        expect=(*_LOST, NOT_ASKED),
+    )
 
 
 def _down(facts: Facts, box: Box, end: Interface, space: Namespace) -> Finding | None:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from netbox.kernel.socket_diag import SocketFact
 from netbox.packet.diagnosis import path
-from netbox.packet.diagnosis.publishing import endpoint
-from netbox.packet.diagnosis.values import ICMP, REFUSED, SANDBOX, SILENT, Facts, Finding, Namespace
+from netbox.packet.diagnosis.publishing import ANY, endpoint
+from netbox.packet.diagnosis.values import ICMP, REFUSED, SANDBOX, SCTP, SILENT, TCP, Facts, Finding, Namespace
 
-_ANY = ("0.0.0.0", "::")
 _LOOPBACK = ("127.", "::1")
 
 
@@ -33,7 +32,7 @@ def _title(facts: Facts) -> str:
 def backlog_full(facts: Facts) -> Finding | None:
     """As many connections as the socket has room for wait to be accepted: further ones are dropped without a word."""
     space, (address, port) = _space(facts), facts.destination
-    full = [item for item in _listeners(space, port) if item.is_full and item.address in (*_ANY, address)] if space else []
+    full = [item for item in _listeners(space, port) if item.is_full and item.takes(address)] if space else []
     if not full:
         return None
     item, name = full[0], _title(facts)
@@ -51,10 +50,13 @@ def other_address(facts: Facts) -> Finding | None:
     """Somebody listens on the port, but not on the address that the packet is for."""
     space, (address, port) = _space(facts), facts.destination
     found = _listeners(space, port) if space else []
-    if not found or any(item.address in (*_ANY, address) for item in found):
+    if not found or any(item.takes(address) for item in found):
         return None
     name, bound = _title(facts), found[0].address
-    if address.startswith(_LOOPBACK) and not any(item.address.startswith(_LOOPBACK) for item in found):
+    if bound in ANY:
+        versions = f"for {_version(bound)}, and the packet is {_version(address)}"
+        because = f"the program in {name} listens on {endpoint(bound, port)} only, {versions}"
+    elif address.startswith(_LOOPBACK) and not any(item.address.startswith(_LOOPBACK) for item in found):
         because = f"{name} listens on port {port} of {bound} only, not on {address}"
     elif bound.startswith(_LOOPBACK):
         because = f"the program in {name} listens on {endpoint(bound, port)} only, which nobody outside {name} reaches"
@@ -65,9 +67,13 @@ def other_address(facts: Facts) -> Finding | None:
         because,
         f"the sockets of {name}",
         evidence=tuple(("socket", f"{endpoint(item.address, port)} in {name}") for item in found),
-        mend=f"have the program listen on 0.0.0.0:{port} or {endpoint(address, port)}",
+        mend=f"have the program listen on {endpoint('::' if ':' in address else '0.0.0.0', port)} or {endpoint(address, port)}",
         expect=(REFUSED,),
     )
+
+
+def _version(address: str) -> str:
+    return "IPv6" if ":" in address else "IPv4"
 
 
 def nothing(facts: Facts) -> Finding | None:
@@ -78,9 +84,12 @@ def nothing(facts: Facts) -> Finding | None:
     name = _title(facts)
     others = sorted({item.port for item in space.sockets if not item.peer_port and (item.protocol != "tcp" or item.state == 10)})
     protocol = facts.request.protocol.upper()
-    refusal = "answers with a RST" if facts.request.protocol == "tcp" else "answers with ICMP port unreachable"
-    listening = ", ".join(map(str, others[:8])) + (", …" if len(others) > 8 else "") if others else "nothing"
-    evidence = [("sockets", f"{name} listens on {protocol} {listening}")]
+    icmp = "ICMPv6" if ":" in facts.destination[0] else "ICMP"
+    refusal = {TCP: "answers with a RST", SCTP: f"answers with ABORT, or {icmp} where it has no SCTP"}.get(
+        facts.request.protocol, f"answers with {icmp} port unreachable"
+    )
+    listening = f"{protocol} " + ", ".join(map(str, others[:8])) + (", …" if len(others) > 8 else "") if others else f"no {protocol} port"
+    evidence = [("sockets", f"{name} listens on {listening}")]
     box = facts.target_box
     inner = next((item for item in (box.ports if box else ()) if item.host_port == port and item.protocol == facts.request.protocol), None)
     mend = (

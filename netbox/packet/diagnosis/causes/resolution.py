@@ -6,6 +6,29 @@ from netbox.packet.diagnosis import resolving
 from netbox.packet.diagnosis.values import NOT_ASKED, Facts, Finding
 
 
+def alias_elsewhere(facts: Facts) -> Finding | None:
+    """A sandbox is called so, on a network that the source is not on."""
+    found = facts.resolution
+    if found is None or found.outcome == resolving.FOUND:
+        return None
+    for box in facts.boxes:
+        item = next((item for item in box.interfaces if found.name in item.aliases), None)
+        if item is None or not box.runs:
+            continue
+        source = facts.source_box
+        can_join = source is not None and source.runs and source.mode == "bridge"
+        return Finding(
+            "name-unknown",
+            f"{found.name} is an alias of {box.name} on network {item.network}, and {facts.source_name} is not on it",
+            "looking the name up",
+            evidence=(("alias", f"{found.name}: {box.name}, on network {item.network}"), ("answer", found.said)),
+            command=f"netbox network connect {item.network} {source.name}" if source is not None and can_join else "",
+            mend="" if can_join else f"ask for {box.name}",
+            expect=(NOT_ASKED,),
+        )
+    return None
+
+
 def name_server_down(facts: Facts) -> Finding | None:
     """No server in the source's resolv.conf answers."""
     found = facts.resolution

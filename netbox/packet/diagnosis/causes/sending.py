@@ -28,6 +28,8 @@ def no_route(facts: Facts) -> Finding | None:
     else:
         because = f"{facts.source_name} has no route to {facts.address}"
     answer = os.strerror(route.error) if route.error else route.kind
+    if route.error == errno.ENETUNREACH and (without := _without_ipv6(facts)) is not None:
+        return without
     box, end = facts.source_box, next(iter(facts.source_box.interfaces), None) if facts.source_box else None
     command = ""
     gateway = end.gateway_for(facts.address) if end else ""
@@ -41,6 +43,23 @@ def no_route(facts: Facts) -> Finding | None:
         command=command,
         mend="" if command else f"give {facts.source_name} a route to {facts.address}",
         expect=(NO_ROUTE, "unreachable", "silent"),
+    )
+
+
+def _without_ipv6(facts: Facts) -> Finding | None:
+    """The source is on networks that have no IPv6."""
+    box = facts.source_box
+    if box is None or ":" not in facts.address or not box.interfaces or any(item.address6 for item in box.interfaces):
+        return None
+    networks = [item.network for item in box.interfaces]
+    have = "has" if len(networks) == 1 else "have"
+    return Finding(
+        "no-route",
+        f"{box.name} has no IPv6: its network{'s' * (len(networks) > 1)} {' and '.join(networks)} {have} none",
+        f"routing in {facts.source.label}",
+        evidence=(("route", f"in {facts.source.label}, for {facts.address}: none"),),
+        mend=f"put {box.name} on a network that has IPv6 (netbox network create --ipv6 NAME, netbox network connect NAME {box.name})",
+        expect=(NO_ROUTE,),
     )
 
 
