@@ -18,12 +18,9 @@ _DEPTH = 64  # chains inside chains; the kernel allows 16 (nf_tables), and as ma
 
 
 class Match(NamedTuple):
-<<<<<<< HEAD
-    """One condition. ``kind`` is in, out, source, destination, protocol, port, state, status, local, every or unknown; ``values`` are
-    alternatives, those of ``every`` tuples of matches that have to hold together."""
-=======
-    """One condition. ``kind`` is one of ``_TESTS``, or unknown; ``values`` are alternatives."""
->>>>>>> main
+    """One condition. ``kind`` is one of ``_TESTS``, or unknown; ``values`` are alternatives, those of ``every`` tuples of matches that have
+    to hold together.
+    """
 
     kind: str
     values: tuple[Any, ...] = ()
@@ -194,16 +191,13 @@ def _status(value: str, packet: Packet) -> bool | None:
     return {"DNAT": packet.translated, "SNAT": False}.get(value.upper())
 
 
-<<<<<<< HEAD
 def _every(parts: tuple[Match, ...], packet: Packet) -> bool | None:
     answers = [_holds(part, packet) for part in parts]
     return False if False in answers else (None if None in answers else True)
 
 
-=======
 _PROTOCOLS = {"1": "icmp", "6": "tcp", "17": "udp", "58": "icmpv6", "132": "sctp", "ipv6-icmp": "icmpv6"}
 _ECHO_REQUEST = {"icmp": ("8", "8/0", "echo-request"), "icmpv6": ("128", "128/0", "echo-request")}
->>>>>>> main
 _TESTS: dict[str, Callable[[Any, Packet], bool | None]] = {
     "in": lambda value, packet: _interface(value, packet.in_interface),
     "out": lambda value, packet: _interface(value, packet.out_interface),

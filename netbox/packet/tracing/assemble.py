@@ -19,11 +19,8 @@ _FIREWALL_REASON = "NETFILTER_DROP"
 _ELSEWHERE = ("OTHERHOST",)  # copies that a bridge flooded: not this packet's end
 _COPY_REASONS = ("QUEUE_PURGE", "PACKET_SOCK_ERROR")
 _COPY_FUNCTIONS = ("raw_rcv", "rawv6_rcv", "raw_rcv_skb", "packet_rcv", "tpacket_rcv")
-<<<<<<< HEAD
 _DECISIONS = ("accept", "drop", "masquerade")
-=======
 _ON_A_PORT = ("netdev ingress", "bridge prerouting", "prerouting", "bridge input")
->>>>>>> main
 _NAT_VERDICTS = ("dnat", "snat", "masquerade", "redirect")
 
 

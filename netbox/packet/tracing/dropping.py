@@ -14,13 +14,8 @@ from typing import TYPE_CHECKING
 from netbox.errors import NotFound
 from netbox.kernel.packet_event import DROP, PacketEvent
 from netbox.kernel.packet_source import DROPS, TRACEFS
-<<<<<<< HEAD
-from netbox.kernel.rule_trace import RuleRecord
 from netbox.packet.tracing.assemble import Surroundings, is_copy
-=======
-from netbox.packet.tracing.assemble import is_copy
 from netbox.packet.tracing.decisions import WORDS, Decisions, dropper
->>>>>>> main
 from netbox.packet.tracing.headers import Header, parse
 from netbox.packet.tracing.located import Locator
 from netbox.packet.tracing.session import Session
@@ -131,14 +126,9 @@ def _drops(
             notes += [*session.notes, *([_TRACEFS] if session.tracer == TRACEFS else [])]
             if ready is not None:
                 ready()
-<<<<<<< HEAD
-            rules, looked = LastRules(), time.monotonic()
+            rules, looked = Decisions(), time.monotonic()
             around = spaces.surroundings([])
             locator = Locator(around, spaces.host.inode)
-=======
-            rules, looked = Decisions(), time.monotonic()
-            locator = Locator(spaces.surroundings([]), spaces.host.inode)
->>>>>>> main
             while deadline is None or time.monotonic() < deadline:
                 session.collect(_REFRESH if deadline is None else min(_REFRESH, deadline - time.monotonic()))
                 events, records = session.drain()
@@ -157,11 +147,7 @@ def _drops(
                     locator = Locator(around, spaces.host.inode)
 
 
-<<<<<<< HEAD
-def _drop(event: PacketEvent, scope: Scope, around: Surroundings, session: Session, rules: LastRules, offset: float) -> Drop | None:
-=======
-def _drop(event: PacketEvent, scope: Scope, spaces: Spaces, session: Session, rules: Decisions, offset: float) -> Drop | None:
->>>>>>> main
+def _drop(event: PacketEvent, scope: Scope, around: Surroundings, session: Session, rules: Decisions, offset: float) -> Drop | None:
     if event.kind != DROP or is_copy(event):
         return None
     header = parse(event.packet)
@@ -169,14 +155,10 @@ def _drop(event: PacketEvent, scope: Scope, spaces: Spaces, session: Session, ru
     if sandbox is None:
         return None
     rule: RuleHit | None = None
-<<<<<<< HEAD
-    record = rules.of(event.netns, header) if header is not None and event.reason == _FIREWALL else None
-    if record is not None:
-        rule = around.owned(session.rule(record), header.flow if header else None, event.netns, event.device)
-=======
     if event.reason == _FIREWALL:
         rule = dropper([session.rule(record) for record in rules.of(event.packet) if record.netns == event.netns])
->>>>>>> main
+    if rule is not None:
+        rule = around.owned(rule, header.flow if header else None, event.netns, event.device)
     return Drop(
         offset + event.time / 1e9,
         around.label(event.netns),
