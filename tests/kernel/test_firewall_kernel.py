@@ -424,6 +424,7 @@ def test_a_change_costs_the_same_at_any_size(private_host: PrivateHost, monkeypa
     backend.apply([network])
     publish(2)
     few = operations(monkeypatch, port)
+    backend.apply(remove=["sandbox:one", "sandbox:other"])
     publish(1000)
     many = operations(monkeypatch, port)
     assert len(backend.rules()) == 1000 + len(network.rules)
@@ -512,8 +513,8 @@ def test_check_names_it_and_repair_mends_it(private_host: PrivateHost, cli: Cli,
 IN_A_SANDBOX = {
     "iptables": {
         "flushed": ["iptables-legacy -t raw -F", "iptables-legacy -t raw -X"],
-        "a rule taken away": ["iptables-legacy -t raw -F NETBOX-GUARD"],
-        "a rule put in": ["iptables-legacy -t raw -A NETBOX-GUARD -p udp -j DROP"],
+        "a rule taken away": ["iptables-legacy -t raw -F NETBOX-LOSS"],
+        "a rule put in": ["iptables-legacy -t raw -A NETBOX-LOSS -p udp -j DROP"],
         "the jump taken away": ["iptables-legacy -t raw -F PREROUTING"],
     },
     "nftables": {

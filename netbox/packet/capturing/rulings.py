@@ -42,8 +42,8 @@ class Rulings:
         self._decisions = Decisions()
         self._events: list[PacketEvent] = []
         try:
-            self._session = self._opened()
             self._around = self._spaces.surroundings([])
+            self._session = self._opened()
         except BaseException:
             self._spaces.close()
             raise
