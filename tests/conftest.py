@@ -91,13 +91,16 @@ def wait_until() -> Callable[..., object]:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Names the run, for its workers too. Examples of property tests are the same in every run; nothing is written into the checkout."""
+    """Names the run, for its workers too. Examples of property tests are the same in every run, however slow the machine is; nothing is
+    written into the checkout.
+    """
     leaks.run_prefix()
     try:
         import hypothesis
     except ImportError:
         return
-    hypothesis.settings.register_profile("netbox", database=None, deadline=None, derandomize=True)
+    slow = [hypothesis.HealthCheck.too_slow]
+    hypothesis.settings.register_profile("netbox", database=None, deadline=None, derandomize=True, suppress_health_check=slow)
     hypothesis.settings.load_profile("netbox")
 
 

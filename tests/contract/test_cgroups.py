@@ -57,7 +57,7 @@ def running(cgroups: Cgroups, path: str, *command: str) -> Iterator[subprocess.P
         yield process
     finally:
         cgroups.kill(path)
-        process.wait(timeout=10)
+        process.wait(timeout=60)
 
 
 def catches(pid: int, number: signal.Signals) -> bool:
@@ -147,7 +147,7 @@ def test_kill_leaves_nobody_of_those_who_keep_forking(cgroups: Cgroups, path: st
         wait_until(lambda: len(cgroups.processes(path)) > 5, "eight forking processes")
         cgroups.kill(path)
         wait_until(lambda: not cgroups.processes(path), "the end of all")
-        assert process.wait(timeout=10) == -signal.SIGKILL
+        assert process.wait(timeout=60) == -signal.SIGKILL
     cgroups.remove(path)
 
 
@@ -157,7 +157,7 @@ def test_another_signal_reaches_everyone(cgroups: Cgroups, path: str, wait_until
         wait_until(lambda: len(cgroups.processes(path)) == 3, "three processes")
         cgroups.kill(path, signal.SIGTERM)
         wait_until(lambda: not cgroups.processes(path), "the end of all")
-        assert process.wait(timeout=10) == -signal.SIGTERM
+        assert process.wait(timeout=60) == -signal.SIGTERM
     assert not cgroups.is_frozen(path)
     cgroups.remove(path)
 
@@ -171,7 +171,7 @@ def test_a_paused_sandbox_stays_paused_for_a_signal_and_dies_of_a_kill(cgroups: 
         assert cgroups.is_frozen(path)
         assert process.poll() is None
         cgroups.kill(path, signal.SIGKILL)
-        assert process.wait(timeout=10) == -signal.SIGKILL
+        assert process.wait(timeout=60) == -signal.SIGKILL
     cgroups.remove(path)
 
 
@@ -194,7 +194,7 @@ def test_cgroups_made_inside_are_killed_and_removed_too(cgroups: Cgroups, path: 
         assert cgroups.processes(path) == [process.pid]
         cgroups.freeze(path)
         cgroups.kill(path)
-        assert process.wait(timeout=10) == -signal.SIGKILL
+        assert process.wait(timeout=60) == -signal.SIGKILL
     cgroups.remove(path)
     assert not cgroups.exists(path)
 
@@ -216,9 +216,8 @@ def test_processor_time_is_measured(cgroups: Cgroups, path: str, wait_until: Wai
     assert cgroups.measure(path).cpu_ns == 0
     with running(cgroups, path, "sh", "-c", "while :; do :; done"):
         wait_until(lambda: cgroups.measure(path).cpu_ns > 20_000_000, "20 ms of processor time")
-        usage = cgroups.measure(path)
-        assert usage.cpu_user_ns > 0
-        assert usage.oom_kills == 0
+        wait_until(lambda: cgroups.measure(path).cpu_user_ns > 0, "a tick that finds it in its own code")
+        assert cgroups.measure(path).oom_kills == 0
     cgroups.remove(path)
 
 
@@ -259,7 +258,7 @@ def test_many_come_and_go_below_one_parent(cgroups: Cgroups, private_host: Priva
     argv = [sys.executable, "-c", code, f"v{cgroups.version}", private_host.cgroup]
     others = [subprocess.Popen([*argv, str(number)], stderr=subprocess.PIPE) for number in range(3)]
     for other in others:
-        _, errors = other.communicate(timeout=60)
+        _, errors = other.communicate(timeout=110)
         assert (other.returncode, errors) == (0, b"")
     assert not cgroups.exists(private_host.cgroup)
 

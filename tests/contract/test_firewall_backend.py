@@ -226,7 +226,8 @@ def test_threads_at_once(backend: FirewallBackend) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(110)
+        assert not thread.is_alive()
     assert errors == []
     assert backend.owners() == {"network:bridge"}
     backend.take_down()
@@ -247,7 +248,7 @@ def test_processes_at_once(backend: FirewallBackend) -> None:
     )
     started = [subprocess.Popen([sys.executable, "-c", program, str(number)], stderr=subprocess.PIPE, text=True) for number in range(4)]
     for process in started:
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=110)
         assert process.returncode == 0, errors
     assert backend.owners() == {"network:bridge"}
     backend.take_down()

@@ -20,6 +20,7 @@ from netbox.spec import NetworkAttachment, PortSpec
 from tests.kernel.network_lab import REFUSAL, TIMEOUT, Guest, Lab, serve
 from tests.support.host import Neighbour, PrivateHost
 from tests.support.linux import umount
+from tests.support.waiting import wait_until
 
 BRIDGED = ("bridge", "networks", "internal", "mixed")  # the modes in which the firewall has a part
 CASES = [(mode, "iptables") for mode in (*BRIDGED, "host", "none", "container", "ns", "macvlan")] + [(mode, "nftables") for mode in BRIDGED]
@@ -174,7 +175,7 @@ def test_the_commands_of_a_dry_run_build_the_same(guest: Guest, lab: Lab) -> Non
     look = f"ip -n {name} -o -4 address; ip -n {name} route; ip -n {name} -br link | tr @ ' ' | cut -d' ' -f1; ip -n {name} -o link"
     script = ["mount -t tmpfs none /run", "ip link set lo up", "ip link add eth0 type veth peer name lan0", "ip link set eth0 up"]
     script += [*lab.manager.describe(guest.plan), f"( {look} ) | sed 's/@[^:]*//; s/[0-9]*: //'"]
-    typed = subprocess.run(["unshare", "-nm", "sh", "-ec", "\n".join(script)], capture_output=True, text=True, check=False, timeout=60)
+    typed = subprocess.run(["unshare", "-nm", "sh", "-ec", "\n".join(script)], capture_output=True, text=True, check=False, timeout=110)
     assert typed.returncode == 0, typed.stderr
     facts = {line for line in typed.stdout.splitlines() if " inet " in line or " dev " in line}
     mine = guest.execute("ip", "-o", "-4", "address") + guest.execute("ip", "route")
@@ -221,7 +222,8 @@ def test_scapy_reaches_what_the_mode_says(guest: Guest, outside: Neighbour) -> N
     seen = guest.address if way_out is not None and way_out.on_lan else outside.host_address
     expected: list[object] = [outside.address, "SA", "RA", f"{seen} 7000", "unreachable"]
     if not has_way_out(guest):
-        requests, expected = [{"kind": "arp", "address": outside.address, "interface": "lo"}], [None]  # there is no way to even send
+        # There is no way to even send.
+        requests, expected = [{"kind": "arp", "address": outside.address, "interface": "lo", "timeout": 1}], [None]
     router = {"host": outside.address, "container": "10.210.0.1"}.get(guest.plan.mode, way_out.gateway if way_out else "")
     inner = next((endpoint for endpoint in guest.plan.endpoints if endpoint.internal), None)
     neighbours = [(router, way_out.interface if way_out else "eth0")] if router else []
@@ -271,8 +273,11 @@ def test_traffic_is_counted(guest: Guest, lab: Lab, outside: Neighbour) -> None:
             with guest.inside(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
                 for _ in range(20):
                     sock.sendto(b"x" * 500, (outside.address, 9))
-            later = lab.manager.statistics(guest.plan, inhabitant.pid)
-            assert later.tx_bytes - traffic.tx_bytes >= 20 * 500
+
+            def sent() -> bool:  # they may wait for the MAC of the next hop
+                return lab.manager.statistics(guest.plan, inhabitant.pid).tx_bytes - traffic.tx_bytes >= 20 * 500
+
+            wait_until(sent, "20 datagrams to be sent")
     finally:
         inhabitant.kill()
         inhabitant.wait()

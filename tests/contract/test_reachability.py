@@ -18,7 +18,7 @@ from tests.support.documents import DOCUMENTS
 from tests.support.host import Neighbour, PrivateHost
 
 PORT, PUBLISHED = 7000, 18080
-PATIENCE = 20.0  # seconds for what should be reached
+PATIENCE = 60.0  # seconds for what should be reached
 SILENCE = 0.6  # seconds without an answer, when all that should answer have done so, after which something counts as out of reach
 AGAIN = 0.3  # seconds after which a datagram is sent again
 PROTOCOLS = ("tcp", "udp", "icmp")

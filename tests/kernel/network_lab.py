@@ -38,11 +38,12 @@ REFUSAL = 0.6  # seconds after which silence counts as out of reach
 
 
 class Server:
-    """Answers every connection or datagram with the client's address as it sees it."""
+    """Answers every connection or datagram with the client's address as it sees it. ``clients`` are their addresses and ports."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
         self._socket.settimeout(0.05)
+        self.clients: list[tuple[str, int]] = []
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
@@ -57,10 +58,11 @@ class Server:
                 else:
                     _, peer = self._socket.recvfrom(2048)
                     self._socket.sendto(self._answer(peer), peer)
-            except TimeoutError:
+            except OSError:  # nobody has come, or who came has gone again
                 continue
 
     def _answer(self, peer: tuple[Any, ...]) -> bytes:
+        self.clients.append((peer[0], peer[1]))
         return f"{peer[0]} {self._socket.getsockname()[1]}".encode()
 
     def close(self) -> None:
@@ -109,7 +111,7 @@ def ask(protocol: str, address: str, port: int, timeout: float = TIMEOUT, source
             if protocol == "udp":
                 client.send(b"?")
             return client.recv(256).decode() or None
-        except (TimeoutError, ConnectionError, OSError):
+        except OSError:
             return None
 
 
@@ -126,7 +128,7 @@ def out_of_reach(protocol: str, address: str, port: int) -> bool:
 def probe(*requests: dict[str, Any]) -> list[Any]:
     """Runs scapy in a process of its own in the calling thread's namespace; see ``scapy_probe``."""
     result = subprocess.run(
-        [sys.executable, str(PROBE)], input=json.dumps(requests), capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, str(PROBE)], input=json.dumps(requests), capture_output=True, text=True, timeout=110, check=False
     )
     assert result.returncode == 0, result.stderr
     answer = json.loads(result.stdout)

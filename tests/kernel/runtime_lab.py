@@ -60,7 +60,7 @@ class Lab:
         for name in ("bin", "etc", "tmp", "root"):
             (root / name).mkdir(parents=True)
         shutil.copy(BUSYBOX, root / "bin/busybox")
-        for applet in subprocess.run([BUSYBOX, "--list"], check=True, capture_output=True, text=True, timeout=10).stdout.split():
+        for applet in subprocess.run([BUSYBOX, "--list"], check=True, capture_output=True, text=True, timeout=60).stdout.split():
             if applet != "busybox":
                 (root / "bin" / applet).symlink_to("busybox")
         (root / "etc/passwd").write_text(PASSWD)

@@ -19,6 +19,7 @@ import json
 import logging
 import random
 import sys
+import time
 from typing import Any
 
 logging.getLogger("scapy").setLevel(logging.ERROR)
@@ -26,44 +27,56 @@ logging.getLogger("scapy").setLevel(logging.ERROR)
 from scapy.arch import get_if_hwaddr  # noqa: E402
 from scapy.config import conf  # noqa: E402
 from scapy.layers.inet import ICMP, IP, TCP, UDP, IPOption_LSRR  # noqa: E402
-from scapy.layers.l2 import ARP, Ether  # noqa: E402
+from scapy.layers.l2 import ARP, Ether, getmacbyip  # noqa: E402
 from scapy.layers.sctp import SCTP, SCTPChunkInit, SCTPChunkInitAck  # noqa: E402
 from scapy.packet import Packet, Raw  # noqa: E402
 from scapy.sendrecv import sendp, sr1, srp1  # noqa: E402
 
-TIMEOUT = 3.0  # seconds
+TIMEOUT = 20.0  # seconds for an answer; "timeout": SECONDS in a request is for one that nobody answers
+SCTP_TIMEOUT = 1.5  # seconds between two attempts
 conf.verb = 0
 
 
 def arp(request: dict[str, Any]) -> str | None:
     query = Ether(dst="ff:ff:ff:ff:ff:ff") / ARP(pdst=request["address"])
-    answer = srp1(query, iface=request["interface"], timeout=TIMEOUT)
+    answer = srp1(query, iface=request["interface"], timeout=request.get("timeout", TIMEOUT))
     return str(answer[ARP].hwsrc) if answer is not None else None
 
 
+def learn(request: dict[str, Any]) -> None:
+    """Asks for the MAC of the next hop until it comes: scapy itself gives up after two seconds and sends to all."""
+    deadline = time.monotonic() + TIMEOUT
+    while getmacbyip(request["address"]) is None and time.monotonic() < deadline:
+        pass
+
+
 def ping(request: dict[str, Any]) -> str | None:
-    answer = sr1(IP(dst=request["address"]) / ICMP(id=random.randrange(1 << 16)), timeout=TIMEOUT)
+    learn(request)
+    answer = sr1(IP(dst=request["address"]) / ICMP(id=random.randrange(1 << 16)), timeout=request.get("timeout", TIMEOUT))
     return str(answer[IP].src) if answer is not None and answer[ICMP].type == 0 else None
 
 
 def tcp(request: dict[str, Any]) -> str | None:
+    learn(request)
     syn = IP(dst=request["address"]) / TCP(sport=random.randrange(20000, 30000), dport=request["port"], flags="S")
-    answer = sr1(syn, timeout=TIMEOUT)
+    answer = sr1(syn, timeout=request.get("timeout", TIMEOUT))
     return str(answer[TCP].flags) if answer is not None and TCP in answer else None
 
 
 def udp(request: dict[str, Any]) -> str | None:
+    learn(request)
     datagram = IP(dst=request["address"]) / UDP(sport=random.randrange(20000, 30000), dport=request["port"]) / Raw(b"?")
-    answer = sr1(datagram, timeout=TIMEOUT)
+    answer = sr1(datagram, timeout=request.get("timeout", TIMEOUT))
     if answer is None:
         return None
     return "unreachable" if ICMP in answer else bytes(answer[UDP].payload).decode()
 
 
 def sctp(request: dict[str, Any]) -> list[int | bool] | None:
+    learn(request)
     header = SCTP(sport=random.randrange(20000, 30000), dport=request["port"], tag=0)
     init = header / SCTPChunkInit(init_tag=random.randrange(1, 1 << 32), a_rwnd=65536, n_out_streams=1, n_in_streams=1, init_tsn=1)
-    answer = sr1(IP(dst=request["address"]) / init, timeout=TIMEOUT / 2, retry=request.get("retries", 0))
+    answer = sr1(IP(dst=request["address"]) / init, timeout=SCTP_TIMEOUT, retry=request.get("retries", 0))
     if answer is None or SCTPChunkInitAck not in answer:
         return None
     got = answer[SCTP].chksum

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+import pytest
 
 from netbox.engine import check
 from netbox.engine.checks import host
 from netbox.engine.checks.catalogue import CATALOGUE
 from netbox.settings import Settings
+from tests.support import linux
 from tests.support.cli import Cli
 from tests.support.host import PrivateHost
 
@@ -23,12 +28,31 @@ def mounts() -> str:
     return Path("/proc/self/mountinfo").read_text()
 
 
-def test_the_main_job_can_run_here(private_host: PrivateHost) -> None:
-    before = mounts(), os.listdir("/tmp"), os.listdir("/sys/class/net")
+@pytest.fixture
+def made_in_tmp(private_host: PrivateHost) -> Iterator[Callable[[], list[str]]]:
+    """What the processes of this test make below /tmp, where others work as well."""
+    base = private_host.root / "tmp"
+    for name in ("upper", "work"):
+        (base / name).mkdir(parents=True)
+    linux.mount("overlay", "/tmp", "overlay", data=f"lowerdir=/tmp,upperdir={base}/upper,workdir={base}/work")
+
+    def made() -> list[str]:
+        """Less what Python compiles, where the checkout is."""
+        found = [path for path in (base / "upper").rglob("*") if "__pycache__" not in path.parts]
+        return [str(path) for path in found if not (path.is_dir() and any(path.rglob("__pycache__")))]
+
+    yield made
+    linux.umount("/tmp")
+    shutil.rmtree(base)
+
+
+def test_the_main_job_can_run_here(private_host: PrivateHost, made_in_tmp: Callable[[], list[str]]) -> None:
+    before = mounts(), os.listdir("/sys/class/net")
     facts = check.facts(Settings.from_environment())
     assert [each for each in facts if each.required and each.state == "missing"] == []
     assert check.usable(facts)
-    assert (mounts(), os.listdir("/tmp"), os.listdir("/sys/class/net")) == before
+    assert (mounts(), os.listdir("/sys/class/net")) == before
+    assert made_in_tmp() == []
 
 
 def test_every_line_of_the_catalogue_is_observed(private_host: PrivateHost) -> None:
@@ -53,7 +77,7 @@ from netbox.kernel import capabilities, probe, probe_network, syscalls
 {before}
 probe.main()
 """
-    result = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, timeout=30, check=True)
+    result = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, timeout=100, check=True)
     answers: dict[str, list[object]] = json.loads(result.stdout)
     return answers
 

@@ -216,6 +216,7 @@ def test_repair_puts_exactly_that_back(lab: Lab, backend: str, talk: tuple[Guest
     assert leaks.firewall() == built
     assert repair.differences(lab.store) == repair.repair(lab.store) == []
     assert conversation.goes_on()
+    client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)  # that the first one was unreachable may have come late
     with outside.inside(), client:
         assert ask("tcp", outside.host_address, 9102) == f"{outside.address} 93"
         client.settimeout(20)

@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import pytest
 
@@ -26,6 +26,7 @@ from netbox.image.store import ImageStore
 from netbox.settings import Settings
 from tests.support import linux
 from tests.support.host import PrivateHost
+from tests.support.waiting import wait_until
 
 # security.capability, version 2: cap_net_raw+ep (<linux/capability.h>)
 CAPABILITY = bytes.fromhex("0100000200200000000000000000000000000000")
@@ -46,13 +47,13 @@ def left_over(store: ImageStore, private_host: PrivateHost) -> list[str]:
 
 def describe(root: str | Path) -> dict[str, tuple[Any, ...]]:
     """Everything about a tree that an import keeps. Hard links are told by their groups, holes by the blocks."""
-    root = os.fsencode(root)
+    top = os.fsencode(root)
     found: dict[str, tuple[Any, ...]] = {}
     groups: dict[int, list[bytes]] = {}
-    for directory, directories, files in os.walk(root):
+    for directory, directories, files in os.walk(top):
         for path in [directory, *(os.path.join(directory, name) for name in files + directories)]:
             status = os.lstat(path)
-            name = os.path.relpath(path, root)
+            name = os.path.relpath(path, top)
             content: bytes = b""
             if stat.S_ISREG(status.st_mode):
                 content = hashlib.sha256(Path(os.fsdecode(path)).read_bytes()).digest()
@@ -150,9 +151,9 @@ def test_a_compressed_archive_on_the_standard_input(command: list[str], store: I
     with open(archive, "rb") as plain:
         child = subprocess.Popen([*command, "-c"], stdin=plain, stdout=subprocess.PIPE)
     assert child.stdout is not None
-    with child.stdout:
-        image = store.import_stream("packed", child.stdout)
-    assert child.wait(20) == 0
+    with cast(BinaryIO, child.stdout) as packed:
+        image = store.import_stream("packed", packed)
+    assert child.wait(60) == 0
     assert image.source == "stdin"
     assert describe(image.layers[0]) == describe(source)
 
@@ -295,7 +296,8 @@ def test_two_imports_of_one_name_at_once(store: ImageStore, source: Path, privat
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(110)
+        assert not thread.is_alive()
     assert store.get("web") in results
     assert all(not isinstance(result, NetboxError) for result in results)
     store.gc(())
@@ -327,7 +329,7 @@ def test_killed_at_any_moment_nothing_is_left(seed: int, store: ImageStore, sour
         assert child.stdout.readline() == b"ready\n"
         time.sleep(random.Random(seed).uniform(0, 0.08))
         child.send_signal(signal.SIGKILL)
-        child.wait(20)
+        child.wait(60)
     store.gc(())
     assert left_over(store, private_host) == []
     found = [image for image in store.list() if not image.host]
@@ -344,14 +346,12 @@ def test_a_running_import_is_not_collected(store: ImageStore, source: Path, priv
         assert child.stdout.readline() == b"ready\n"
         child.stdin.write(archive[:100_000])
         child.stdin.flush()
-        deadline = time.monotonic() + 20
-        while not left_over(store, private_host) and time.monotonic() < deadline:
-            time.sleep(0.01)
+        wait_until(lambda: left_over(store, private_host), "the beginning of an image", timeout=60)
         assert store.gc(()) == []
         assert len(left_over(store, private_host)) == 1
         child.stdin.write(archive[100_000:])
         child.stdin.close()
-        assert child.wait(20) == 0
+        assert child.wait(60) == 0
     assert left_over(store, private_host) == []
     assert describe(store.get("web").layers[0]) == describe(source)
 
@@ -364,7 +364,7 @@ def test_a_fifo_is_read_like_a_pipe(store: ImageStore, source: Path, private_hos
     writer = threading.Thread(target=archive.write_bytes, args=(data,), daemon=True)
     writer.start()
     image = store.import_path("web", str(archive))
-    writer.join(20)
+    writer.join(60)
     assert describe(image.layers[0]) == describe(source)
 
 

@@ -17,9 +17,10 @@ from netbox.network import parents, shaping
 from netbox.network.shaping import IN, OUT, Impairment
 from netbox.network.undo import HANDLERS
 from netbox.spec import NetworkAttachment, NetworkSpec, PortSpec
-from tests.kernel.network_lab import REFUSAL, TIMEOUT, Guest, Lab, ask, out_of_reach, serve
+from tests.kernel.network_lab import REFUSAL, TIMEOUT, Guest, Lab, ask, out_of_reach, reachable, serve
 from tests.support import linux
 from tests.support.host import Neighbour, PrivateHost
+from tests.support.waiting import wait_until
 
 LAN = Neighbour.network
 
@@ -60,8 +61,11 @@ def test_who_reaches_whom(lab: Lab, outside: Neighbour) -> None:
         assert out_of_reach("tcp", a.address, 7000)  # this host cannot
         servers.append(serve("tcp", 7001))
         assert a.ask("tcp", outside.host_address, 7001, REFUSAL) is None  # nor the other way round
+        with outside.inside():
+            assert reachable("tcp", outside.host_address, 7001)
         with apart.inside():
             assert out_of_reach("tcp", a.address, 7000)
+            assert reachable("tcp", outside.address, 7000)
     finally:
         for server in servers:
             server.close()
@@ -83,11 +87,13 @@ def test_passthru_has_the_parent_for_itself(lab: Lab, outside: Neighbour) -> Non
     lan(lab, macvlan_mode="passthru")
     with pytest.raises(UsageError, match="with macvlan_mode=passthru it is that of eth0"):
         lab.guest(**on(NetworkAttachment("lan", mac_address="02:00:00:00:00:05")))
-    a = lab.guest(**on("lan"))
-    assert a.plan.endpoints[0].mac_address == mac
-    a.serve("tcp", 7000)
     server = serve("tcp", 7000)
     try:
+        with outside.inside():
+            assert reachable("tcp", outside.host_address, 7000)
+        a = lab.guest(**on("lan"))
+        assert a.plan.endpoints[0].mac_address == mac
+        a.serve("tcp", 7000)
         with outside.inside():
             assert ask("tcp", a.address, 7000) is not None
             assert out_of_reach("tcp", outside.host_address, 7000)  # the host is off the LAN meanwhile
@@ -123,8 +129,11 @@ def test_its_address_is_announced(lab: Lab, outside: Neighbour) -> None:
         ip("neigh replace 198.51.100.3 lladdr 02:00:00:00:00:99 dev lan0 nud stale")
     guest = lab.guest(**on(NetworkAttachment("lan", ip="198.51.100.3")))
     guest.serve("tcp", 7000)
+    mac = guest.plan.endpoints[0].mac_address
+    # Nothing is sent to it meanwhile: only the announcement can replace the wrong MAC.
+    wait_until(lambda: mac in outside.execute("ip", "neigh", "show", "198.51.100.3").stdout, "the announcement")
     with outside.inside():
-        assert ask("tcp", "198.51.100.3", 7000) is not None  # at once: the wrong MAC was replaced
+        assert ask("tcp", "198.51.100.3", 7000) is not None
 
 
 def test_addresses_that_are_somebodys_are_not_given_out(lab: Lab, outside: Neighbour) -> None:
@@ -376,7 +385,7 @@ SLEEPERS: list[subprocess.Popen[bytes]] = []
 
 def sleeper(guest: Guest) -> int:
     with guest.inside():
-        SLEEPERS.append(subprocess.Popen(["sleep", "60"]))
+        SLEEPERS.append(subprocess.Popen(["sleep", "600"]))
     return SLEEPERS[-1].pid
 
 

@@ -19,12 +19,13 @@ from netbox.kernel.iptables_entry import Entry
 from netbox.kernel.rtnetlink import RouteSocket
 from tests.support import leaks, linux
 from tests.support.host import PrivateHost
+from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 
 
 def run(program: str) -> str:
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, cwd=ROOT, check=False)
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=110, cwd=ROOT, check=False)
     assert result.returncode == 0, result.stderr
     return result.stdout
 
@@ -65,8 +66,8 @@ def test_the_lock_of_iptables_is_waited_for(private_host: PrivateHost, monkeypat
     with open(iptables.LOCK_FILE, "w") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
         release = threading.Timer(0.1, lambda: fcntl.flock(other, fcntl.LOCK_UN))
-        release.start()
         began = time.monotonic()
+        release.start()
         with iptables.editing("filter"):
             assert time.monotonic() - began >= 0.09
         release.join()
@@ -127,7 +128,7 @@ def test_standard_output_is_left_alone(private_host: PrivateHost, capfd: pytest.
     """python-iptables checks rules by redirecting the process's standard output: nothing here may do that."""
     target = os.readlink("/proc/self/fd/1")
     stop = threading.Event()
-    seen = set()
+    seen: set[str] = set()
 
     def watch() -> None:
         while not stop.is_set():
@@ -135,6 +136,7 @@ def test_standard_output_is_left_alone(private_host: PrivateHost, capfd: pytest.
 
     thread = threading.Thread(target=watch)
     thread.start()
+    wait_until(lambda: seen, "the one who watches")
     with iptables.editing("nat") as table:
         table.create_chain("NETBOX-X")
         for port in range(1, 40):
@@ -232,7 +234,7 @@ def test_many_links_are_read_whole(private_host: PrivateHost) -> None:
 def test_pyroute2_tells_about_the_namespace_of_a_process(private_host: PrivateHost) -> None:
     fd = linux.new_network_namespace()
     with linux.network_namespace(fd):
-        child = subprocess.Popen(["sleep", "30"])
+        child = subprocess.Popen(["sleep", "300"])
         subprocess.run(["ip", "link", "set", "lo", "up"], check=True, timeout=20)
         subprocess.run(["ip", "link", "add", "d0", "type", "veth", "peer", "name", "d1"], check=True, timeout=20)
         subprocess.run(["ip", "address", "add", "192.0.2.9/28", "dev", "d0"], check=True, timeout=20)

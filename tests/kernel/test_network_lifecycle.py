@@ -251,9 +251,10 @@ def test_two_threads_and_two_processes_never_get_the_same_address(lab: Lab) -> N
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(100)
+        assert not thread.is_alive()
     for process in processes:
-        _, text = process.communicate(timeout=60)
+        _, text = process.communicate(timeout=100)
         assert process.returncode == 0, text
     assert errors == []
     leases = lab.store.leases("bridge")
@@ -289,7 +290,8 @@ def test_start_and_take_down_do_not_race(lab: Lab) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(120)
+        thread.join(100)
+        assert not thread.is_alive()
     assert errors == []
     assert "netbox0" not in links()
 

@@ -196,8 +196,8 @@ def test_only_entries_of_the_port_are_flushed(lab: Lab, outside: Neighbour) -> N
     for offset in range(3):
         guest.serve("udp", 60 + offset)
     with outside.inside():
-        for port in (5353, 5353, 6000, 6002):
-            assert ask("udp", outside.host_address, port)
+        for number, port in enumerate((5353, 5353, 6000, 6002)):
+            assert ask("udp", outside.host_address, port, source_port=4001 + number)
     assert conntrack.flush("udp", "192.0.2.1", 5353, 1) == 0
     assert conntrack.flush("udp", "0.0.0.0", 5354, 10) == 0
     assert conntrack.flush("udp", outside.host_address, 5353, 1) == 2

@@ -13,6 +13,7 @@ import pytest
 
 from tests.support import cgroups, leaks, linux
 from tests.support.host import Mark, Neighbour, PrivateHost
+from tests.support.waiting import wait_until
 
 
 def _namespaces() -> tuple[str, str]:
@@ -63,7 +64,7 @@ def test_overlay_over_this_machines_root_works(private_host: PrivateHost) -> Non
 def test_neighbour_is_the_gateway(outside: Neighbour) -> None:
     with outside.inside():
         server = socket.create_server((outside.address, 0))
-    with server, socket.create_connection(server.getsockname(), timeout=5) as client:
+    with server, socket.create_connection(server.getsockname(), timeout=60) as client:
         connection, peer = server.accept()
         connection.close()
         assert peer[0] == outside.host_address == client.getsockname()[0]
@@ -140,7 +141,7 @@ def test_each_kind_of_leak_is_found_and_ended(host: PrivateHost, leak: object, e
         while _OPEN:
             os.close(_OPEN.pop())
     assert any(expected in line for line in found), found
-    assert cgroups.processes(host.mark) == {os.getpid()}
+    wait_until(lambda: cgroups.processes(host.mark) == {os.getpid()}, "an empty mark")
     assert not any((hierarchy / host.cgroup).exists() for hierarchy in cgroups.hierarchies())
 
 

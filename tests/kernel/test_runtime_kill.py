@@ -31,7 +31,7 @@ def test_killed_monitor_takes_the_sandbox_along(lab: Lab) -> None:
     with lab.running("sh", "-c", "sleep 1000 & sleep 1000", plan={"attach": False}) as sandbox:
         os.kill(sandbox.monitor, signal.SIGKILL)
         wait_until(lambda: not alive(sandbox.pid, sandbox.pid_start), "the sandbox's end")
-        assert not status.is_locked(sandbox.config["run_dir"])
+        wait_until(lambda: not status.is_locked(sandbox.config["run_dir"]), "the lock")
         assert sandbox.status().state == "running"  # nobody was left to write another one: the lock tells
 
 

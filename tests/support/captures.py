@@ -28,7 +28,7 @@ class Running:
 
     def wait(self) -> int:
         """Waits for its own end."""
-        self.stdout, self.stderr = self.process.communicate(timeout=30)
+        self.stdout, self.stderr = self.process.communicate(timeout=60)
         return self.process.returncode
 
 
@@ -37,7 +37,7 @@ def capturing(cli: Cli, *arguments: str) -> Iterator[Running]:
     """``netbox capture ARGUMENTS`` from the moment on when it has said that it listens."""
     with cli.popen("capture", *arguments) as process:
         assert process.stderr is not None
-        assert select.select([process.stderr], [], [], 30)[0], "the capture did not begin"
+        assert select.select([process.stderr], [], [], 60)[0], "the capture did not begin"
         running = Running(process, process.stderr.readline())
         if "ctrl-c ends" not in running.beginning:
             process.kill()

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
+import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -43,15 +46,24 @@ def named(name: str, sys_block: str = "/sys/block") -> Cgroups:
 
 @contextlib.contextmanager
 def on_kernel(name: str, sys_block: str = "/sys/block") -> Iterator[Cgroups]:
-    """The same; what version 2 has enabled at the root of the hierarchy in the meantime is disabled afterwards."""
+    """The same; what version 2 has enabled at the root of the hierarchy in the meantime is disabled afterwards.
+
+    The root is one for all: a lock on it keeps other tests from disabling what this one has enabled.
+    """
     unified = _mounts()[1]
-    control = Path(unified, "cgroup.subtree_control") if unified else None
-    before = set(control.read_text().split()) if control else set()
-    yield named(name, sys_block)
-    for controller in set(control.read_text().split()) - before if control else ():
-        assert control is not None
-        with contextlib.suppress(OSError):  # busy: a test of another worker uses it now, and disables it
+    if unified is None:
+        yield named(name, sys_block)
+        return
+    root = os.open(unified, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(root, fcntl.LOCK_EX)
+        control = Path(unified, "cgroup.subtree_control")
+        before = set(control.read_text().split())
+        yield named(name, sys_block)
+        for controller in set(control.read_text().split()) - before:
             control.write_text(f"-{controller}")
+    finally:
+        os.close(root)
 
 
 def on_files(directory: Path, path: str) -> V2:
@@ -103,3 +115,21 @@ def inside(cgroups: Cgroups, path: str, *command: str) -> list[str]:
 def await_join(cgroups: Cgroups, path: str, pid: int) -> None:
     """Returns when the shell of ``inside`` has joined every hierarchy and become the command."""
     wait_until(lambda: pid in cgroups.processes(path) and b"echo 0 >" not in Path(f"/proc/{pid}/cmdline").read_bytes(), "a process to join")
+
+
+def is_throttled_to_a_tenth(cgroups: Cgroups, path: str) -> None:
+    """A busy process in the cgroup is held back, and gets about a tenth of a processor however the machine is doing."""
+    begun = time.monotonic()
+    with subprocess.Popen(inside(cgroups, path, "sh", "-c", "while :; do :; done")) as process:
+        try:
+
+            def held_back() -> bool:
+                usage = cgroups.measure(path)
+                return usage.throttled_periods > 0 and usage.throttled_ns > 100_000_000 and time.monotonic() - begun > 0.5
+
+            wait_until(held_back, "a process that is held back", timeout=60)
+            used = cgroups.measure(path).cpu_ns / 1e9
+            # A slice of a few milliseconds more for each processor, and the part of a period that is just running.
+            assert used < 0.2 * (time.monotonic() - begun) + 0.1
+        finally:
+            process.kill()

@@ -80,8 +80,9 @@ def remove(parent: str) -> None:
         tree = [Path(path) for path, _, _ in os.walk(hierarchy / parent, topdown=False)]
         for directory in tree:
             for name, value in (("freezer.state", "THAWED"), ("cgroup.freeze", "0")):
-                if (directory / name).exists():
-                    (directory / name).write_text(value)
+                with contextlib.suppress(FileNotFoundError):  # a clean-up may be removing it
+                    if (directory / name).exists():
+                        (directory / name).write_text(value)
         if tree:
             kill_processes(processes(hierarchy / parent) - {os.getpid()})
         for directory in tree:

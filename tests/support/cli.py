@@ -32,7 +32,7 @@ class Cli:
         return {**os.environ, "PYTHONPATH": path, "NO_COLOR": "1", "PYTHONWARNINGS": "default::ResourceWarning", **extra}
 
     def __call__(
-        self, *arguments: str, timeout: float = 30, check: int | None = 0, stdin: str = "", env: dict[str, str] | None = None
+        self, *arguments: str, timeout: float = 60, check: int | None = 0, stdin: str = "", env: dict[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
         """Runs the command and fails unless it exits with ``check`` (``None``: any code)."""
         result = subprocess.run(

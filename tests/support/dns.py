@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import struct
@@ -87,7 +88,7 @@ def parse(data: bytes) -> Response:
     return Response(id, flags, code, found, len(data), edns)
 
 
-def ask(server: str, text: str, kind: int = A, timeout: float = 6.0, edns: int | None = None, port: int = 53) -> Response:
+def ask(server: str, text: str, kind: int = A, timeout: float = 20.0, edns: int | None = None, port: int = 53) -> Response:
     """Asks by UDP from the calling thread's network namespace; TimeoutError after ``timeout`` seconds."""
     family = socket.AF_INET6 if ":" in server else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM) as sock:
@@ -115,7 +116,7 @@ def framed(data: bytes) -> bytes:
     return len(data).to_bytes(2, "big") + data
 
 
-def ask_tcp(server: str, text: str, kind: int = A, timeout: float = 6.0) -> Response:
+def ask_tcp(server: str, text: str, kind: int = A, timeout: float = 20.0) -> Response:
     """Asks by TCP."""
     with socket.create_connection((server, 53), timeout) as sock:
         sock.sendall(framed(query(text, kind)))
@@ -166,7 +167,8 @@ class Resolver:
                 continue
             answer = self._answer(data, False)
             if answer is not None:
-                self._udp.sendto(answer, peer)
+                with contextlib.suppress(OSError):  # the client may be out of reach by now
+                    self._udp.sendto(answer, peer)
 
     def _serve_tcp(self) -> None:
         while not self._stop.is_set():
@@ -174,10 +176,11 @@ class Resolver:
                 connection, _ = self._tcp.accept()
             except TimeoutError:
                 continue
-            with connection:
-                connection.settimeout(2)
+            with connection, contextlib.suppress(OSError):  # a client may hang up at any moment
+                connection.settimeout(20)
                 length = int.from_bytes(connection.recv(2, socket.MSG_WAITALL), "big")
-                answer = self._answer(connection.recv(length, socket.MSG_WAITALL), True)
+                data = connection.recv(length, socket.MSG_WAITALL)
+                answer = self._answer(data, True) if data else None
                 if answer is not None:
                     connection.sendall(framed(answer))
 

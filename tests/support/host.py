@@ -15,8 +15,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tests.support import cgroups, leaks, linux
+from tests.support.waiting import wait_until
 
-CHECK_TIMEOUT = 20.0  # seconds: a dying network namespace takes its links along a moment after its last process
+CHECK_TIMEOUT = 60.0  # seconds: a dying network namespace takes its links along a moment after its last process
 
 
 class Mark:
@@ -45,8 +46,16 @@ class Mark:
     def close(self) -> None:
         """Moves this process back, ends what is left and removes the cgroup."""
         Path(self._before, "cgroup.procs").write_text(str(os.getpid()))
+        wait_until(self._removed, f"the removal of {self.path}", timeout=60)
+
+    def _removed(self) -> bool:
+        """A process may fork while it is killed, and the dying leave the cgroup a moment after they were seen dead."""
         cgroups.kill_processes(cgroups.processes(self.path))
-        self.path.rmdir()
+        try:
+            self.path.rmdir()
+        except OSError:
+            return False
+        return True
 
 
 class PrivateHost:
@@ -80,7 +89,7 @@ class PrivateHost:
             linux.mount("none", "/", flags=linux.MS_REC | linux.MS_PRIVATE)
             self._mount_run_and_sys()
             self._resolver()
-            subprocess.run(["ip", "link", "set", "lo", "up"], check=True, timeout=20)
+            subprocess.run(["ip", "link", "set", "lo", "up"], check=True, timeout=60)
             for name in ("net/ipv4/ip_forward", "net/ipv4/conf/all/route_localnet", "net/ipv4/conf/default/route_localnet"):
                 Path("/proc/sys", name).write_text("0")  # a new namespace copies the machine's values
             os.environ.update(self.environment)
@@ -186,6 +195,9 @@ class Neighbour:
                 _ip("link set lo up")
                 _bring_up(self.link, self.address, self.address6)
             _bring_up(self.host_link, self.host_address, self.host_address6)
+            linux.await_running(self.host_link)
+            with self.inside():
+                linux.await_running(self.link)
             _ip(f"route add default via {self.address}")
             if _has_ipv6():
                 _ip(f"-6 route add default via {self.address6}")
@@ -199,19 +211,19 @@ class Neighbour:
         with linux.network_namespace(self.fd):
             yield
 
-    def execute(self, *command: str, timeout: float = 20) -> subprocess.CompletedProcess[str]:
+    def execute(self, *command: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
         """Runs a command on the neighbour; one that fails raises ``CalledProcessError``."""
         with self.inside():
             return subprocess.run(command, capture_output=True, text=True, check=True, timeout=timeout)
 
     def close(self) -> None:
         """Takes the link and the neighbour down. Deleting the link is what makes the end synchronous."""
-        subprocess.run(["ip", "link", "del", self.host_link], stderr=subprocess.DEVNULL, check=False, timeout=20)
+        subprocess.run(["ip", "link", "del", self.host_link], stderr=subprocess.DEVNULL, check=False, timeout=60)
         os.close(self.fd)
 
 
 def _ip(line: str) -> None:
-    subprocess.run(["ip", *line.split()], check=True, timeout=20)
+    subprocess.run(["ip", *line.split()], check=True, timeout=60)
 
 
 def _has_ipv6() -> bool:

@@ -48,7 +48,7 @@ def firewall() -> set[str]:
     """The rules, chains and policies of all legacy tables of both families. Tables as the kernel makes them count as nothing."""
     found: set[str] = set()
     for command in ("iptables-legacy-save", "ip6tables-legacy-save"):
-        result = subprocess.run([command], capture_output=True, text=True, timeout=20, check=True)
+        result = subprocess.run([command], capture_output=True, text=True, timeout=60, check=True)
         table = ""
         for line in result.stdout.splitlines():
             if line.startswith("*"):
@@ -64,7 +64,7 @@ def firewall() -> set[str]:
 
 def _nft_rules() -> set[str]:
     """Our own table of nf_tables: its chains, rules and elements. Others' tables are seen through ``nft list ruleset`` as whole lines."""
-    text = subprocess.run(["nft", "-j", "-s", "list", "ruleset"], capture_output=True, text=True, timeout=20, check=True).stdout
+    text = subprocess.run(["nft", "-j", "-s", "list", "ruleset"], capture_output=True, text=True, timeout=60, check=True).stdout
     found = set()
     for item in json.loads(text)["nftables"]:
         for kind, value in item.items():
@@ -111,7 +111,7 @@ def state_rows(database: Path) -> set[str]:
     if not database.exists():
         return set()
     found = set()
-    connection = sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=5)
+    connection = sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=30)
     try:
         tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
         for table in sorted(set(tables) & {"sandboxes", "leases", "ports", "id_ranges", "journal"}):

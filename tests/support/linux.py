@@ -7,8 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import os
+import socket
+import struct
 from collections.abc import Iterator
+
+from tests.support.waiting import wait_until
 
 CLONE_FS = 0x200
 CLONE_NEWNS = 0x20000
@@ -22,6 +27,10 @@ MS_MOVE = 0x2000
 MS_REC = 0x4000
 MS_PRIVATE = 1 << 18
 MNT_DETACH = 2
+
+SIOCGIFFLAGS = 0x8913
+SIOCSIFFLAGS = 0x8914
+IFF_RUNNING = 0x40
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -78,3 +87,19 @@ def new_network_namespace() -> int:
             setns(before, CLONE_NEWNET)
     finally:
         os.close(before)
+
+
+def await_running(link: str, timeout: float = 60) -> None:
+    """Waits until a link of the calling thread's network namespace, which was set up, can send: before, the kernel drops what it is given.
+
+    The kernel hears of a carrier in a work queue, and says "running" a few instructions before it lets packets out. It holds the lock of
+    all links meanwhile, which setting the flags waits for.
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+
+        def flags() -> int:
+            answer = fcntl.ioctl(sock, SIOCGIFFLAGS, struct.pack("16sh14x", link.encode(), 0))
+            return int(struct.unpack("16xH14x", answer)[0])
+
+        wait_until(lambda: flags() & IFF_RUNNING, f"{link} to run", timeout)
+        fcntl.ioctl(sock, SIOCSIFFLAGS, struct.pack("16sH14x", link.encode(), flags() & 0xFFFF))

@@ -63,7 +63,7 @@ class Others:
         log = self.subject.directory / "log"
         said = log.read_text().count("Got signal to reload")
         self.subject._daemon.send_signal(signal.SIGHUP)
-        wait_until(lambda: log.read_text().count("Got signal to reload") > said, "dockerd to reload", 30)
+        wait_until(lambda: log.read_text().count("Got signal to reload") > said, "dockerd to reload", 60)
 
     def clear(self) -> None:
         """Removes all containers."""
@@ -81,12 +81,12 @@ class Others:
             forget_rules()
             for name in os.listdir("/sys/class/net"):
                 if name.startswith(("docker", "br-", "podman", "cni-", "virbr")):
-                    subprocess.run(["ip", "link", "delete", name], check=True, timeout=20)
+                    subprocess.run(["ip", "link", "delete", name], check=True, timeout=60)
             for name, value in self._sysctls.items():
                 Path("/proc/sys", name).write_text(value)
             cgroups.remove(self._cgroup)
             self._unmount()
-            wait_until(self._remove, "the files of others to go", 20)
+            wait_until(self._remove, "the files of others to go", 60)
 
     def _remove(self) -> bool:
         shutil.rmtree(self.directory, ignore_errors=True)
@@ -96,14 +96,14 @@ class Others:
         mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
         for path in reversed(mounts):
             if path.startswith((f"{self.directory}/", "/run/docker", "/run/podman", "/run/netns", "/var/lib/cni", "/run/containers")):
-                subprocess.run(["umount", "-l", path], check=False, timeout=20)
+                subprocess.run(["umount", "-l", path], check=False, timeout=60)
 
 
 def forget_rules() -> None:
     """Takes away all rules of this network namespace, whoever made them."""
-    subprocess.run(["nft", "flush", "ruleset"], check=True, timeout=20)
+    subprocess.run(["nft", "flush", "ruleset"], check=True, timeout=60)
     for table in Path("/proc/thread-self/net/ip_tables_names").read_text().split():
-        subprocess.run(["iptables-legacy-restore", "-w"], input=_empty(table), text=True, check=True, timeout=20)
+        subprocess.run(["iptables-legacy-restore", "-w"], input=_empty(table), text=True, check=True, timeout=60)
 
 
 def _empty(table: str) -> str:
@@ -120,7 +120,7 @@ def foreign_rules(*kinds: str) -> list[str]:
     """The rules, chains and policies in iptables' tables of nf_tables and in the legacy tables, in their order, without counters."""
     lines = []
     for command in (f"iptables-{kind}-save" for kind in kinds or ("nft", "legacy")):
-        text = subprocess.run([command], capture_output=True, text=True, check=True, timeout=20).stdout
+        text = subprocess.run([command], capture_output=True, text=True, check=True, timeout=60).stdout
         lines += [f"{command}: {line.partition(' [')[0]}" for line in text.splitlines() if not line.startswith("#")]
     return lines
 

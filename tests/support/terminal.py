@@ -13,18 +13,19 @@ from tests.support.waiting import wait_until
 class Terminal:
     """One tmux window of a given size that runs a shell, or a command until it ends.
 
-    The server is private (its socket lies in ``directory``), reads no configuration and ends with ``close``.
+    The server is private (its socket lies in ``directory``), reads a configuration of its own and ends with ``close``.
     """
 
     def __init__(self, directory: Path, env: dict[str, str], rows: int = 24, columns: int = 80, command: Sequence[str] = ("sh",)) -> None:
         self._socket = str(directory / "tmux")
+        self._configuration = directory / "tmux.conf"
+        self._configuration.write_text("set-option -g remain-on-exit on\n")  # before a command can end
         variables = [word for name, value in {**env, "PS1": "$ "}.items() for word in ("-e", f"{name}={value}")]
         self._tmux("new-session", "-d", "-x", str(columns), "-y", str(rows), *variables, shlex.join(command))
-        self._tmux("set-option", "-g", "remain-on-exit", "on")
 
     def _tmux(self, *arguments: str) -> str:
-        command = ["tmux", "-f", "/dev/null", "-S", self._socket, *arguments]
-        result = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+        command = ["tmux", "-f", str(self._configuration), "-S", self._socket, *arguments]
+        result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
         assert result.returncode == 0, f"tmux {' '.join(arguments)}: {result.stderr}"
         return result.stdout
 
@@ -43,10 +44,11 @@ class Terminal:
         return self._tmux("capture-pane", "-p").rstrip()
 
     def resize(self, rows: int, columns: int) -> None:
-        """Gives the window another size."""
+        """Gives the window another size. In effect when it returns."""
         self._tmux("resize-window", "-x", str(columns), "-y", str(rows))
+        wait_until(lambda: self._stty("size").split() == [str(rows), str(columns)], "the terminal to have its new size")
 
-    def expect(self, text: str, timeout: float = 15) -> str:
+    def expect(self, text: str, timeout: float = 30) -> str:
         """Waits until the screen shows ``text``, and returns the screen. Blanks at the end of a line do not show."""
         try:
             wait_until(lambda: text in self.screen(), timeout=timeout)
@@ -56,8 +58,11 @@ class Terminal:
 
     def settings(self) -> str:
         """The terminal's settings as stty prints them: equal before and after a program that restores them."""
+        return self._stty("-a")
+
+    def _stty(self, argument: str) -> str:
         tty = self._tmux("display-message", "-p", "#{pane_tty}").strip()
-        return subprocess.run(["stty", "-F", tty, "-a"], capture_output=True, text=True, timeout=20, check=True).stdout
+        return subprocess.run(["stty", "-F", tty, argument], capture_output=True, text=True, timeout=60, check=True).stdout
 
     def close(self) -> None:
         """Ends the server and everything in it."""

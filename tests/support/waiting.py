@@ -9,7 +9,7 @@ from typing import TypeVar
 Value = TypeVar("Value")
 
 
-def wait_until(condition: Callable[[], Value], what: str = "", timeout: float = 30.0, interval: float = 0.01) -> Value:
+def wait_until(condition: Callable[[], Value], what: str = "", timeout: float = 60.0, interval: float = 0.01) -> Value:
     """Calls ``condition`` until it returns something true, and returns that. Fails after ``timeout`` seconds, naming what it waited for."""
     deadline = time.monotonic() + timeout
     while True:

@@ -13,6 +13,7 @@ from netbox.cli import check as cli_check
 from netbox.engine import check
 from netbox.engine.checks import host
 from netbox.engine.checks.catalogue import CATALOGUE, Fact, Observation, judge, usable
+from netbox.errors import HostError, Unsupported
 from netbox.kernel import probe
 from netbox.settings import Settings
 
@@ -209,7 +210,7 @@ def test_file_system() -> None:
 
 def test_cgroups_that_are_not_mounted(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse() -> None:
-        raise host.Unsupported("no cgroup hierarchy is mounted", "mount one")
+        raise Unsupported("no cgroup hierarchy is mounted", "mount one")
 
     monkeypatch.setattr(host, "detect", refuse)
     assert host._cgroups() == {"cgroup.hierarchy": Observation("missing", "no cgroup hierarchy is mounted", remedy="mount one")}
@@ -217,14 +218,14 @@ def test_cgroups_that_are_not_mounted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_probes_that_fail_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host, "_START", "raise SystemExit('no ' + {root!r})")
-    with pytest.raises(host.HostError, match=r"the probes of the kernel failed: no /"):
+    with pytest.raises(HostError, match=r"the probes of the kernel failed: no /"):
         check.facts(Settings())
 
 
 def test_probes_that_hang_are_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host, "_START", "import time; time.sleep(60) # {root}")
     monkeypatch.setattr(host, "_PROBE_TIME", 0.2)
-    with pytest.raises(host.HostError, match="did not end within"):
+    with pytest.raises(HostError, match="did not end within"):
         check.facts(Settings())
 
 

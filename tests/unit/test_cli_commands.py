@@ -566,7 +566,7 @@ def test_show(world: World, netbox_command: Any) -> None:
 
 
 def test_stats_once(world: World, netbox_command: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stats.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr("netbox.cli.stats.time.sleep", lambda seconds: None)
     lines = netbox_command("stats", "--no-stream").out.splitlines()
     assert lines[0].startswith("ID ")
     assert lines[1].split() == [
@@ -586,14 +586,14 @@ def test_live_stats_end_with_the_sandboxes(world: World, netbox_command: Any, mo
         if len(sleeps) == 3:
             world.sandboxes[0].state = "exited"
 
-    monkeypatch.setattr(stats.time, "sleep", sleep)
+    monkeypatch.setattr("netbox.cli.stats.time.sleep", sleep)
     result = netbox_command("stats", "web")
     assert result.code == 0
     assert result.out.count("12.50") == 2
 
 
 def test_a_live_table_is_drawn_over_the_last_one(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(stats.terminal, "console_size", lambda: (3, 5))
+    monkeypatch.setattr("netbox.cli.stats.terminal.console_size", lambda: (3, 5))
     assert stats._redraw("123456\nab\nc\nd", 0) == 2
     assert stats._redraw("x", 2) == 1
     assert capsys.readouterr().out == "12345\nab\n\x1b[2A\r\x1b[Jx\n"
@@ -607,7 +607,7 @@ def test_live_stats_end_with_ctrl_c(world: World, netbox_command: Any, monkeypat
         if len(sleeps) == 3:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(stats.time, "sleep", sleep)
+    monkeypatch.setattr("netbox.cli.stats.time.sleep", sleep)
     result = netbox_command("stats", "--format", "json")
     assert result.code == 0
     assert [len(json.loads(line)) for line in result.out.splitlines()] == [1, 1]
@@ -617,8 +617,7 @@ def test_events(world: World, netbox_command: Any) -> None:
     world.past = [Event(1, 0.0, "start", ID, "web", {}), Event(2, 1.0, "die", ID, "web", {"exit_code": 1})]
     result = netbox_command("events", "--since", "1h", "--until", "0s", "--filter", "container=web")
     assert result.out.splitlines()[1] == "1970-01-01T00:00:01.000000000Z sandbox die 0123456789ab (name=web, exit_code=1)"
-    assert world.event_options["follow"] is False
-    assert world.event_options["filters"] == [("sandbox", "web")]
+    assert (world.event_options["follow"], world.event_options["filters"]) == (False, [("sandbox", "web")])
     lines = netbox_command("events", "--format", "json").out.splitlines()
     assert world.event_options["follow"] is True
     assert json.loads(lines[1])["attributes"] == {"exit_code": 1}

@@ -8,6 +8,7 @@ import stat
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -21,7 +22,7 @@ from netbox.image.tree import DEPTH_MAX, Tree
 Fill = Callable[..., Path]
 
 
-def entry(name: str, kind: bytes = tarfile.REGTYPE, data: bytes = b"", **values: object) -> tuple[tarfile.TarInfo, bytes]:
+def entry(name: str, kind: bytes = tarfile.REGTYPE, data: bytes = b"", **values: Any) -> tuple[tarfile.TarInfo, bytes]:
     info = tarfile.TarInfo(name)
     info.type, info.size, info.mode = kind, len(data), 0o755 if kind == tarfile.DIRTYPE else 0o644
     for key, value in values.items():
@@ -29,7 +30,7 @@ def entry(name: str, kind: bytes = tarfile.REGTYPE, data: bytes = b"", **values:
     return info, data
 
 
-def directory(name: str, **values: object) -> tuple[tarfile.TarInfo, bytes]:
+def directory(name: str, **values: Any) -> tuple[tarfile.TarInfo, bytes]:
     return entry(name, tarfile.DIRTYPE, **values)
 
 

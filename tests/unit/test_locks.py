@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 from pathlib import Path
@@ -42,8 +43,8 @@ def test_no_directory_means_free(tmp_path: Path) -> None:
 
 def test_a_lock_on_a_removed_file_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     directory = str(tmp_path / "run")
-    real = locks.fcntl.flock
-    removed = []
+    real = fcntl.flock
+    removed: list[int] = []
 
     def remove_first(fd: int, operation: int) -> None:
         if not removed:
@@ -51,7 +52,7 @@ def test_a_lock_on_a_removed_file_is_not_taken(tmp_path: Path, monkeypatch: pyte
             removed.append(fd)
         real(fd, operation)
 
-    monkeypatch.setattr(locks.fcntl, "flock", remove_first)
+    monkeypatch.setattr(fcntl, "flock", remove_first)
     lock = SandboxLock.acquire(directory)
     assert lock is not None
     assert os.fstat(lock.fd).st_ino == os.stat(f"{directory}/lock").st_ino

@@ -79,7 +79,7 @@ def test_labels() -> None:
         parse_labels(["=x"])
 
 
-plain = st.text(alphabet=st.characters(blacklist_characters="\0", blacklist_categories=("Cs",)))
+plain = st.text(alphabet=st.characters(exclude_characters="\0", codec="utf-8"))
 
 
 @given(st.dictionaries(plain.filter(lambda key: key and "=" not in key), plain))

@@ -35,7 +35,7 @@ JSON = st.recursive(
 def run(program: bytes, number: int, arguments: tuple[int, ...] = (), architecture: int = NATIVE) -> int:
     """What the program returns for a system call (struct seccomp_data), by the rules of bpf(4) in the part that seccomp allows."""
     data = struct.pack("=iIQ6Q", number, architecture, 0, *arguments, *([0] * (6 - len(arguments))))
-    code = [struct.unpack_from("=HBBI", program, offset) for offset in range(0, len(program), 8)]
+    code: list[tuple[int, int, int, int]] = [struct.unpack_from("=HBBI", program, offset) for offset in range(0, len(program), 8)]
     position, accumulator = 0, 0
     while True:
         operation, if_true, if_false, value = code[position]

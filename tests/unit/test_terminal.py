@@ -159,7 +159,7 @@ class Monitor:
 @pytest.fixture
 def monitor() -> Iterator[Monitor]:
     found = Monitor()
-    found._socket.settimeout(20)
+    found._socket.settimeout(60)
     yield found
     found.close()
 
@@ -243,7 +243,7 @@ def test_input_is_passed_on_to_its_end(monitor: Monitor, pipes: Pipes) -> None:
     os.close(pipes.typed)
     thread = in_background(echo)
     assert terminal.Session(monitor.attachment, stdin=True, fds=pipes.fds).run().exit_code == 0
-    thread.join(20)
+    thread.join(60)
     assert b"".join(data for kind, data in received if kind == protocol.STDIN) == b"hello world"
     assert received[-1] == (protocol.STDIN_EOF, b"")
 
@@ -269,7 +269,7 @@ def test_a_sandbox_that_does_not_read_still_gets_its_output_through(monitor: Mon
 
     def write_then_read() -> None:
         monitor.send(protocol.STDOUT, b"ready")
-        seen.wait(20)
+        seen.wait(60)
         while True:
             kind, data = monitor.receive()
             if kind == protocol.STDIN_EOF:
@@ -284,7 +284,7 @@ def test_a_sandbox_that_does_not_read_still_gets_its_output_through(monitor: Mon
     threads = [in_background(work) for work in (type_all, write_then_read, notice)]
     terminal.Session(monitor.attachment, stdin=True, fds=pipes.fds).run()
     for thread in threads:
-        thread.join(20)
+        thread.join(60)
     assert seen.is_set()
     assert bytes(received) == bytes(size)
 
@@ -313,7 +313,7 @@ def test_signals_are_passed_on(monitor: Monitor, pipes: Pipes) -> None:
 
     thread = in_background(interrupt)
     outcome = terminal.Session(monitor.attachment, proxy=proxy, fds=pipes.fds).run()
-    thread.join(20)
+    thread.join(60)
     assert outcome.exit_code == 143
     assert sorted(got) == [signal.SIGUSR1, signal.SIGTERM]
 
@@ -326,7 +326,7 @@ def test_without_a_proxy_a_signal_ends_the_session(monitor: Monitor, pipes: Pipe
 
     thread = in_background(interrupt)
     assert terminal.Session(monitor.attachment, fds=pipes.fds).run() == terminal.Outcome(signal=signal.SIGINT)
-    thread.join(20)
+    thread.join(60)
 
 
 def session_on(tty: tuple[int, int], monitor: Monitor, **options: Any) -> terminal.Session:
@@ -347,7 +347,7 @@ def test_the_detach_keys_leave_the_sandbox_and_restore_the_terminal(monitor: Mon
     fcntl.ioctl(tty[1], termios.TIOCSWINSZ, struct.pack("HHHH", 30, 100, 0, 0))
     thread = in_background(type_keys)
     assert session_on(tty, monitor).run() == terminal.Outcome(detached=True)
-    thread.join(20)
+    thread.join(60)
     assert received[0] == (protocol.RESIZE, b"[30,100]")
     assert termios.tcgetattr(tty[1]) == before
 
@@ -365,7 +365,7 @@ def test_a_signal_to_a_terminal_session_restores_the_terminal(number: int, monit
     fcntl.ioctl(tty[1], termios.TIOCSWINSZ, struct.pack("HHHH", 30, 100, 0, 0))
     thread = in_background(interrupt)
     assert session_on(tty, monitor, proxy=passed.append).run() == terminal.Outcome(signal=number)
-    thread.join(20)
+    thread.join(60)
     assert passed == [number]
     assert termios.tcgetattr(tty[1]) == before
 
@@ -383,7 +383,7 @@ def test_a_new_size_of_the_window_is_passed_on(monitor: Monitor, tty: tuple[int,
     fcntl.ioctl(tty[1], termios.TIOCSWINSZ, struct.pack("HHHH", 30, 100, 0, 0))
     thread = in_background(resize)
     assert session_on(tty, monitor).run().exit_code == 0
-    thread.join(20)
+    thread.join(60)
     assert sizes == [[30, 100], [40, 120]]
 
 
@@ -402,7 +402,7 @@ def test_after_a_stop_raw_mode_is_set_again(monitor: Monitor, tty: tuple[int, in
     fcntl.ioctl(tty[1], termios.TIOCSWINSZ, struct.pack("HHHH", 30, 100, 0, 0))
     thread = in_background(resume)
     session_on(tty, monitor).run()
-    thread.join(20)
+    thread.join(60)
     assert raw == [True]
 
 
@@ -418,7 +418,7 @@ def test_write_all_waits_for_a_pipe_that_does_not_block() -> None:
 
     thread = in_background(read)
     terminal.write_all(writer, data)
-    thread.join(20)
+    thread.join(60)
     os.close(reader)
     os.close(writer)
     assert bytes(found) == data

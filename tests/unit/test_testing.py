@@ -91,6 +91,6 @@ def test_every_sandbox_is_removed_whatever_the_others_say() -> None:
 def test_waiting_for_a_port() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-        testing.wait_for_port("127.0.0.1", port, timeout=5)
+        testing.wait_for_port("127.0.0.1", port, timeout=60)
     with pytest.raises(TimeoutError, match=rf"127\.0\.0\.1:{port} accepted no connection within 0\.1 s: "):
         testing.wait_for_port("127.0.0.1", port, timeout=0.1)

@@ -63,7 +63,7 @@ class Cgroups(Protocol):
     def oom_killed(self, path: str) -> bool:
         """Whether the kernel has killed a process of the sandbox for want of memory."""
 
-    def remove(self, path: str, timeout: float = 5.0, parents: bool = True) -> None:
+    def remove(self, path: str, timeout: float = 20.0, parents: bool = True) -> None:
         """Removes the cgroup, those below it and, with ``parents``, the empty ones above, which cost the next one time.
 
         Idempotent. Waits up to ``timeout`` seconds for processes that are ending. Raises ``HostError`` naming who is left.

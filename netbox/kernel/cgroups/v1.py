@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from .model import Write
 
-_FREEZE_TIMEOUT = 2.0
+_FREEZE_TIMEOUT = 10.0  # seconds: every process has to run once more, on a busy machine too
 _KILL_ROUNDS = 20
 _MEASURED = (
     ("cpuacct", "cpuacct.usage"),
@@ -118,7 +118,7 @@ class V1:
             raise host_error("write the device rules of", directory, error) from error
 
     def freeze(self, path: str) -> None:
-        """Stops every process and returns when all stand still. Raises ``Unsupported``, or ``HostError`` after two seconds."""
+        """Stops every process and returns when all stand still. Raises ``Unsupported``, or ``HostError`` after ten seconds."""
         state = self._freezer(path)
         try:
             if _freeze(state, _FREEZE_TIMEOUT):
@@ -188,7 +188,7 @@ class V1:
         """Whether the kernel has killed a process of the sandbox for want of memory; false when the cgroup is gone."""
         return self._oom_kills(path) > 0
 
-    def remove(self, path: str, timeout: float = 5.0, parents: bool = True) -> None:
+    def remove(self, path: str, timeout: float = 20.0, parents: bool = True) -> None:
         """Removes the cgroup, those below it and, with ``parents``, the empty ones above. Idempotent.
 
         Waits up to ``timeout`` seconds for processes that are ending. Raises ``HostError`` naming who is left.

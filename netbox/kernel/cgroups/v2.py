@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 # For accounting and a fair share every sandbox has these; cpuset comes when a limit asks for it, for the hierarchy's root keeps it.
 CONTROLLERS = ("cpu", "io", "memory", "pids")
-_FREEZE_TIMEOUT = 2.0
+_FREEZE_TIMEOUT = 10.0  # seconds: every process has to run once more, on a busy machine too
 _KILL_ROUNDS = 20
 _BOOT_HINTS = {"memory": "boot with cgroup_enable=memory", "io": "this kernel needs CONFIG_BLK_CGROUP"}
 _MEASURED = ("cpu.stat", "memory.stat", "memory.current", "memory.max", "memory.events", "pids.current", "pids.max", "io.stat")
@@ -92,7 +92,7 @@ class V2:
         devices_bpf.attach(f"{self._root}/{path}", checked(rules))
 
     def freeze(self, path: str) -> None:
-        """Stops every process and returns when all stand still. Raises ``HostError`` after two seconds."""
+        """Stops every process and returns when all stand still. Raises ``HostError`` after ten seconds."""
         directory = f"{self._root}/{path}"
         self._write(f"{directory}/cgroup.freeze", "1")
         if not self._wait_frozen(directory, _FREEZE_TIMEOUT):
@@ -140,7 +140,7 @@ class V2:
         """Whether the kernel has killed a process of the sandbox for want of memory; false when the cgroup is gone."""
         return parse.flat_keyed(files.read_optional(f"{self._root}/{path}/memory.events")).get("oom_kill", 0) > 0
 
-    def remove(self, path: str, timeout: float = 5.0, parents: bool = True) -> None:
+    def remove(self, path: str, timeout: float = 20.0, parents: bool = True) -> None:
         """Removes the cgroup, those below it and, with ``parents``, the empty ones above. Idempotent.
 
         Waits up to ``timeout`` seconds for processes that are ending. Raises ``HostError`` naming who is left.

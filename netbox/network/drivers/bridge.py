@@ -20,8 +20,9 @@ from netbox.network import ipam
 from netbox.network.plan import Endpoint, Traffic
 from netbox.state.journal import JournalRow, Recorder
 
-ADDRESS_TIMEOUT = 1.0  # seconds; a work queue, and others that hold the kernel's lock of all links
-FORWARDING_TIMEOUT = 0.2  # seconds; the kernel's own work takes well below a millisecond
+# Seconds. The kernel needs well below a millisecond, but its work waits in a queue, behind others that hold the lock of all links.
+ADDRESS_TIMEOUT = 5.0
+FORWARDING_TIMEOUT = 5.0
 
 
 def connect(endpoint: Endpoint, netns_fd: int, recorder: Recorder, is_default: bool) -> None:

@@ -29,7 +29,7 @@ JOURNAL_KIND = "nameservice"
 PORTS: tuple[int, ...] = (53, *range(61053, 61069))
 """Where names are served: the first one that is free. The others are above what the kernel gives to connections (ip_local_port_range)."""
 MAX_NAMESERVERS = 3  # MAXNS, resolv.conf(5)
-_TIMEOUT = 10.0  # seconds, for the process to start, to answer or to end, and for the lock
+_TIMEOUT = 20.0  # seconds, for the process to start, to answer or to end, and for the lock
 _POLL_INTERVAL = 0.002
 
 
