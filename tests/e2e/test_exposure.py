@@ -109,7 +109,7 @@ def gateway(row: dict[str, Any]) -> str:
 
 DAMAGE = {
     "iptables": ["iptables-legacy -D NETBOX-INGRESS 4", "iptables-legacy -t nat -D NETBOX-PUBLISH 1"],
-    "nftables": ["nft flush map ip netbox port", "nft flush chain ip netbox ingress"],
+    "nftables": ["nft flush map ip netbox port", "nft flush set ip netbox open_bridges"],
 }
 
 

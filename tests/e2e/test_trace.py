@@ -109,7 +109,7 @@ def test_another_network_and_a_published_port(
     )
     assert isolated.rule is not None
     assert (isolated.rule.backend, isolated.rule.verdict, isolated.rule.owner) == (backend, "drop", Owner("network", "back"))
-    assert isolated.rule.place == {"iptables": "filter NETBOX-INGRESS rule 8", "nftables": "ip netbox ingress rule 8"}[backend]
+    assert isolated.rule.place == {"iptables": "filter NETBOX-INGRESS rule 8", "nftables": "ip netbox ingress rule 4"}[backend]
     last = [hop for hop in rules_only.hops if hop.rule][-1]
     assert (rules_only.tracer, last.rule and last.rule.verdict, last.rule and last.rule.owner) == ("none", "drop", Owner("network", "back"))
     for found, own in ((local, "host"), (remote, "lan")):

@@ -51,7 +51,7 @@ NAT = """\
 *nat
 :PREROUTING ACCEPT [0:0]
 :NETBOX-PUBLISH - [0:0]
--A PREROUTING -m comment --comment netbox -j NETBOX-PUBLISH
+-A PREROUTING -j NETBOX-PUBLISH
 -A NETBOX-PUBLISH -p tcp -m tcp --dport 5432 -m comment --comment "sandbox:0123456789ab" -j DNAT --to-destination 10.0.1.3:80
 COMMIT
 """

@@ -19,7 +19,9 @@ _DEPTH = 64  # chains inside chains; the kernel allows 16 (nf_tables), and as ma
 
 
 class Match(NamedTuple):
-    """One condition. ``kind`` is one of ``_TESTS``, or unknown; ``values`` are alternatives."""
+    """One condition. ``kind`` is one of ``_TESTS``, or unknown; ``values`` are alternatives, those of ``every`` tuples of matches that have
+    to hold together.
+    """
 
     kind: str
     values: tuple[Any, ...] = ()
@@ -200,6 +202,11 @@ def _status(value: str, packet: Packet) -> bool | None:
     return {"DNAT": packet.translated, "SNAT": False}.get(value.upper())
 
 
+def _every(parts: tuple[Match, ...], packet: Packet) -> bool | None:
+    answers = [_holds(part, packet) for part in parts]
+    return False if False in answers else (None if None in answers else True)
+
+
 _PROTOCOLS = {"1": "icmp", "6": "tcp", "17": "udp", "58": "icmpv6", "132": "sctp", "ipv6-icmp": "icmpv6"}
 _ECHO_REQUEST = {"icmp": ("8", "8/0", "echo-request"), "icmpv6": ("128", "128/0", "echo-request")}
 _TESTS: dict[str, Callable[[Any, Packet], bool | None]] = {
@@ -215,6 +222,7 @@ _TESTS: dict[str, Callable[[Any, Packet], bool | None]] = {
     "state": lambda value, packet: value.upper() == packet.state,
     "status": _status,
     "local": lambda value, packet: value.upper() == "LOCAL" if packet.local else (False if value.upper() == "LOCAL" else None),
+    "every": _every,
     "never": lambda value, packet: False,
     "always": lambda value, packet: True,
 }
