@@ -292,7 +292,9 @@ def test_firewalld_first(cli: Cli, firewalld: Firewalld, server: Neighbour, netw
     with running(cli, "web", *WEB, command=("sh", "-c", f"nc -ll -p 81 -e echo hidden & {PUBLISHED}")), running(cli, "other"):
         works(cli, server)
         assert cli("exec", "other", "sh", "-c", ANSWER).stdout.startswith(server.host_address)
+        wait_until(lambda: ask("tcp", "10.77.9.80", 81) == "hidden\n", "port 81, which this host reaches", PATIENCE)
         assert cli("exec", "other", "sh", "-c", "! nc -w 1 10.77.9.80 81 </dev/null").stdout == ""
+        server.execute("ip", "route", "add", "10.77.9.0/24", "via", server.host_address)
         with server.inside():
             assert ask("tcp", "10.77.9.80", 81, 0.6) is None
         run("firewall-cmd", "--reload")

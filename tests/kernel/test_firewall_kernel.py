@@ -87,6 +87,7 @@ def test_an_accept_of_ours_does_not_overrule_a_drop_of_others(lab: Lab, outside:
     monkeypatch.setenv("NETBOX_FIREWALL", "nftables")
     guest = lab.guest(ports=(PortSpec(80, 8080),))
     guest.serve("tcp", 80)
+    outside.execute("ip", "route", "add", "10.0.0.0/8", "via", outside.host_address)
     for line in ("-N DOCKER-USER", "-A FORWARD -j DOCKER-USER", "-P FORWARD DROP"):
         subprocess.run(["iptables-nft", *line.split()], check=True, timeout=20)
     with outside.inside():
@@ -109,10 +110,10 @@ class Conversation:
         with guest.inside():
             self._listener = socket.create_server(("0.0.0.0", 7))
         with outside.inside():
-            self._client = socket.create_connection((outside.host_address, port), timeout=20)
-        self._listener.settimeout(20)
+            self._client = socket.create_connection((outside.host_address, port), timeout=60)
+        self._listener.settimeout(60)
         self._server, _ = self._listener.accept()
-        self._server.settimeout(20)
+        self._server.settimeout(60)
 
     def goes_on(self) -> bool:
         self.ask()
@@ -291,6 +292,7 @@ def test_a_network_that_was_flushed_is_whole_after_a_move(lab: Lab, outside: Nei
     guest = lab.guest(ports=(PortSpec(80, 8080),))
     assert repair.differences(lab.store) == []
     guest.serve("tcp", 80)
+    outside.execute("ip", "route", "add", "10.0.0.0/8", "via", outside.host_address)
     with outside.inside():
         assert ask("tcp", outside.host_address, 8080) == f"{outside.address} 80"
         assert ask("tcp", guest.address, 80, 0.6) is None
