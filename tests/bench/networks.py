@@ -166,9 +166,9 @@ def _known(_: str, hosts: tuple[int, int, int]) -> float:
         client.recv(10)
         client.connect((_OUTSIDE, _PORT))
         took = []
-        for _ in range(_BATCHES):
+        for _batch in range(_BATCHES):
             begun = time.perf_counter()
-            for _ in range(_PACKETS):
+            for _packet in range(_PACKETS):
                 client.send(b"?")
             took.append(time.perf_counter() - begun)
             _all_there(server, _PACKETS)
