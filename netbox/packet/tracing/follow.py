@@ -161,7 +161,7 @@ def follow(
             met = passages(session.records, session.rules_of(session.records), identity.role)
             events = followed(session.events, met, around, spaces.host.inode) if session.tracer == TRACEFS else session.events
             found = hops(events, met, identity.role, around)
-            # A packet that was sent has left a trace by now, but on a busy host the rest of its way may take a while, or the word about its end.
+            # A packet that was sent has left a trace by now; on a busy host the rest of its way, or why it ended, may take a while.
             unexplained = session.tracer != NONE and any(hop.kind == values.DROP and not hop.reason for hop in found)
             if not found or (outcome(found, False) != LOST and not unexplained) or time.monotonic() > deadline:
                 break
