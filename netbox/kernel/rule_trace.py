@@ -12,6 +12,7 @@ goes is a sysctl of the namespace that the caller sets, see ``LOG_SYSCTL``. Sour
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
@@ -243,6 +244,12 @@ def has_legacy_tables(family: int) -> bool:
             return bool(file.read().strip())
     except OSError:
         return False
+
+
+def load_log() -> None:
+    """Has the kernel load the module that sends its log to netlink: a sysctl takes the name only then. One that it lacks is no error."""
+    with contextlib.suppress(OSError), open_socket() as log:
+        _configure(log, b"")
 
 
 def _bind(log: socket.socket) -> None:
