@@ -7,6 +7,7 @@ does a change of the machine itself.
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -94,6 +95,9 @@ def pytest_configure(config: pytest.Config) -> None:
     """Names the run, for its workers too. Examples of property tests are the same in every run, however slow the machine is; nothing is
     written into the checkout.
     """
+    # A shell ignores SIGINT for what it starts in the background, and so would every command that a test starts and interrupts.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     leaks.run_prefix()
     try:
         import hypothesis

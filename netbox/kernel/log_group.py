@@ -8,6 +8,7 @@ namespace, in the abstract name space (unix(7)): nothing stays of it. Source: <l
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import select
@@ -281,6 +282,12 @@ def _bound(netns_fd: int) -> socket.socket:
         raise
     log.setblocking(False)
     return log
+
+
+def load_module() -> None:
+    """Has the kernel load the module that sends its log to netlink: a sysctl takes the name only then. One that it lacks is no error."""
+    with contextlib.suppress(OSError), open_socket() as log:
+        _configure(log, b"")
 
 
 def _configure(log: socket.socket, attribute_: bytes) -> None:

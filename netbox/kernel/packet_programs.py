@@ -22,7 +22,7 @@ PREFIX = "SKB_DROP_REASON_"
 TRACEPOINTS = {"net_dev_queue": TRANSMIT, "netif_receive_skb": DELIVER, "kfree_skb": DROP, "consume_skb": CONSUME}
 PACKET_MAX = 128  # bytes
 _KINDS = (TRANSMIT, DELIVER, DROP, CONSUME)
-_NOT_A_DROP = 2  # SKB_DROP_REASON_NOT_SPECIFIED and below say nothing, or that nothing was dropped
+_SAYS_NOTHING = "SKB_DROP_REASON_NOT_SPECIFIED"  # and below: no reason, or nothing was dropped. Its number has changed (Linux 6.2)
 
 _KTIME_GET_NS, _PROBE_READ_KERNEL, _RINGBUF_OUTPUT = 5, 113, 130  # enum bpf_func_id
 _SKB, _DEVICE, _SCRATCH = 6, 7, 8
@@ -55,18 +55,22 @@ class Wanted(NamedTuple):
     matches: Sequence[Match] = ()
 
 
-def program(tracepoint: str, offsets: Mapping[str, int], ring: int, wanted: Wanted) -> bytes:
-    """The program for one of ``TRACEPOINTS``. ``ring`` is the descriptor of its ring buffer."""
+def program(
+    tracepoint: str, offsets: Mapping[str, int], reasons: Mapping[int, str], ring: int, wanted: Wanted, located: bool = True
+) -> bytes:
+    """The program for one of ``TRACEPOINTS``. ``reasons`` is the enum ``skb_drop_reason``, ``ring`` the descriptor of its ring buffer.
+    ``located`` says whether consume_skb tells where (Linux 6.4): to read an argument that is not there is refused.
+    """
     code, kind = Program(), TRACEPOINTS[tracepoint]
     base = -_SIZE
     code.load(8, _SKB, 1, 0)
     if kind == DROP:
         code.load(8, 2, 1, 16)
-        code.jump_if(2, "<=", _NOT_A_DROP, "end")
+        code.jump_if(2, "<=", next((number for number, name in reasons.items() if name == _SAYS_NOTHING), 0), "end")
     for place in range(0, _SIZE, 8):
         code.store_number(8, STACK, base + place, 0)
     code.store(8, STACK, base + _SKB_AT, _SKB)
-    if kind in (DROP, CONSUME):
+    if kind == DROP or (kind == CONSUME and located):
         code.load(8, 3, 1, 8)
         code.store(8, STACK, base + _LOCATION, 3)
     if kind == DROP:

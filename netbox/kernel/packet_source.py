@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Protocol
@@ -54,14 +55,22 @@ class BpfSource:
         self._attached = bpf.Attached(bpf.RingBuffer(_RING))
         try:
             for tracepoint in tracepoints:
-                code = program(tracepoint, layout.offsets, self._attached.ring.fileno(), wanted or Wanted())
-                self._attached.add(tracepoint, code)
+                self._add(tracepoint, layout, wanted or Wanted())
         except ValueError as error:
             self._attached.close()
             raise Unsupported(str(error), "use another tracer (--tracer tracefs)") from error
         except BaseException:
             self._attached.close()
             raise
+
+    def _add(self, tracepoint: str, layout: btf.Layout, wanted: Wanted) -> None:
+        given = (tracepoint, layout.offsets, layout.enums[ENUMS[0]], self._attached.ring.fileno(), wanted)
+        try:
+            self._attached.add(tracepoint, program(*given))
+        except Unsupported as error:
+            if not isinstance(error.__cause__, OSError) or error.__cause__.errno != errno.EINVAL:
+                raise
+            self._attached.add(tracepoint, program(*given, located=False))
 
     def fileno(self) -> int:
         """See ``PacketSource``."""

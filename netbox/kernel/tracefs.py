@@ -7,6 +7,7 @@ Source: https://docs.kernel.org/trace/ftrace.html
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
@@ -17,12 +18,14 @@ from collections.abc import Callable
 from netbox.errors import Unsupported
 from netbox.kernel import syscalls
 from netbox.kernel.packet_event import CONSUME, DELIVER, DROP, TRANSMIT, PacketEvent
+from netbox.kernel.symbols import Symbols
 
 PREFIX = "netbox-"
 _EVENTS = {"net_dev_queue": "net", "netif_receive_skb": "net", "kfree_skb": "skb", "consume_skb": "skb"}
 _KINDS = {"net_dev_queue": TRANSMIT, "netif_receive_skb": DELIVER, "kfree_skb": DROP, "consume_skb": CONSUME}
 _LINE = re.compile(r".*?\s(?P<seconds>\d+)\.(?P<fraction>\d+): (?P<name>\w+): (?P<rest>.*)")
 _FIELD = re.compile(r"(\w+)[=:]\s*(\S+)")
+_ADDRESS = re.compile(r"[0-9a-f]{16}")
 _ATTEMPTS = 50
 _REMEMBERED = 8192
 _NO_REASONS = ("NOT_SPECIFIED", "NOT_DROPPED_YET", "CONSUMED")
@@ -41,6 +44,7 @@ class TracefsSource:
         self._instance = f"{PREFIX}{os.getpid()}-{time.monotonic_ns():x}"
         self._pipe = -1
         self._rest = b""
+        self._symbols = Symbols()
         self._devices: OrderedDict[int, tuple[str, int]] = OrderedDict()
         self._root = _mount()
         try:
@@ -48,6 +52,8 @@ class TracefsSource:
             try:
                 os.mkdir(f"instances/{self._instance}", 0o700, dir_fd=self._root)
                 self._write("trace_clock", "mono")
+                with contextlib.suppress(OSError):  # since Linux 5.12; a location is an address up to 6.1
+                    self._write("trace_options", "nohash-ptr")
                 self._pipe = os.open(self._path("trace_pipe"), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self._root)
                 for event, system in _EVENTS.items():
                     self._write(f"events/{system}/{event}/enable", "1")
@@ -90,6 +96,8 @@ class TracefsSource:
 
     def _with_device(self, event: PacketEvent) -> PacketEvent:
         """The end of a packet is told without its device: that where it was last seen."""
+        if _ADDRESS.fullmatch(event.function):
+            event = event._replace(function=self._symbols.name(int(event.function, 16)))
         if event.kind in (TRANSMIT, DELIVER):
             self._devices[event.skb] = (event.device, event.length)
             while len(self._devices) > _REMEMBERED:

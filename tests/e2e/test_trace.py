@@ -299,7 +299,8 @@ def test_without_bpf(cli: Cli, networks: None, engine: Engine) -> None:
             assert "tracefs tells neither addresses nor rules" in drops.stderr.readline()
             _watches(drops)
             probe(engine, "client", f"{other}:80", timeout=0.1)
-            assert "NETFILTER_DROP in nf_hook_slow: a firewall rule says so" in _line(drops, "NETFILTER_DROP")
+            # Among those that tests beside this one may cause: tracefs knows no namespaces, and bridges are called the same.
+            assert _line(drops, "NETFILTER_DROP in nf_hook_slow: a firewall rule says so")
             assert _instances(drops.pid)
             drops.send_signal(signal.SIGKILL)
             drops.wait(PATIENCE)

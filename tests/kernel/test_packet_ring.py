@@ -7,6 +7,7 @@ import socket
 import struct
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -23,15 +24,21 @@ pytestmark = pytest.mark.usefixtures("private_host")
 @pytest.fixture
 def pair(private_host: object) -> Iterator[tuple[int, int]]:
     """A veth pair; the indexes of its ends a0 and a1."""
-    for line in (
-        "link add a0 type veth peer name a1",
-        *(f"link set {name} addrgenmode none up" for name in ("a0", "a1")),
-    ):
+    both = [f"link set {name} addrgenmode none up" for name in ("a0", "a1")]
+    for line in ("link add a0 type veth peer name a1", *both):
+        subprocess.run(["ip", *line.split()], check=True, timeout=20)
+    # The kernel lets packets pass a moment after the carrier is there, in a work of its own: it is done when the next change is.
+    wait_until(lambda: all(_operates(name) for name in ("a0", "a1")), "the carrier", timeout=30)
+    for line in both:
         subprocess.run(["ip", *line.split()], check=True, timeout=20)
     for name in ("a0", "a1"):
         linux.await_running(name)
     yield socket.if_nametoindex("a0"), socket.if_nametoindex("a1")
     subprocess.run(["ip", "link", "del", "a0"], check=True, timeout=20)
+
+
+def _operates(name: str) -> bool:
+    return Path(f"/sys/class/net/{name}/operstate").read_text() == "up\n"
 
 
 @contextlib.contextmanager

@@ -73,9 +73,29 @@ def test_a_map_takes_two_instructions() -> None:
 def test_programs_are_small_enough(tracepoint: str) -> None:
     offsets = dict.fromkeys(OFFSETS, 8)
     wanted = Wanted([1, 0xF0000001], [Match(4, 2, 0x1234, 0, 0xF0, 0x40), Match(12, 4, 0x0A000001)])
-    bare, filtered = program(tracepoint, offsets, 3, Wanted()), program(tracepoint, offsets, 3, wanted)
+    bare, filtered = program(tracepoint, offsets, {}, 3, Wanted()), program(tracepoint, offsets, {}, 3, wanted)
     assert len(bare) < len(filtered) < 4096 * 8
     assert _words(filtered)[-1] == (0x95, 0, 0, 0, 0)
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_reason_that_says_nothing_has_the_number_of_this_kernel(number: int) -> None:
+    """SKB_CONSUMED came before it with Linux 6.2: what is 2 since then was NO_SOCKET."""
+    code = program(
+        "kfree_skb", dict.fromkeys(OFFSETS, 8), {number: "SKB_DROP_REASON_NOT_SPECIFIED", 3: "SKB_DROP_REASON_NO_SOCKET"}, 3, Wanted()
+    )
+    opcode, register, _, _, immediate = _words(code)[2]
+    assert (opcode, register, immediate) == (0xB5, 2, number)  # if reason <= number
+
+
+def test_an_argument_that_the_kernel_does_not_have_is_not_read() -> None:
+    """consume_skb has its location since Linux 6.4; attaching a program that reads beyond the arguments fails with EINVAL."""
+
+    def arguments(located: bool) -> list[int]:
+        words = _words(program("consume_skb", dict.fromkeys(OFFSETS, 8), {}, 3, Wanted(), located))
+        return [offset for opcode, _, source, offset, _ in words if (opcode, source) == (0x79, 1)]
+
+    assert (arguments(True), arguments(False)) == ([0, 8], [0])
 
 
 def test_a_record() -> None:

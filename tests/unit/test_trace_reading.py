@@ -162,6 +162,9 @@ def test_lines_of_tracefs() -> None:
     assert drop is not None
     assert (drop.kind, drop.reason, drop.function, drop.time) == (DROP, "NETFILTER_DROP", "nf_hook_slow", 1_500_000_000)
     assert parse_line("x-1 [0] .. 1.0: kfree_skb: skbaddr=0a protocol=0 location=a+0x1/0x2 reason: NOT_SPECIFIED") is None
+    plain = parse_line("x-1 [0] .. 1.0: kfree_skb: skbaddr=0a protocol=2048 location=ffffffffc0a1b2c3 reason: NETFILTER_DROP")  # Linux 6.1
+    assert plain is not None
+    assert plain.function == "ffffffffc0a1b2c3"
     assert parse_line("x-1 [0] .. 1.0: sched_switch: prev=1") is None
     assert parse_line("CPU:0 [LOST 12 EVENTS]") is None
     arrived = parse_line("x-1 [0] .. 1.0: netif_receive_skb: dev=nb-1 skbaddr=0a len=60")

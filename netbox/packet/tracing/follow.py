@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from netbox.errors import UsageError
 from netbox.kernel.packet_programs import Wanted
-from netbox.kernel.packet_source import TRACEFS
+from netbox.kernel.packet_source import NONE, TRACEFS
 from netbox.packet import places
 from netbox.packet.probing import api
 from netbox.packet.probing.text import answer_text
@@ -161,8 +161,9 @@ def follow(
             met = passages(session.records, session.rules_of(session.records), identity.role)
             events = followed(session.events, met, around, spaces.host.inode) if session.tracer == TRACEFS else session.events
             found = hops(events, met, identity.role, around)
-            # A packet that was sent has left a trace by now, but on a busy host the rest of its way may take a while.
-            if not found or outcome(found, False) != LOST or time.monotonic() > deadline:
+            # A packet that was sent has left a trace by now; on a busy host the rest of its way, or why it ended, may take a while.
+            unexplained = session.tracer != NONE and any(hop.kind == values.DROP and not hop.reason for hop in found)
+            if not found or (outcome(found, False) != LOST and not unexplained) or time.monotonic() > deadline:
                 break
     after = netns_counters(end.fd, COUNTERS)
     grown = {name: count - before.get(name, 0) for name, count in after.items() if count > before.get(name, 0)}

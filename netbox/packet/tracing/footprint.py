@@ -16,7 +16,7 @@ from types import TracebackType
 from netbox.engine import leftovers
 from netbox.engine.context import Context
 from netbox.errors import HostError, Unsupported
-from netbox.kernel import sysctl
+from netbox.kernel import log_group, sysctl
 from netbox.kernel.namespaces import inside_netns
 from netbox.kernel.rule_trace import LOG_SYSCTL, LOG_TO_NETLINK, has_legacy_tables
 from netbox.network.facts import boot_id
@@ -49,6 +49,8 @@ class Footprint:
         """Routes the log of a namespace that has legacy tables to netlink; whether it has any. Raises ``HostError``."""
         with inside_netns(netns_fd):
             wanted = [family for family in families if has_legacy_tables(family)]
+            if wanted:
+                log_group.load_module()
             for family in wanted:
                 self._route(netns_fd, LOG_SYSCTL[family])
         return bool(wanted)
