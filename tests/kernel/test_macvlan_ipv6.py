@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,6 +23,11 @@ def lab(private_host: PrivateHost, outside: Neighbour) -> Iterator[Lab]:
     made = Lab()
     yield made
     made.close()
+
+
+def addresses(link: str) -> str:
+    """Those of IPv6, in the calling thread's namespace."""
+    return subprocess.run(["ip", "-6", "address", "show", "dev", link], capture_output=True, text=True, check=True, timeout=20).stdout
 
 
 def test_who_reaches_whom(lab: Lab, outside: Neighbour) -> None:
@@ -101,7 +107,7 @@ def test_the_router(lab: Lab, outside: Neighbour) -> None:
         lan(lab, ip_range6="2001:db8:101::/80", **values)
     with outside.inside():
         ip("-6 addr add fe80::1/64 dev lan0 nodad")
-        ip("-6 addr add 2001:db8:7::1/128 dev lo")
+        ip("-6 addr add 2001:db8:7::1/128 dev lo nodad")
         server = serve("tcp", 7000, "::")
     try:
         ip("-6 route replace default via fe80::1 dev eth0")
@@ -126,7 +132,8 @@ def test_ports_are_published_on_the_bridge(lab: Lab, outside: Neighbour) -> None
     assert f"via {outside.address6} " in other.execute("ip", "-6", "route", "show", "default")
     guest.serve("tcp", 80, "::")
     with outside.inside():
-        ip("addr add 2001:db8:7::1/128 dev lo")
+        ip("-6 addr add 2001:db8:7::1/128 dev lo nodad")
+        wait_until(lambda: "tentative" not in addresses("lo"), "the address to be one to send from", timeout=20)
         ip("-6 route add 2001:db8:100::2/128 dev lan0 src 2001:db8:7::1")  # a client that is not on the LAN itself
         assert ask("tcp", outside.host_address6, 8080) == "2001:db8:7::1 80"
     with pytest.raises(UsageError, match=r"cannot publish on \[::\]: the sandbox has no IPv6 address"):
