@@ -354,8 +354,8 @@ def _change(editor: TableEditor, entries: Iterable[Entry], leaving: set[str]) ->
                 editor.append(item)
         for item in reversed(first):
             editor.insert(item)
-    elif gone and len(gone) == len(standing):
-        _remove_base(editor)
+    elif not any(is_owner(rule.comment) for rule in standing if rule.comment not in leaving):
+        _remove_base(editor)  # also when somebody else has flushed the table before, or put a rule into a chain of ours
         return
     used = {item.chain for item in entries}
     for place in _places(editor):

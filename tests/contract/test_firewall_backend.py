@@ -420,6 +420,15 @@ def test_an_owner_goes_whatever_was_done_to_its_rules(backend: FirewallBackend, 
     assert not any("netbox" in line.lower() for line in leaks.firewall())
 
 
+@pytest.mark.parametrize("name", DAMAGE)
+def test_nothing_stays_whatever_was_done(backend: FirewallBackend, name: str) -> None:
+    backend.apply(GROUPS)
+    do_damage(backend, name)
+    backend.apply(remove=[group.owner for group in GROUPS])
+    assert not any("netbox" in line.lower() for line in leaks.firewall())
+    flushed_foreign_chains_stay_empty()
+
+
 def test_foreign_rules_are_no_difference_and_stay(backend: FirewallBackend) -> None:
     backend.apply(GROUPS)
     foreign_rules()
