@@ -98,9 +98,6 @@ class PrivateHost:
             subprocess.run(["ip", "link", "set", "lo", "up"], check=True, timeout=60)
             for name in ("net/ipv4/ip_forward", "net/ipv4/conf/all/route_localnet", "net/ipv4/conf/default/route_localnet"):
                 Path("/proc/sys", name).write_text("0")  # a new namespace copies the machine's values
-            for name in ("net/ipv4/icmp_ratelimit", "net/ipv6/icmp/ratelimit"):  # tests ask closed ports more often than once a second
-                with contextlib.suppress(FileNotFoundError):
-                    Path("/proc/sys", name).write_text("0")
             os.environ.update(self.environment)
         except BaseException:
             self.leave()
