@@ -5,26 +5,34 @@ from __future__ import annotations
 import os
 from typing import NamedTuple
 
+from netbox.errors import UsageError
+
 
 class Settings(NamedTuple):
     """Directories and the cgroup below which every sandbox lives.
 
     ``root`` (``NETBOX_ROOT``) survives a reboot, ``run`` (``NETBOX_RUN``) does not. ``cgroup_parent`` (``NETBOX_CGROUP``) is a path
-    relative to each cgroup hierarchy.
+    relative to each cgroup hierarchy. ``ipv6`` (``NETBOX_IPV6``, 1 or 0) gives the network ``bridge`` IPv6 when it comes up next.
     """
 
     root: str = "/var/lib/netbox"
     run: str = "/run/netbox"
     cgroup_parent: str = "netbox"
+    ipv6: bool = False
 
     @classmethod
     def from_environment(cls) -> Settings:
-        """The settings that ``NETBOX_ROOT``, ``NETBOX_RUN`` and ``NETBOX_CGROUP`` ask for."""
+        """The settings that ``NETBOX_ROOT``, ``NETBOX_RUN``, ``NETBOX_CGROUP`` and ``NETBOX_IPV6`` ask for.
+
+        Raises:
+            UsageError: ``NETBOX_IPV6`` is neither 1 nor 0.
+        """
         default = cls()
         return cls(
             root=os.path.abspath(os.environ.get("NETBOX_ROOT") or default.root),
             run=os.path.abspath(os.environ.get("NETBOX_RUN") or default.run),
             cgroup_parent=(os.environ.get("NETBOX_CGROUP") or default.cgroup_parent).strip("/"),
+            ipv6=_switch("NETBOX_IPV6", default.ipv6),
         )
 
     @property
@@ -48,3 +56,10 @@ class Settings(NamedTuple):
     def cgroup(self, sandbox_id: str) -> str:
         """The sandbox's cgroup, relative to each hierarchy's root."""
         return f"{self.cgroup_parent}/{sandbox_id}"
+
+
+def _switch(variable: str, default: bool) -> bool:
+    value = os.environ.get(variable) or str(int(default))
+    if value not in ("0", "1"):
+        raise UsageError(f"{variable}={value}: neither 1 nor 0", "write 1 for yes, 0 for no")
+    return value == "1"

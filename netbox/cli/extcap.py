@@ -132,7 +132,7 @@ def _selection(interface: str, loopback: bool) -> Selection:
 
 
 def _record(interface: str, fifo: str, expression: str, loopback: bool, verdicts: bool) -> None:
-    from netbox.cli.capture import ended_by_signals
+    from netbox.cli.capture import ended_by_signals, hurry
     from netbox.engine import Engine
     from netbox.packet.capturing.session import Capture
     from netbox.packet.capturing.sinks import open_output
@@ -142,6 +142,7 @@ def _record(interface: str, fifo: str, expression: str, loopback: bool, verdicts
         recording = Capture(engine, _selection(interface, loopback), filter=expression, verdicts=verdicts)
         try:
             with ended_by_signals(recording):
+                hurry()
                 recording.open(open_output(fifo, None, SNAPSHOT_LENGTH, expression))
                 recording.run()
         except BrokenPipeError:

@@ -25,6 +25,7 @@ Examples:
   netbox probe lan web:8080              # a published port, as another machine sees it
   netbox probe web db --udp 53
   netbox probe web --dns db              # what web's own name server says
+  netbox probe web --dns example.org/MX
   netbox probe web 192.0.2.7 --traceroute
   netbox probe web lan --pmtu            # the largest packet that gets out
 
@@ -37,7 +38,11 @@ The exit code is 0 when the target was reached, else 1; 125 when the probe could
 @click.option("--sctp", type=int, metavar="PORT", help="An SCTP INIT.")
 @click.option("--arp", is_flag=True, help="An ARP request: who has the address (IPv4, same link).")
 @click.option("--nd", is_flag=True, help="A neighbour solicitation: who has the address (IPv6, same link).")
-@click.option("--dns", metavar="NAME", help="Ask the name server DST for NAME; without DST, the first one of SRC.")
+@click.option(
+    "--dns",
+    metavar="NAME[/TYPE]",
+    help="Ask the name server DST for NAME (A) or NAME/TYPE; for an address its name. Without DST, the first one of SRC.",
+)
 @click.option("-6", "--ipv6", is_flag=True, help="Use DST's IPv6 address.")
 @click.option("--size", type=int, metavar="BYTES", help="Payload behind the transport header.")
 @click.option("--ttl", type=int, help="Time to live or hop limit (default 64); with --traceroute the most hops (default 30).")

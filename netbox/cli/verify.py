@@ -15,7 +15,7 @@ from netbox.cli import output
 if TYPE_CHECKING:
     from netbox.packet.verifying.run import Outcome
 
-_MODES = ("bridge", "ipv6", "host", "container", "none")
+_MODES = ("bridge", "ipv6", "host", "container", "none", "macvlan", "ns")
 _MARKS = {True: ("✓", "green"), False: ("✗", "red")}
 _WIDTH = 110
 
@@ -36,8 +36,9 @@ The exit code is 0 when every promise was kept, else 1.
 def verify(modes: tuple[str, ...], output_format: str) -> int:
     """Prove with packets that networks work on this machine.
 
-    Builds sandboxes in every mode (bridge, the same with ipv6, host, container, none) and another machine on the host's network, all of
-    them temporary, and sends packets between them: what must arrive, and what must not. Everything is removed again, also after ctrl-c.
+    Builds sandboxes in every mode (bridge, the same with ipv6, host, container, none, on a LAN by macvlan, in somebody else's namespace)
+    and another machine on the host's network, all of them temporary, and sends packets between them: what must arrive, and what must
+    not. Everything is removed again, also after ctrl-c.
     Where the kernel has no IPv6, ipv6 is left out unless it is named.
     """
     from netbox.engine import Engine

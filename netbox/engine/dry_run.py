@@ -29,16 +29,16 @@ def sections(context: Context, spec: SandboxSpec) -> list[tuple[str, list[str]]]
     limits = creation.limits(spec)
     return [
         ("cgroup", context.cgroups.describe(context.settings.cgroup(row.id), limits, creation.device_rules(spec))),
-        ("network", _network(context, spec, network, target)),
+        ("network", _network(context, spec, network, target, row.name)),
         ("namespaces and root file system", runtime_plan.describe(runtime)),
         ("command", [shlex.join(runtime["argv"])]),
     ]
 
 
-def _network(context: Context, spec: SandboxSpec, plan: NetworkPlan, target: JoinTarget | None) -> list[str]:
+def _network(context: Context, spec: SandboxSpec, plan: NetworkPlan, target: JoinTarget | None, name: str) -> list[str]:
     if target is None:
         rates = (spec.network.rate_in or 0, spec.network.rate_out or 0)
-        return context.network.describe(plan) + (_rates(plan, rates) if any(rates) else [])
+        return context.network.describe(plan, name) + (_rates(plan, rates) if any(rates) else [])
     return [f"nsenter --net=/proc/{context.store.find_sandbox(target.sandbox_id).pid}/ns/net  # the network of {target.name}"]
 
 

@@ -10,6 +10,8 @@ import ctypes
 import mmap
 import socket
 import struct
+from collections.abc import Mapping
+from typing import TypeVar
 
 from netbox.kernel.packet_filter import INSTRUCTION
 
@@ -32,16 +34,20 @@ _REQUEST = struct.Struct("=7I")  # struct tpacket_req3
 _BLOCK = struct.Struct("=8x3I")  # of struct tpacket_block_desc: status, packets, offset of the first
 _STATUS = struct.Struct("=I")
 _STATUS_OFFSET = 8
-# struct tpacket3_hdr, then sll_ifindex, sll_hatype and sll_pkttype of the struct sockaddr_ll behind it.
-_PACKET = struct.Struct("=6I2H2I2H8x4xiHB")
+# Of struct tpacket3_hdr: next, seconds, nanoseconds, bytes that are there, length, status, where they begin; then ``place``: sll_ifindex,
+# sll_hatype, sll_pkttype and sll_halen of the struct sockaddr_ll behind it.
+_PACKET = struct.Struct("=6IH26xQ")
+_PLACE, _PLACE_PARTS = struct.Struct("=Q"), struct.Struct("=iHBB")
+_TAG_OFFSET, _TAG_PARTS = 32, struct.Struct("=IH")  # hv1.tp_vlan_tci, hv1.tp_vlan_tpid
 _COUNTERS = struct.Struct("=3I")
 _TAG = struct.Struct("!2H")
 _MAC_ADDRESSES = 12  # bytes before a VLAN tag
 
 
-# (time, ifindex, kind, length, hardware, data). ``time`` is in nanoseconds since the epoch, ``length`` that on the wire in bytes, ``kind``
-# one of HOST … OUTGOING, ``hardware`` an ARPHRD. A bare tuple: a named one takes as long to make as all the rest.
-Packet = tuple[int, int, int, int, int, bytes]
+Way = TypeVar("Way")
+# (time, way, data, length). ``time`` is in nanoseconds since the epoch, ``way`` what the caller has for its place, ``length`` that on the
+# wire in bytes. A bare tuple: a named one takes as long to make as all the rest.
+Packet = tuple[int, Way, bytes, int]
 
 
 class _Filter(ctypes.Structure):
@@ -61,7 +67,6 @@ class PacketRing:
         # Protocol 0: it hears nothing until it is bound, that is, until the ring and the filter stand.
         self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
         self._map: mmap.mmap | None = None
-        self._view = memoryview(b"")
         try:
             blocks = max(2, size // BLOCK_SIZE)
             self._socket.setsockopt(_SOL_PACKET, _PACKET_VERSION, _TPACKET_V3)
@@ -69,7 +74,6 @@ class PacketRing:
             self._socket.setsockopt(_SOL_PACKET, _PACKET_RX_RING, _REQUEST.pack(BLOCK_SIZE, blocks, _FRAME_SIZE, frames, DELAY_MS, 0, 0))
             self._attach(program)
             self._map = mmap.mmap(self._socket.fileno(), blocks * BLOCK_SIZE)
-            self._view = memoryview(self._map)
             self._bind(ifindex)
         except BaseException:
             self.close()
@@ -95,19 +99,20 @@ class PacketRing:
         """The socket, for poll: readable when a block is ready."""
         return self._socket.fileno()
 
-    def read(self, most: int = 8) -> list[Packet]:
-        """The packets of the next ready blocks, ``most`` of them; empty when none is. The blocks go back to the kernel."""
-        found: list[Packet] = []
-        view = self._view
+    def read(self, ways: Mapping[int, Way | None], found: list[Packet[Way]], most: int = 8) -> None:
+        """Appends the packets of the next ready blocks, ``most`` of them, to ``found``. The blocks go back to the kernel.
+
+        ``ways`` has something for each place (see ``place_parts``), ``None`` for one whose packets are left out.
+        """
+        assert self._map is not None
         for _ in range(most):
             base = self._next * BLOCK_SIZE
-            status, count, offset = _BLOCK.unpack_from(view, base)
+            status, count, offset = _BLOCK.unpack_from(self._map, base)
             if not status & _TP_STATUS_USER:
                 break
-            _read_block(view, base + offset, count, found)
-            _STATUS.pack_into(view, base + _STATUS_OFFSET, _TP_STATUS_KERNEL)
+            _read_block(self._map, base + offset, count, ways, found)
+            _STATUS.pack_into(self._map, base + _STATUS_OFFSET, _TP_STATUS_KERNEL)
             self._next = (self._next + 1) % self._blocks
-        return found
 
     def counters(self) -> tuple[int, int]:
         """How many packets passed the filter since the beginning, and how many of them were lost because the ring was full."""
@@ -123,24 +128,29 @@ class PacketRing:
     def close(self) -> None:
         """Lets go of the ring, and with it of the network namespace."""
         if self._map is not None:
-            self._view.release()
             self._map.close()
             self._map = None
         self._socket.close()
 
 
-def _read_block(view: memoryview, offset: int, count: int, found: list[Packet]) -> None:
-    unpack = _PACKET.unpack_from
-    append = found.append
+def place_parts(place: int) -> tuple[int, int, int]:
+    """Where a packet was seen: the interface's index, its hardware type (an ARPHRD), one of HOST … OUTGOING."""
+    ifindex, hardware, kind, _ = _PLACE_PARTS.unpack(_PLACE.pack(place))
+    return ifindex, hardware, kind
+
+
+def _read_block(memory: mmap.mmap, offset: int, count: int, ways: Mapping[int, Way | None], found: list[Packet[Way]]) -> None:
+    unpack, append = _PACKET.unpack_from, found.append
     for _ in range(count):
-        following, seconds, nanoseconds, captured, length, status, start, _net, _hash, tci, tpid, _pad, ifindex, hardware, kind = unpack(
-            view, offset
-        )
-        begin = offset + start
-        data = bytes(view[begin : begin + captured])
-        if status & _TP_STATUS_VLAN_VALID:
-            data, length = _tagged(data, tci, tpid if status & _TP_STATUS_VLAN_TPID_VALID else _ETH_P_8021Q), length + 4
-        append((seconds * 1_000_000_000 + nanoseconds, ifindex, kind, length, hardware, data))
+        following, seconds, nanoseconds, captured, length, status, start, place = unpack(memory, offset)
+        way = ways[place]
+        if way is not None:
+            begin = offset + start
+            data = memory[begin : begin + captured]
+            if status & _TP_STATUS_VLAN_VALID:
+                tci, tpid = _TAG_PARTS.unpack_from(memory, offset + _TAG_OFFSET)
+                data, length = _tagged(data, tci, tpid if status & _TP_STATUS_VLAN_TPID_VALID else _ETH_P_8021Q), length + 4
+            append((seconds * 1_000_000_000 + nanoseconds, way, data, length))
         offset += following
 
 

@@ -5,25 +5,25 @@ ends) marks the packets that are asked for with ``meta nftrace set 1``. The mark
 if a ``TRACE`` rule of raw had matched: no rule of theirs is needed. Chains of that table at both ends of each hook say what the packet
 looks like there, and by which devices it comes and goes.
 
-nf_tables reports over nfnetlink (NFT_MSG_TRACE), the legacy tables through the namespace's log (``nf_log``; NFLOG group 0). Where the log
+nf_tables reports over nfnetlink (NFT_MSG_TRACE), the legacy tables through the namespace's log (``nf_log``; see ``log_group``). Where it
 goes is a sysctl of the namespace that the caller sets, see ``LOG_SYSCTL``. Sources: nft(8), iptables-extensions(8) TRACE,
 <linux/netfilter/nf_tables.h>, <linux/netfilter/nfnetlink_log.h>
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
+import itertools
 import os
 import socket
 import struct
-import time
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from netbox.errors import FirewallError, NetboxError
+from netbox.kernel.log_group import COPY_LENGTH, LogGroup, holder
 from netbox.kernel.namespaces import inside_netns
-from netbox.kernel.netfilter_socket import attribute, attributes, messages, open_socket, text
+from netbox.kernel.netfilter_socket import attributes, messages, open_socket, text
 from netbox.kernel.nftables_context import NftablesContext
 from netbox.kernel.trace_tables import HOOKS, OWN_PREFIX, commands
 
@@ -32,7 +32,7 @@ LOG_TO_NETLINK = "nfnetlink_log"
 
 _GROUP_NFTRACE = 9  # NFNLGRP_NFTRACE
 _TRACE_MESSAGE = 10 << 8 | 17  # NFNL_SUBSYS_NFTABLES, NFT_MSG_TRACE
-_LOG_MESSAGE, _LOG_CONFIG = 4 << 8 | 0, 4 << 8 | 1  # NFNL_SUBSYS_ULOG: NFULNL_MSG_PACKET, NFULNL_MSG_CONFIG
+_LOG_MESSAGE = 4 << 8 | 0  # NFNL_SUBSYS_ULOG, NFULNL_MSG_PACKET
 _TABLE, _CHAIN, _HANDLE, _TYPE, _VERDICT, _ID, _NETWORK, _TRANSPORT, _IIF, _OIF, _POLICY = (
     1,
     2,
@@ -50,10 +50,9 @@ _TYPES = {1: "policy", 2: "return", 3: "rule"}
 _VERDICTS = {0: "drop", 1: "accept", 2: "stolen", 3: "queue", -1: "continue", -2: "break", -3: "jump", -4: "goto", -5: "return"}
 _FAMILIES = {1: "inet", 2: "ip", 3: "arp", 5: "netdev", 7: "bridge", 10: "ip6"}
 _PACKET_HEADER, _LOG_IIF, _LOG_OIF, _PAYLOAD, _PREFIX = 1, 4, 5, 9, 10  # NFULA_*
-_COPY_LENGTH = 128  # bytes
 _BUFFER = 4 << 20
-_PATIENCE = 0.3  # seconds
 _JUMP_TARGET = 2  # NFTA_VERDICT_CHAIN
+_numbers = itertools.count(1)
 
 
 class RuleRecord(NamedTuple):
@@ -93,50 +92,47 @@ class RuleTracer:
         self.netns = os.fstat(netns_fd).st_ino
         self.notes: list[str] = []
         self._devices: dict[int, str] = {}
-        self._log: socket.socket | None = None
+        self._log: LogGroup | None = None
         self._fd = os.dup(netns_fd)
-        self.table = f"{OWN_PREFIX}{os.getpid()}"
+        self.table = f"{OWN_PREFIX}{os.getpid()}_{next(_numbers)}"
         try:
+            if legacy:
+                self._log = self._open_log()
             with inside_netns(netns_fd):
                 self._socket = open_socket(groups=[_GROUP_NFTRACE], buffer=_BUFFER)
                 self._socket.setblocking(False)
                 try:
-                    if legacy:
-                        self._log = self._open_log()
                     self._context = NftablesContext()
                     lines, self._families = commands(self.table, matches, self._context.run("list chains"))
                     self._context.run("\n".join(lines))
                 except BaseException:
-                    self._close_sockets()
+                    self._socket.close()
                     raise
         except BaseException:
+            if self._log is not None:
+                self._log.close()
             os.close(self._fd)
             raise
 
-    def _open_log(self) -> socket.socket | None:
-        log = open_socket(buffer=_BUFFER)
+    def _open_log(self) -> LogGroup | None:
         try:
-            _bind(log)
-            _configure(log, attribute(2, struct.pack(">IB", _COPY_LENGTH, 2) + b"\0"))  # NFULA_CFG_MODE: NFULNL_COPY_PACKET
+            return LogGroup(self._fd)
         except OSError as error:
-            log.close()
             if error.errno not in (errno.EPERM, errno.EBUSY, errno.EOPNOTSUPP, errno.EINVAL):
                 raise
-            busy = "another program reads NFLOG group 0 (another trace, ulogd)"
+            busy = f"{holder(self._fd) or 'another program'} reads NFLOG group 0"
             reason = busy if error.errno in (errno.EPERM, errno.EBUSY) else "the kernel lacks nfnetlink_log"
             self.notes.append(f"rules of legacy iptables are not seen: {reason}")
             return None
-        log.setblocking(False)
-        return log
 
     def filenos(self) -> list[int]:
         """What to poll: readable when there are records."""
-        return [self._socket.fileno(), *([self._log.fileno()] if self._log else [])]
+        return [self._socket.fileno(), *(self._log.filenos() if self._log else [])]
 
     def read(self) -> list[RuleRecord]:
         """The records that are there: those of each of the two sources in their order, nf_tables' first."""
         # Read last, so that it shows every packet that the log tells of.
-        log = list(_waiting(self._log)) if self._log is not None else []
+        log = self._log.read() if self._log is not None else []
         found = [record for data in _waiting(self._socket) for record in self._trace_records(data)]
         return found + [record for data in log for record in self._log_records(data)]
 
@@ -192,7 +188,7 @@ class RuleTracer:
                 HOOKS[hook] if hook < len(HOOKS) else "",
                 self._device(_number(fields.get(_LOG_IIF, b""))),
                 self._device(_number(fields.get(_LOG_OIF, b""))),
-                fields.get(_PAYLOAD, b"")[:_COPY_LENGTH],
+                fields.get(_PAYLOAD, b"")[:COPY_LENGTH],
             )
 
     def _device(self, index: int) -> str:
@@ -218,13 +214,10 @@ class RuleTracer:
         except NetboxError:
             pass  # it goes with the context
         self._context.close()
-        self._close_sockets()
-        os.close(self._fd)
-
-    def _close_sockets(self) -> None:
         self._socket.close()
         if self._log is not None:
             self._log.close()
+        os.close(self._fd)
 
 
 def parse_prefix(prefix: str) -> tuple[str, str, str, int] | None:
@@ -244,34 +237,6 @@ def has_legacy_tables(family: int) -> bool:
             return bool(file.read().strip())
     except OSError:
         return False
-
-
-def load_log() -> None:
-    """Has the kernel load the module that sends its log to netlink: a sysctl takes the name only then. One that it lacks is no error."""
-    with contextlib.suppress(OSError), open_socket() as log:
-        _configure(log, b"")
-
-
-def _bind(log: socket.socket) -> None:
-    """Binds to group 0, which has one reader: another trace is soon over. Raises ``OSError``; EPERM: somebody else reads it."""
-    deadline = time.monotonic() + _PATIENCE
-    while True:
-        try:
-            _configure(log, attribute(1, struct.pack("=B", 1)))  # NFULA_CFG_CMD: NFULNL_CFG_CMD_BIND
-            return
-        except PermissionError:
-            if time.monotonic() > deadline or os.geteuid() != 0:
-                raise
-        time.sleep(0.01)
-
-
-def _configure(log: socket.socket, attribute_: bytes) -> None:
-    """Binds to, or sets up, group 0. Raises ``OSError``."""
-    body = struct.pack(">BBH", 0, 0, 0) + attribute_
-    log.send(struct.pack("=IHHII", 16 + len(body), _LOG_CONFIG, 1 | 4, 1, 0) + body)  # NLM_F_REQUEST | NLM_F_ACK
-    number = -struct.unpack_from("=i", log.recv(4096), 16)[0]
-    if number:
-        raise OSError(number, os.strerror(number))
 
 
 def _waiting(sock: socket.socket) -> Iterator[bytes]:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 
 HOOKS = ("prerouting", "input", "forward", "output", "postrouting")
 FIRST, LAST = "first", "last"
-OWN_PREFIX = "netbox_trace_"  # and a process's number
+OWN_PREFIX = "netbox_trace_"  # a number of the process, one of its own
 _PRIORITIES = {FIRST: -450, LAST: 1000}  # before defragmentation, and behind everything but conntrack's last step
 _MARKING = ("prerouting", "output", "ingress")
 _BRIDGE_WORDS = (("meta nfproto ipv4", "meta protocol ip"), ("meta nfproto ipv6", "meta protocol ip6"))

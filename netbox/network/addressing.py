@@ -61,7 +61,10 @@ def _address6(
     """The IPv6 address that goes with ``address``; nothing on a network without IPv6."""
     if not row.subnet6:
         if wanted.ip6 is not None:
-            raise UsageError(f"--ip6 {wanted.ip6}: network {row.name} has no IPv6", "make one that has (netbox network create --ipv6)")
+            hint = "make one that has (netbox network create --ipv6)"
+            if row.name == names.DEFAULT_NETWORK:
+                hint += ", or set NETBOX_IPV6=1 while no sandbox is on it"
+            raise UsageError(f"--ip6 {wanted.ip6}: network {row.name} has no IPv6", hint)
         return ""
     subnet6 = ipam.Subnet.parse(row.subnet6)
     if wanted.ip6 is None:

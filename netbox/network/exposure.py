@@ -10,28 +10,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 
-from netbox.network.firewall import (
-    ACCEPT,
-    DROP,
-    EGRESS,
-    FENCE,
-    GUARD,
-    HAIRPIN,
-    INGRESS,
-    KEEP,
-    LEAVE,
-    LOOPBACK,
-    LOOPBACK6,
-    MASQUERADE,
-    PUBLISH,
-    Redirect,
-    Rule,
-    RuleGroup,
-)
+from netbox.network import firewall
+from netbox.network.firewall import LOOPBACK, LOOPBACK6, Redirect, Rule, RuleGroup
 
 THIS_HOST = ""
 """The interface by which what this host sends itself comes in: none."""
-PREROUTING, PREROUTING6 = (Rule("prerouting", DROP, destination=item, ipv6=":" in item) for item in (LOOPBACK, LOOPBACK6))
+PREROUTING, PREROUTING6 = (Rule("prerouting", firewall.DROP, destination=item, ipv6=":" in item) for item in (LOOPBACK, LOOPBACK6))
 """Not rules but what the jump to PUBLISH leaves out, for packets that come from elsewhere."""
 
 
@@ -72,14 +56,14 @@ def walk(groups: Sequence[RuleGroup], connection: Connection, local: bool, bridg
     ipv6 = ":" in connection.destination
     rules = [Step(group.owner, rule) for group in groups for rule in group.rules if rule.probability >= 1 and rule.ipv6 == ipv6]
     here = connection.in_interface == THIS_HOST
-    if not here and (step := _first(rules, GUARD, connection)):
+    if not here and (step := _first(rules, firewall.GUARD, connection)):
         return Walk(False, (step,), True)
     steps: list[Step] = []
     if local:
         left_out = PREROUTING6 if ipv6 else PREROUTING
         if not here and inside(connection.destination, left_out.destination):
             return Walk(False, (Step("netbox", left_out),), True)
-        step = _first(rules, PUBLISH, connection)
+        step = _first(rules, firewall.PUBLISH, connection)
         if step is None:
             return Walk(False, (), True)  # this host itself answers, and refuses
         steps.append(step)
@@ -89,17 +73,17 @@ def walk(groups: Sequence[RuleGroup], connection: Connection, local: bool, bridg
         verdict = _forwarded(rules, connection)
         if verdict is not None:
             steps.append(verdict)
-            if verdict.rule.verdict == DROP:
+            if verdict.rule.verdict == firewall.DROP:
                 return Walk(False, (verdict,), True)
-    changed = _first(rules, HAIRPIN, connection)
-    if changed is None and not _first(rules, KEEP, connection):
-        changed = _first(rules, LEAVE, connection)
-    return Walk(True, tuple(steps), changed is None or changed.rule.verdict != MASQUERADE)
+    changed = _first(rules, firewall.HAIRPIN, connection)
+    if changed is None and not _first(rules, firewall.KEEP, connection):
+        changed = _first(rules, firewall.LEAVE, connection)
+    return Walk(True, tuple(steps), changed is None or changed.rule.verdict != firewall.MASQUERADE)
 
 
 def _forwarded(rules: Sequence[Step], connection: Connection) -> Step | None:
     """The rule that lets a forwarded connection through or drops it; ``None`` when no rule of ours says anything."""
-    return next((step for stage in (FENCE, INGRESS, EGRESS) if (step := _first(rules, stage, connection))), None)
+    return next((step for stage in (firewall.FENCE, firewall.INGRESS, firewall.EGRESS) if (step := _first(rules, stage, connection))), None)
 
 
 def _redirected(connection: Connection, rule: Rule) -> Connection:
@@ -164,5 +148,5 @@ def sentence(rule: Rule) -> str:
     if isinstance(rule.verdict, Redirect):
         verdict = f"on to {rule.verdict.address}:{rule.verdict.port}"
     else:
-        verdict = {ACCEPT: "accept", DROP: "drop"}.get(rule.verdict, rule.verdict)
+        verdict = {firewall.ACCEPT: "accept", firewall.DROP: "drop"}.get(rule.verdict, rule.verdict)
     return f"{', '.join(words) or 'anything'}: {verdict}"

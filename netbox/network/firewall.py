@@ -5,7 +5,8 @@ element of a map. Rules come in groups of what changes together, each with an ow
 
 The stages that a packet passes, in this order::
 
-    GUARD     before anything else: forged packets from our bridges, and what an impaired link loses
+    GUARD     before anything else: packets from our bridges that are forged to be from, or for, 127.0.0.0/8
+    LOSS      then: what an impaired link loses
     PUBLISH   a new connection to an address of this host: is it a published port?
     NAMES     to this host itself: sandboxes may ask for names
     FENCE     forwarded into or out of an internal network, or with the source address of a network that it does not come from: never
@@ -29,9 +30,9 @@ from typing import NamedTuple, Protocol
 
 from netbox.spec import PortSpec
 
-GUARD, PUBLISH, FENCE, INGRESS, EGRESS = "guard", "publish", "fence", "ingress", "egress"
+GUARD, LOSS, PUBLISH, FENCE, INGRESS, EGRESS = "guard", "loss", "publish", "fence", "ingress", "egress"
 HAIRPIN, KEEP, LEAVE, NAMES = "hairpin", "keep", "leave", "names"
-STAGES = (GUARD, FENCE, INGRESS, EGRESS, HAIRPIN, KEEP, LEAVE, NAMES, PUBLISH)
+STAGES = (GUARD, LOSS, FENCE, INGRESS, EGRESS, HAIRPIN, KEEP, LEAVE, NAMES, PUBLISH)
 """In the order in which rules are put in place: what protects comes before what opens."""
 
 NAMES_PORT = 53
@@ -183,8 +184,8 @@ def network_rules(owner: str, bridge: str, subnet: str, internal: bool = False) 
             Rule(INGRESS, ACCEPT, in_interface=bridge, out_interface=bridge),
             Rule(INGRESS, ACCEPT, out_interface=bridge, states=TRANSLATED),
             Rule(INGRESS, DROP, out_interface=bridge),
-            Rule(EGRESS, DROP, in_interface=bridge, source=f"!{subnet}"),
-            Rule(EGRESS, ACCEPT, in_interface=bridge),
+            Rule(EGRESS, ACCEPT, in_interface=bridge, source=subnet),
+            Rule(EGRESS, DROP, in_interface=bridge),
             Rule(HAIRPIN, MASQUERADE, source=subnet, destination=subnet, out_interface=bridge, states=TRANSLATED),
             Rule(HAIRPIN, MASQUERADE, source=LOOPBACK, out_interface=bridge),
             Rule(KEEP, ACCEPT, out_interface=bridge, states=TRANSLATED),

@@ -2,9 +2,10 @@
 
 Built-in chains get one jump to each chain and are otherwise left alone, policies included::
 
-    raw     PREROUTING   -> NETBOX-GUARD        (first)
+    raw     PREROUTING   -> NETBOX-GUARD        (first)   from or for 127.0.0.0/8, but not by lo
+                         -> NETBOX-LOSS         (first)   while some link loses packets
     filter  FORWARD      -> NETBOX-FENCE        (first)   -> NETBOX-INGRESS (second)   -> NETBOX-EGRESS (third)
-    filter  INPUT        -> NETBOX-NAMES        (first)
+    filter  INPUT        -> NETBOX-NAMES        (first)   while some network has names
     nat     PREROUTING   -> NETBOX-PUBLISH      for addresses of this host, but 127.0.0.0/8: a port published on 127.0.0.1 would be in
     reach of a
                                                 neighbour that forges this destination, because DNAT comes before the check for such
@@ -14,14 +15,18 @@ Built-in chains get one jump to each chain and are otherwise left alone, policie
 
 The tables of IPv6 (``ip6tables``) hold the same where a network has IPv6, and nothing of ours where none has. Where ``[::1]:PORT`` of the
 host cannot lead to a sandbox, the jump of OUTPUT leaves ::1 out, so that it refuses at once.
+
+All packets of the host meet the jumps of raw and of INPUT, so these are few and narrow. Jumps have no comment: it would be matched for
+every packet, which costs as much as the jump itself.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from netbox.errors import NoPermission
 from netbox.kernel.iptables import Installed, TableEditor, editing, loaded_tables
 from netbox.kernel.iptables_entry import Entry, arguments
 from netbox.network.facts import answers_from_loopback
@@ -35,6 +40,7 @@ from netbox.network.firewall import (
     LEAVE,
     LOOPBACK,
     LOOPBACK6,
+    LOSS,
     NAMES,
     PUBLISH,
     STAGES,
@@ -47,7 +53,7 @@ from netbox.network.firewall import (
 )
 
 PREFIX = "NETBOX-"
-_JUMP_COMMENT = "netbox"
+_OWN = "netbox"  # the owner of what is everybody's
 
 
 class _Place(NamedTuple):
@@ -55,26 +61,41 @@ class _Place(NamedTuple):
     chain: str
     jumps: tuple[Entry, ...]
     first: int | None  # the jump's position in the built-in chain, None for the end
+    always: bool = True  # else it is there only while it has rules
 
 
 def _chain(stage: str) -> str:
     return f"{PREFIX}{stage.upper()}"
 
 
-def _jump(hook: str, stage: str, destination: str = "", local: bool = False) -> Entry:
-    return Entry(hook, _chain(stage), destination=destination, local=local, comment=_JUMP_COMMENT)
+def _jump(hook: str, stage: str, **conditions: Any) -> Entry:
+    return Entry(hook, _chain(stage), **conditions)
 
 
 _PLACES = {
-    GUARD: _Place("raw", _chain(GUARD), (_jump("PREROUTING", GUARD),), 0),
+    GUARD: _Place(
+        "raw",
+        _chain(GUARD),
+        (
+            _jump("PREROUTING", GUARD, in_interface="!lo", destination=LOOPBACK),
+            _jump("PREROUTING", GUARD, in_interface="!lo", source=LOOPBACK),
+        ),
+        0,
+    ),
+    LOSS: _Place("raw", _chain(LOSS), (_jump("PREROUTING", LOSS),), 0, always=False),
     FENCE: _Place("filter", _chain(FENCE), (_jump("FORWARD", FENCE),), 0),
     INGRESS: _Place("filter", _chain(INGRESS), (_jump("FORWARD", INGRESS),), 1),
     EGRESS: _Place("filter", _chain(EGRESS), (_jump("FORWARD", EGRESS),), 2),
-    NAMES: _Place("filter", _chain(NAMES), (_jump("INPUT", NAMES),), 0),
+    NAMES: _Place("filter", _chain(NAMES), (_jump("INPUT", NAMES),), 0, always=False),
     HAIRPIN: _Place("nat", _chain(HAIRPIN), (_jump("POSTROUTING", HAIRPIN),), None),
     KEEP: _Place("nat", _chain(KEEP), (_jump("POSTROUTING", KEEP),), None),
     LEAVE: _Place("nat", _chain(LEAVE), (_jump("POSTROUTING", LEAVE),), None),
-    PUBLISH: _Place("nat", _chain(PUBLISH), (_jump("PREROUTING", PUBLISH, f"!{LOOPBACK}", True), _jump("OUTPUT", PUBLISH, "", True)), None),
+    PUBLISH: _Place(
+        "nat",
+        _chain(PUBLISH),
+        (_jump("PREROUTING", PUBLISH, destination=f"!{LOOPBACK}", local=True), _jump("OUTPUT", PUBLISH, local=True)),
+        None,
+    ),
 }
 
 
@@ -195,10 +216,14 @@ class IptablesBackend:
         lines = []
         for table in _TABLES:
             places = [place for place in _PLACES.values() if place.table == table.name]
-            if base6 if table.ipv6 else base:
-                program = "ip6tables" if table.ipv6 else "iptables"
-                lines += [f"{program} -t {table.name} -N {place.chain}" for place in places]
-                lines += [_command(table.name, jump, place.first) for place in places for jump in _jumps(place, table.ipv6)]
+            used = {item.chain for item in _entries(table, add)}
+            wanted = base6 if table.ipv6 else base
+            places = [
+                place for place in places if (wanted if place.always else place.chain in used and (wanted or _is_missing(table, place)))
+            ]
+            program = "ip6tables" if table.ipv6 else "iptables"
+            lines += [f"{program} -t {table.name} -N {place.chain}" for place in places]
+            lines += [_command(table.name, jump, place.first) for place in places for jump in _jumps(place, table.ipv6)]
         for stage in STAGES:
             for group in add:
                 lines += [_command(_PLACES[stage].table, entry(rule, group.owner), None) for rule in group.rules if rule.stage == stage]
@@ -228,7 +253,7 @@ class IptablesBackend:
                 with table.editing() as editor:
                     _remove_base(editor)
                     if items:
-                        _ensure_base(editor)
+                        _ensure_base(editor, items)
                         for item in items:
                             editor.append(item)
 
@@ -251,19 +276,21 @@ def _differences(editor: TableEditor, items: Sequence[Entry], asked: set[str]) -
     library and the kernel make of a rule is the same for both then.
     """
     found = []
-    jumps = [jump for place in _places(editor) for jump in _jumps(place, editor.ipv6)]
+    used = {item.chain for item in items}
+    places = [place for place in _places(editor) if place.always or place.chain in used or editor.has_chain(place.chain)]
+    jumps = [jump for place in places for jump in _jumps(place, editor.ipv6)]
     hooks = {hook: editor.contents(hook) for hook in _HOOKS[editor.name]}
     chains = {place.chain: editor.contents(place.chain) if editor.has_chain(place.chain) else None for place in _places(editor)}
     for item in [*jumps, *items]:
         if not editor.has_chain(item.target) and item.target.startswith(PREFIX):
-            found.append(Difference("missing", _JUMP_COMMENT, f"{item.program} -t {editor.name} -N {item.target}"))
+            found.append(Difference("missing", _OWN, f"{item.program} -t {editor.name} -N {item.target}"))
             continue
         expected = editor.rendered(item)
         stands = hooks[item.chain] if item.chain in hooks else chains[item.chain]
         if stands and expected in stands:
             stands.remove(expected)
         else:
-            found.append(Difference("missing", item.comment, _command(editor.name, item, None)))
+            found.append(Difference("missing", item.comment or _OWN, _command(editor.name, item, None)))
     foreign = [(name, stands or []) for name, stands in chains.items()]
     # In a chain that is not ours only jumps to ours are of interest: one that was moved, doubled or edited.
     foreign += [(name, [each for each in stands if each.target in chains]) for name, stands in hooks.items()]
@@ -293,7 +320,10 @@ def _jumps(place: _Place, ipv6: bool) -> list[Entry]:
     """The jumps to a chain, in the words of a family."""
     if not ipv6:
         return list(place.jumps)
-    jumps = [jump._replace(destination=jump.destination.replace(LOOPBACK, LOOPBACK6), ipv6=True) for jump in place.jumps]
+    jumps = [
+        jump._replace(source=jump.source.replace(LOOPBACK, LOOPBACK6), destination=jump.destination.replace(LOOPBACK, LOOPBACK6), ipv6=True)
+        for jump in place.jumps
+    ]
     if answers_from_loopback():
         return jumps
     return [jump._replace(destination=f"!{LOOPBACK6}") if jump.chain == "OUTPUT" else jump for jump in jumps]
@@ -317,7 +347,7 @@ def _change(editor: TableEditor, entries: Iterable[Entry], leaving: set[str]) ->
         editor.delete(rule.chain, rule.number)
     entries = list(entries)
     if entries:
-        _ensure_base(editor)
+        _ensure_base(editor, entries)
         first = [item for item in entries if item.to_destination and item.destination]
         for item in entries:
             if item not in first:
@@ -326,36 +356,65 @@ def _change(editor: TableEditor, entries: Iterable[Entry], leaving: set[str]) ->
             editor.insert(item)
     elif gone and len(gone) == len(standing):
         _remove_base(editor)
+        return
+    used = {item.chain for item in entries}
+    for place in _places(editor):
+        if not (place.always or place.chain in used) and editor.has_chain(place.chain) and not editor.rules(place.chain):
+            _remove_place(editor, place)
 
 
 def _own_rules(editor: TableEditor) -> list[Installed]:
     return [rule for place in _places(editor) if editor.has_chain(place.chain) for rule in editor.rules(place.chain)]
 
 
-def _ensure_base(editor: TableEditor) -> None:
+def _ensure_base(editor: TableEditor, entries: Iterable[Entry]) -> None:
+    used = {item.chain for item in entries}
     for place in _places(editor):
+        if not (place.always or place.chain in used):
+            continue
         if not editor.has_chain(place.chain):
             editor.create_chain(place.chain)
-    standing = {(rule.chain, rule.target) for hook in _HOOKS[editor.name] for rule in editor.rules(hook)}
-    for place in _places(editor):
-        for jump in _jumps(place, editor.ipv6):
-            if (jump.chain, jump.target) in standing:
-                continue
+        jumps = _jumps(place, editor.ipv6)
+        standing = [rule.chain for rule in _standing_jumps(editor, place)]
+        if sorted(standing) == sorted(jump.chain for jump in jumps):
+            continue
+        _remove_jumps(editor, place)
+        for jump in jumps:
             if place.first is None:
                 editor.append(jump)
             else:
                 editor.insert(jump, place.first)
 
 
+def _standing_jumps(editor: TableEditor, place: _Place) -> list[Installed]:
+    return [rule for hook in _HOOKS[editor.name] for rule in editor.rules(hook) if rule.target == place.chain]
+
+
+def _remove_jumps(editor: TableEditor, place: _Place) -> None:
+    for rule in reversed(_standing_jumps(editor, place)):
+        editor.delete(rule.chain, rule.number)
+
+
+def _remove_place(editor: TableEditor, place: _Place) -> None:
+    _remove_jumps(editor, place)
+    if editor.has_chain(place.chain):
+        editor.delete_chain(place.chain)
+
+
 def _remove_base(editor: TableEditor) -> None:
-    chains = [place.chain for place in _places(editor)]
-    for hook in _HOOKS[editor.name]:
-        for rule in reversed(editor.rules(hook)):
-            if rule.target in chains:
-                editor.delete(hook, rule.number)
-    for chain in chains:
-        if editor.has_chain(chain):
-            editor.delete_chain(chain)
+    for place in _places(editor):
+        _remove_place(editor, place)
+
+
+def _is_missing(table: _Table, place: _Place) -> bool:
+    """Whether a person would have to make a chain; yes where this process must not look."""
+    if not table.is_loaded:
+        return True
+    try:
+        with table.editing() as editor:
+            return not editor.has_chain(place.chain)
+    except NoPermission:
+        return True
 
 
 def _places(editor: TableEditor) -> list[_Place]:

@@ -27,10 +27,11 @@ import struct
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from netbox.errors import FirewallError
+from netbox.errors import FirewallError, NoPermission
 from netbox.kernel import nftables
 from netbox.network.firewall import STAGES, Difference, InstalledRule, RuleGroup
 from netbox.network.firewall_lock import exclusive
+from netbox.network.firewall_nftables_networks import Part, named_member, parts
 from netbox.network.firewall_nftables_rules import OWN, OWNED, TABLES, named_element
 from netbox.network.firewall_nftables_table import (
     BASE_KEY,
@@ -92,9 +93,11 @@ class NftablesBackend:
         """See ``FirewallBackend.commands``."""
         lines = []
         for ipv6, wanted in ((False, base), (True, base6)):
+            rendered = [Rendered(group, ipv6) for group in add]
             lines += _base_commands(ipv6) if wanted else []
-            for part in _by_stage([Rendered(group, ipv6) for group in add]):
-                lines += part
+            lines += [line for part in _needed(rendered) if wanted or _is_missing(part, ipv6) for line in _part_commands(part, ipv6)]
+            for batch in _by_stage(rendered):
+                lines += batch
         return [typed(line) for line in lines]
 
     def differences(self, groups: Sequence[RuleGroup]) -> list[Difference]:
@@ -109,9 +112,9 @@ class NftablesBackend:
             for ipv6, items in rendered.items():
                 lines += _cleared(ipv6) if not ipv6 or _has_table(ipv6) else []
                 if any(group.entries for group in items):
-                    lines += [*_base_commands(ipv6), *(line for part in _by_stage(items) for line in part)]
+                    lines += [*_base_commands(ipv6), _base_entry(ipv6, VERSION), *_part_lines(_needed(items), ipv6)]
+                    lines += [line for batch in _by_stage(items) for line in batch]
                     lines += [line for group in items for line in group.index()]
-                    lines.append(_base_entry(ipv6))
             _run(lines)
 
 
@@ -151,8 +154,34 @@ def _base_commands(ipv6: bool) -> list[str]:
     return lines
 
 
-def _base_entry(ipv6: bool) -> str:
-    return f'add element {TABLES[ipv6]} {OWNED} {{ "{BASE_KEY}" . {VERSION} comment "the table is complete" }}'
+def _needed(groups: Iterable[Rendered]) -> list[Part]:
+    """What the groups need beside what is always there, each once."""
+    return list({part.number: part for group in groups for part in group.parts}.values())
+
+
+def _part_commands(part: Part, ipv6: bool) -> list[str]:
+    """The sets and rules of a part."""
+    table = TABLES[ipv6]
+    lines = [f"add set {table} {name} {{ {definition} }}" for name, definition in part.sets.items()]
+    return lines + ([rule.first_command for rule in reversed(part.rules)] if part.first else [rule.command for rule in part.rules])
+
+
+def _part_lines(wanted: Iterable[Part], ipv6: bool) -> list[str]:
+    """Parts with their entries in the index."""
+    return [line for part in wanted for line in (*_part_commands(part, ipv6), _base_entry(ipv6, part.number))]
+
+
+def _base_entry(ipv6: bool, number: int) -> str:
+    """The entry of the index for what is everybody's."""
+    return f'add element {TABLES[ipv6]} {OWNED} {{ "{BASE_KEY}" . {number} comment "stands" }}'
+
+
+def _is_missing(part: Part, ipv6: bool) -> bool:
+    """Whether a person would have to add a part; yes where this process must not look."""
+    try:
+        return not _stands(ipv6, part.number)
+    except NoPermission:
+        return True
 
 
 def _raw_key(key: str, number: int) -> bytes:
@@ -160,9 +189,9 @@ def _raw_key(key: str, number: int) -> bytes:
     return key.encode().ljust(16, b"\0") + struct.pack("=I", number)
 
 
-def _stands(ipv6: bool) -> bool:
-    """Whether the index says that the base is complete."""
-    return nftables.elements(OWN, OWNED, [_raw_key(BASE_KEY, VERSION)], _FAMILIES[ipv6]) is not None
+def _stands(ipv6: bool, number: int = VERSION) -> bool:
+    """Whether the index says that the base, or a part, is there."""
+    return nftables.elements(OWN, OWNED, [_raw_key(BASE_KEY, number)], _FAMILIES[ipv6]) is not None
 
 
 def _indexed(owner: str, ipv6: bool) -> list[str]:
@@ -202,21 +231,25 @@ def _change(add: Sequence[Rendered], remove: Sequence[str], ipv6: bool, table: T
         if (lines or table is not None) and not _others(leaving, ipv6) and not _table(ipv6).owners() - set(leaving):
             lines = _cleared(ipv6)
     else:
-        if not stands:
-            lines = [*_cleared_base(ipv6), *_base_commands(ipv6), *lines, _base_entry(ipv6)]
-        for part in _by_stage(add):
-            lines += part
+        if stands:
+            lines += _part_lines([part for part in _needed(add) if not _stands(ipv6, part.number)], ipv6)
+        else:
+            lines = [*_new_base(add, ipv6), *lines]
+        for batch in _by_stage(add):
+            lines += batch
         lines += [line for group in add for line in group.index()]
     return lines
 
 
-def _cleared_base(ipv6: bool) -> list[str]:
-    """Takes what is left of a base that somebody has damaged out of the way, so that its rules do not stand twice."""
-    if not _has_table(ipv6):
-        return []
-    name = TABLES[ipv6]
-    there = {item["rule"]["handle"]: item["rule"]["chain"] for item in nftables.listing(True, name) if _comment(item) == OWN}
-    return [f"delete rule {name} {chain} handle {handle}" for handle, chain in there.items()]
+def _new_base(add: Sequence[Rendered], ipv6: bool) -> list[str]:
+    """The base, where there is none or somebody has damaged it: what is left of it goes, so that its rules do not stand twice."""
+    lines, needed = [], {part.number: part for part in _needed(add)}
+    if _has_table(ipv6):
+        name, listed = TABLES[ipv6], nftables.listing(True, TABLES[ipv6])
+        there = [item["rule"] for item in listed if _comment(item).partition("/")[0] == OWN]
+        lines = [f"delete rule {name} {rule['chain']} handle {rule['handle']}" for rule in there]
+        needed |= {part.number: part for part in parts({item["set"]["name"] for item in listed if "set" in item}, ipv6)}
+    return [*lines, *_base_commands(ipv6), _base_entry(ipv6, VERSION), *_part_lines(needed.values(), ipv6)]
 
 
 def _comment(item: dict[str, Any]) -> str:
@@ -232,6 +265,6 @@ def _removal(owner: str, entries: Sequence[str], ipv6: bool) -> list[str]:
             rules = (item["rule"] for item in nftables.listing(True, name) if _comment(item) == owner)
             lines += [f"delete rule {name} {rule['chain']} handle {rule['handle']}" for rule in rules]
         else:
-            lines.append(named_element(entry, ipv6).delete())
+            lines.append((named_member(entry, ipv6) or named_element(entry, ipv6)).delete())
     keys = ", ".join(f'"{index_key(owner)}" . {number}' for number in range(len(entries)))
     return [*lines, f"delete element {name} {OWNED} {{ {keys} }}"]

@@ -9,16 +9,17 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from netbox.kernel.iptables_entry import validate
-from netbox.network.firewall import LOOPBACK, LOOPBACK6, PUBLISH, STAGES, Redirect, Rule
+from netbox.network.firewall import GUARD, LOOPBACK, LOOPBACK6, LOSS, PUBLISH, STAGES, Redirect, Rule
 from netbox.network.firewall_iptables import entry
 
 TABLES = {False: "ip netbox", True: "ip6 netbox"}
 """Of IPv4, and of IPv6."""
-_FAMILIES = {False: "ip", True: "ip6"}
+FAMILIES = {False: "ip", True: "ip6"}
 OWN = "netbox"
 """The comment of the rules that are everybody's."""
 PORT, ADDRESS_PORT, PORT_RANGE, OWNED = "port", "address_port", "port_range", "owned"
-CHAINS = {stage: stage for stage in STAGES}
+CHAINS = {stage: stage for stage in STAGES} | {LOSS: GUARD}
+"""Of each stage. What gets lost follows what is forged, on the same hook."""
 _COMMENT_MAX = 100  # bytes; NFTNL_UDATA_COMMENT_MAXLEN is 128 with the NUL
 _STATES = ("INVALID", "ESTABLISHED", "RELATED", "NEW", "UNTRACKED")  # in the order of their bits, which is how they are listed
 _STATUSES = ("SNAT", "DNAT")
@@ -43,7 +44,16 @@ class ChainRule(NamedTuple):
     @property
     def command(self) -> str:
         """The command that adds it at the end of its chain."""
-        return f'add rule {TABLES[self.ipv6]} {self.chain} {" ".join(term.text for term in self.terms)} comment "{self.comment}"'
+        return f"add {self._typed}"
+
+    @property
+    def first_command(self) -> str:
+        """The command that adds it at the beginning of its chain."""
+        return f"insert {self._typed}"
+
+    @property
+    def _typed(self) -> str:
+        return f'rule {TABLES[self.ipv6]} {self.chain} {" ".join(term.text for term in self.terms)} comment "{self.comment}"'
 
     @property
     def listed(self) -> list[dict[str, Any]]:
@@ -135,12 +145,12 @@ def chain_rule(rule: Rule, owner: str) -> ChainRule:
     terms = [
         *_interface("iifname", rule.in_interface),
         *_interface("oifname", rule.out_interface),
-        *_address("saddr", rule.source, rule.ipv6),
-        *_address("daddr", rule.destination, rule.ipv6),
+        *address_terms("saddr", rule.source, rule.ipv6),
+        *address_terms("daddr", rule.destination, rule.ipv6),
         *_transport(rule),
-        *_connection(rule.states),
+        *connection_terms(rule.states),
         *_share(rule.probability),
-        _verdict(rule),
+        verdict_term(rule),
     ]
     return ChainRule(CHAINS[rule.stage], tuple(terms), owner, rule.ipv6)
 
@@ -156,12 +166,12 @@ LOCAL = Term("fib daddr type local", {"match": {"op": "==", "left": {"fib": {"re
 
 def not_loopback(ipv6: bool = False) -> Term:
     """A destination that is not 127.0.0.0/8, or ::1."""
-    return _address("daddr", f"!{LOOPBACK6 if ipv6 else LOOPBACK}", ipv6)[0]
+    return address_terms("daddr", f"!{LOOPBACK6 if ipv6 else LOOPBACK}", ipv6)[0]
 
 
 def lookup(name: str, ipv6: bool = False) -> ChainRule:
     """The rule of PUBLISH that asks a map."""
-    ip = _FAMILIES[ipv6]
+    ip = FAMILIES[ipv6]
     with_address = name != PORT
     fields: list[dict[str, Any]] = [{"meta": {"key": "l4proto"}}]
     if with_address:
@@ -194,7 +204,8 @@ def _check(rule: Rule, owner: str) -> None:
         raise ValueError(f"bad owner: {owner!r}")
 
 
-def _match(text: str, left: dict[str, Any], right: Any, negated: bool = False, op: str = "==") -> Term:
+def match_term(text: str, left: dict[str, Any], right: Any, negated: bool = False, op: str = "==") -> Term:
+    """A condition."""
     return Term(text, {"match": {"op": "!=" if negated else op, "left": left, "right": right}})
 
 
@@ -203,37 +214,39 @@ def _interface(key: str, value: str) -> list[Term]:
         return []
     negated, name = value.startswith("!"), value.removeprefix("!")
     name = name[:-1] + "*" if name.endswith("+") else name
-    return [_match(f'{key} {"!= " if negated else ""}"{name}"', {"meta": {"key": key}}, name, negated)]
+    return [match_term(f'{key} {"!= " if negated else ""}"{name}"', {"meta": {"key": key}}, name, negated)]
 
 
-def _address(field: str, value: str, ipv6: bool) -> list[Term]:
+def address_terms(field: str, value: str, ipv6: bool) -> list[Term]:
+    """The condition about an address; none for an empty value."""
     if not value:
         return []
-    ip = _FAMILIES[ipv6]
+    ip = FAMILIES[ipv6]
     negated, network = value.startswith("!"), value.removeprefix("!").removesuffix("/128" if ipv6 else "/32")
     address, _, length = network.partition("/")
     right: Any = {"prefix": {"addr": address, "len": int(length)}} if length else address
     text = f"{ip} {field} {'!= ' if negated else ''}{network}"
-    return [_match(text, {"payload": {"protocol": ip, "field": field}}, right, negated)]
+    return [match_term(text, {"payload": {"protocol": ip, "field": field}}, right, negated)]
 
 
 def _transport(rule: Rule) -> list[Term]:
     if rule.ports is None:
-        return [_match(f"meta l4proto {rule.protocol}", {"meta": {"key": "l4proto"}}, rule.protocol)] if rule.protocol else []
+        return [match_term(f"meta l4proto {rule.protocol}", {"meta": {"key": "l4proto"}}, rule.protocol)] if rule.protocol else []
     first, last = rule.ports
     text = str(first) if first == last else f"{first}-{last}"
     left = {"payload": {"protocol": rule.protocol, "field": "dport"}}
-    return [_match(f"{rule.protocol} dport {text}", left, first if first == last else {"range": [first, last]})]
+    return [match_term(f"{rule.protocol} dport {text}", left, first if first == last else {"range": [first, last]})]
 
 
-def _connection(states: tuple[str, ...]) -> list[Term]:
+def connection_terms(states: tuple[str, ...]) -> list[Term]:
+    """The condition about a connection; none for no states. Raises ``ValueError`` for a mixture that no one condition can ask for."""
     if not states:
         return []
     for key, known in (("state", _STATES), ("status", _STATUSES)):
         if set(states) <= set(known):
             chosen = [name.lower() for name in known if name in states]
             right: Any = chosen if len(chosen) > 1 else chosen[0]
-            return [_match(f"ct {key} {','.join(chosen)}", {"ct": {"key": key}}, right, op="in")]
+            return [match_term(f"ct {key} {','.join(chosen)}", {"ct": {"key": key}}, right, op="in")]
     raise ValueError(f"nf_tables has no one rule for the states {states}")
 
 
@@ -242,10 +255,11 @@ def _share(probability: float) -> list[Term]:
         return []
     below = max(1, round(probability * _SHARES))
     generator = {"numgen": {"mode": "random", "mod": _SHARES, "offset": 0}}
-    return [_match(f"numgen random mod {_SHARES} < {below}", generator, below, op="<")]
+    return [match_term(f"numgen random mod {_SHARES} < {below}", generator, below, op="<")]
 
 
-def _verdict(rule: Rule) -> Term:
+def verdict_term(rule: Rule) -> Term:
+    """What becomes of the packet. Raises ``ValueError`` for a redirect that no one rule can make."""
     if isinstance(rule.verdict, str):
         return Term(rule.verdict, {rule.verdict: None})
     if rule.ports is None:

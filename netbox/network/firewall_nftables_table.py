@@ -23,6 +23,7 @@ from netbox.network.firewall import (
     RuleGroup,
     is_owner,
 )
+from netbox.network.firewall_nftables_networks import Member, Network, Part, is_network_set, network_from, network_of, parts, quoted
 from netbox.network.firewall_nftables_rules import (
     ADDRESS_PORT,
     LOCAL,
@@ -41,7 +42,7 @@ from netbox.network.firewall_nftables_rules import (
 )
 
 IN_CHAINS = "rules"  # an entry of the index: the owner has rules in chains
-BASE_KEY, VERSION = "base", 2
+BASE_KEY, VERSION = "base", 300  # behind the numbers of parts
 _PRIME = (1 << 60) - 93
 
 # Name, and what hangs it on a hook; "-100" is "dstnat", a name that the hook output does not have.
@@ -97,10 +98,17 @@ class Rendered:
         self.owner = group.owner
         self.ipv6 = ipv6
         self.rules: list[tuple[str, ChainRule]] = []
-        self.elements: list[Element] = []
+        self.elements: list[Element | Member] = []
+        self.parts: list[Part] = []
+        network = network_of(group, ipv6)
+        if network is not None:
+            self.elements += network.members(group.owner)
+            self.parts += network.parts()
         for rule in group.rules:
             if rule.ipv6 != ipv6 or rule.stage == NAMES:
                 continue  # names: an accept in a table of our own overrules nobody's drop
+            if network is not None and rule in network.rules:
+                continue
             item = element(rule, group.owner)
             if item is not None:
                 self.elements.append(item)
@@ -162,7 +170,7 @@ class Table:
         """Whose rules and published ports stand."""
         found = {str(rule.get("comment", "")) for rule in self.rules}
         found |= {comment.partition(" ")[0] for (name, _), (_, comment) in self.elements.items() if name != OWNED}
-        return found - {OWN, ""}
+        return {owner for owner in found if is_owner(owner)}
 
     def installed(self) -> list[InstalledRule]:
         """The rules with an owner; a range is one."""
@@ -170,12 +178,15 @@ class Table:
         for rule in self.rules:
             number = number + 1 if rule["chain"] == chain else 1
             chain = rule["chain"]
-            if rule.get("comment", "") not in ("", OWN):
+            if is_owner(str(rule.get("comment", ""))):
                 found.append(InstalledRule(rule["comment"], f"{'ip6 ' if self.ipv6 else ''}{chain} {number}"))
+        for owner, network in self._networks().items():
+            places = (self._shared_place(value, network, owner) for value in network.rules)
+            found += [InstalledRule(owner, place) for place in places if place]
         ranges = set()
         for (name, key), (_, comment) in self.elements.items():
             owner, _, ports = comment.partition(" ")
-            if name == OWNED or not owner:
+            if name == OWNED or not owner or is_network_set(name):
                 continue
             place = f"{'ip6 ' if self.ipv6 else ''}{name} {key if not ports else key.rpartition(' . ')[0] + ' . ' + ports}"
             if place not in ranges:
@@ -191,12 +202,17 @@ class Table:
             counts[rule["chain"]] = counts.get(rule["chain"], 0) + 1
             key = (rule["chain"], str(rule.get("comment", "")), _significant(rule["expr"]))
             left.setdefault(key, []).append(counts[rule["chain"]])
-        return [[self._place(rule, group.owner, left) for rule in group.rules] for group in groups]
+        networks = [network_of(group, self.ipv6) for group in groups]
+        return [
+            [self._place(rule, group.owner, network, left) for rule in group.rules] for group, network in zip(groups, networks, strict=True)
+        ]
 
-    def _place(self, rule: Rule, owner: str, left: dict[tuple[str, str, str], list[int]]) -> str | None:
+    def _place(self, rule: Rule, owner: str, network: Network | None, left: dict[tuple[str, str, str], list[int]]) -> str | None:
         if rule.ipv6 != self.ipv6 or rule.stage == NAMES:
             return None  # names: there is none, see Rendered
         family = "ip6 " if self.ipv6 else ""
+        if network is not None and rule in network.rules:
+            return self._shared_place(rule, network, owner)
         item = element(rule, owner)
         if item is not None:
             stands = all(self.elements.get((item.set, key)) == (value, item.comment) for key, value in _pairs(item))
@@ -206,6 +222,29 @@ class Table:
         wanted = chain_rule(rule, owner)
         numbers = left.get((wanted.chain, owner, _significant(wanted.listed)))
         return f"{family}{wanted.chain} {numbers.pop(0)}" if numbers else None
+
+    def _networks(self) -> dict[str, Network]:
+        """The networks that have elements, by their owners."""
+        found: dict[str, list[tuple[str, str]]] = {}
+        for (name, key), (_, comment) in self.elements.items():
+            if is_network_set(name) and is_owner(comment):
+                found.setdefault(comment, []).append((name, key))
+        return {owner: network for owner, members in found.items() if (network := network_from(members, self.ipv6)) is not None}
+
+    def _shared_place(self, rule: Rule, network: Network, owner: str) -> str | None:
+        """Where a rule of all networks stands, and for which bridge; ``None`` if it, or an element that it asks for, is missing."""
+        wanted = network.standing(rule)
+        asked = [term.listed["match"]["right"] for term in wanted.terms if "match" in term.listed]
+        for member in network.members(owner):
+            if f"@{member.set}" in asked and self.elements.get((member.set, member.keys()[0])) != ("", owner):
+                return None
+        number = 0
+        for standing in self.rules:
+            if standing["chain"] == wanted.chain:
+                number += 1
+                if _significant(standing["expr"]) == _significant(wanted.listed):
+                    return f"{'ip6 ' if self.ipv6 else ''}{wanted.chain} {number} {network.bridge}"
+        return None
 
     def removal(self, owner: str) -> list[str]:
         """The commands that take away everything of an owner's."""
@@ -218,7 +257,7 @@ class Table:
                 if first == index_key(owner):
                     keys.setdefault(name, []).append(f'"{first}" . {number}')
             elif comment.partition(" ")[0] == owner:
-                keys.setdefault(name, []).append(key)
+                keys.setdefault(name, []).append(quoted(name, key))
         return [*lines, *(f"delete element {table} {name} {{ {', '.join(found)} }}" for name, found in keys.items())]
 
     def differences(self, groups: Sequence[RuleGroup]) -> list[Difference]:
@@ -227,8 +266,11 @@ class Table:
         if not any(group.entries for group in rendered):
             return []  # a table without any of our owners is none of the running ones' business
         asked = {group.owner for group in rendered}
-        found = self._base_differences()
-        wanted = [*base_rules(self.ipv6), *(rule for group in rendered for _, rule in group.rules)]
+        needed = {part.number: part for part in parts(self.sets, self.ipv6)}
+        needed |= {part.number: part for group in rendered for part in group.parts}
+        found = self._base_differences(needed.values())
+        shared = [*base_rules(self.ipv6), *(rule for part in needed.values() for rule in part.rules)]
+        wanted = [*shared, *(rule for group in rendered for _, rule in group.rules)]
         standing = [ChainRule(rule["chain"], (), str(rule.get("comment", ""))) for rule in self.rules]
         bodies = [_significant(rule["expr"]) for rule in self.rules]
         left = list(zip(standing, bodies, strict=True))
@@ -237,15 +279,15 @@ class Table:
             if match in left:
                 left.remove(match)
             else:
-                found.append(Difference("missing", rule.comment, typed(rule.command)))
+                found.append(Difference("missing", _owner(rule.comment), typed(rule.command)))
         for rule, body in left:
-            if rule.comment in asked | {OWN} or not is_owner(rule.comment):
-                found.append(Difference("foreign", rule.comment, f"a rule of the chain {rule.chain}: {body}"))
+            if rule.comment in asked or not is_owner(rule.comment):
+                found.append(Difference("foreign", _owner(rule.comment), f"a rule of the chain {rule.chain}: {body}"))
         if not found:
             found += self._misplaced(wanted)
-        return found + self._element_differences(rendered, asked)
+        return found + self._element_differences(rendered, asked, needed)
 
-    def _base_differences(self) -> list[Difference]:
+    def _base_differences(self, needed: Iterable[Part]) -> list[Difference]:
         found = []
         for name, definition in CHAINS.items():
             chain = self.chains.get(name)
@@ -254,7 +296,8 @@ class Table:
                 found.append(Difference("missing", OWN, typed(command)))
             elif definition and chain.get("policy", "accept") != "accept":
                 found.append(Difference("foreign", OWN, f"the policy of the chain {name}: {chain['policy']}"))
-        for name, (kind, definition) in sets(self.ipv6).items():
+        of_parts = {name: ("set", definition) for part in needed for name, definition in part.sets.items()}
+        for name, (kind, definition) in {**sets(self.ipv6), **of_parts}.items():
             if name not in self.sets:
                 found.append(Difference("missing", OWN, typed(f"add {kind} {TABLES[self.ipv6]} {name} {{ {definition} }}")))
         return found
@@ -266,10 +309,10 @@ class Table:
             should = [_significant(rule.listed) for rule in wanted if (rule.chain, rule.comment) == place]
             stands = [_significant(rule["expr"]) for rule in self.rules if (rule["chain"], rule.get("comment", "")) == place]
             if should != stands:
-                found.append(Difference("foreign", place[1], f"the order of the rules of the chain {place[0]}"))
+                found.append(Difference("foreign", _owner(place[1]), f"the order of the rules of the chain {place[0]}"))
         return found
 
-    def _element_differences(self, groups: Sequence[Rendered], asked: set[str]) -> list[Difference]:
+    def _element_differences(self, groups: Sequence[Rendered], asked: set[str], needed: Iterable[int]) -> list[Difference]:
         found = []
         left = dict(self.elements)
         for group in groups:
@@ -282,8 +325,9 @@ class Table:
                 stands = [left.pop((item.set, key), None) == (value, item.comment) for key, value in _pairs(item)]
                 if not all(stands):
                     found.append(Difference("missing", group.owner, typed(item.add())))
-        if left.pop((OWNED, f"{BASE_KEY} . {VERSION}"), None) is None:
-            found.append(Difference("missing", OWN, "the index's entry for the table"))
+        for number in (VERSION, *needed):
+            if left.pop((OWNED, f"{BASE_KEY} . {number}"), None) is None:
+                found.append(Difference("missing", OWN, "the index's entry for the table"))
         keys = {index_key(owner): owner for owner in asked}
         for (name, key), (value, comment) in left.items():
             owner = keys.get(key.partition(" . ")[0], "") if name == OWNED else comment.partition(" ")[0]
@@ -292,7 +336,12 @@ class Table:
         return found
 
 
-def _pairs(item: Element) -> Iterable[tuple[str, str]]:
+def _owner(comment: str) -> str:
+    """Whose a rule is: what is everybody's has the length of a prefix behind our name, if it is about subnets."""
+    return OWN if comment.startswith(f"{OWN}/") else comment
+
+
+def _pairs(item: Element | Member) -> Iterable[tuple[str, str]]:
     return zip(item.keys(), item.values(), strict=True)
 
 

@@ -250,8 +250,12 @@ class NetworkManager:
 
         return _sum(Traffic(*counters) for counters in netlink.traffic(pid))
 
-    def describe(self, plan: NetworkPlan) -> list[str]:
-        """The commands that a person would type to build the plan, the network included unless it stands."""
+    def describe(self, plan: NetworkPlan, name: str = "") -> list[str]:
+        """The commands that a person would type to build the plan for a sandbox of this name, the network included unless it stands.
+
+        Raises:
+            Conflict, HostError: the names of the network could not be served.
+        """
         commands: list[str] = []
         base, base6 = not plan.base_stands, not networks.any_stands6(self._store)
         for endpoint in plan.endpoints:
@@ -260,9 +264,11 @@ class NetworkManager:
             elif not endpoint.standing:
                 options = {"internal": endpoint.internal, "subnet6": endpoint.subnet6, "gateway6": endpoint.gateway6}
                 row = NetworkRow(endpoint.network, endpoint.bridge, endpoint.subnet, endpoint.gateway, endpoint.mtu, 0.0, options)
-                commands += networks.describe(row, base, base6, networks.forwarding6(self._store, row))
+                commands += networks.describe(
+                    row, naming.expected_port(self._settings, row), base, base6, networks.forwarding6(self._store, row)
+                )
                 base, base6 = False, base6 and not row.subnet6
-        commands += modes.planned(plan).describe(plan)
+        commands += modes.planned(plan).describe(plan) + naming.describe_member(plan, name)
         if plan.ports:
             commands += firewall.backend().commands([firewall_switch.published(plan)], base=False)
         return commands

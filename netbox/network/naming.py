@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from netbox.names import DEFAULT_NETWORK
+from netbox.names import DEFAULT_NETWORK, short_id
 from netbox.network import resolve
 from netbox.network.facts import boot_id
 from netbox.network.plan import Endpoint, NetworkPlan
@@ -18,6 +18,7 @@ from netbox.state.store import Store
 
 if TYPE_CHECKING:
     from netbox.network.nameservice.hooks import Status, StoredMembers
+    from netbox.network.nameservice.zone import Served
 
 
 PORT = 53
@@ -34,10 +35,55 @@ def serve(store: Store, row: NetworkRow, recorder: Recorder) -> int:
     if row.name == DEFAULT_NETWORK or is_served(store.settings, row.name):
         return 0
     from netbox.network.nameservice import hooks
+
+    return hooks.network_up(store.settings, _served(row), _members(store), recorder)
+
+
+def expected_port(settings: Settings, row: NetworkRow) -> int:
+    """The port where ``serve`` would serve the names of a network. Has no effect.
+
+    Raises:
+        Conflict, HostError: as ``serve``.
+    """
+    if row.name == DEFAULT_NETWORK or is_served(settings, row.name):
+        return port(settings, row.name)
+    from netbox.network.nameservice import hooks
+
+    return hooks.free_port(_served(row))
+
+
+def describe(row: NetworkRow, port: int) -> list[str]:
+    """How a person would serve the names of a network, with dnsmasq(8); netbox has a process of its own for it. No effects."""
+    if row.name == DEFAULT_NETWORK:
+        return []
+    from netbox.network.nameservice.zone import domain
+
+    where = f"--bind-interfaces --listen-address={row.gateway} --port={port} --pid-file=/run/{row.bridge}.pid"
+    what = f"--no-hosts --hostsdir={_hosts(row.bridge)} --expand-hosts --domain={domain(row.name)}"
+    others = " --no-resolv" if row.options.get("internal") else ""
+    return [f"mkdir -p {_hosts(row.bridge)}", f"dnsmasq --conf-file=/dev/null {where} {what}{others}  # netbox: the process netbox-names"]
+
+
+def describe_member(plan: NetworkPlan, name: str) -> list[str]:
+    """How the names of a sandbox would be added to what ``describe`` serves. No effects."""
+    identity = short_id(plan.sandbox_id)
+    lines = []
+    for endpoint in plan.endpoints:
+        if endpoint.network != DEFAULT_NETWORK and not endpoint.on_lan:
+            said = " ".join(dict.fromkeys(filter(None, (name, *endpoint.aliases, identity))))
+            entries = " ".join(f"'{address} {said}'" for address in endpoint.addresses)
+            lines.append(f"printf '%s\\n' {entries} >{_hosts(endpoint.bridge)}/{identity}")
+    return lines
+
+
+def _hosts(bridge: str) -> str:
+    return f"/run/{bridge}.hosts"
+
+
+def _served(row: NetworkRow) -> Served:
     from netbox.network.nameservice.zone import Served
 
-    served = Served(row.name, row.bridge, (row.gateway,), tuple(filter(None, (row.subnet, row.subnet6))), bool(row.options.get("internal")))
-    return hooks.network_up(store.settings, served, _members(store), recorder)
+    return Served(row.name, row.bridge, (row.gateway,), tuple(filter(None, (row.subnet, row.subnet6))), bool(row.options.get("internal")))
 
 
 def port(settings: Settings, network: str) -> int:
@@ -116,7 +162,7 @@ def resolv_conf(plan: NetworkPlan, host: HostFiles) -> str | None:
     gateways = [endpoint.gateway for endpoint in named]
     if plan.way_out is not None and all(endpoint.internal for endpoint in named):
         # The way out is on a network without names. The service of an internal network refuses what is not its own: the next one is asked.
-        gateways += resolve.nameservers(resolve.resolv_conf(host, plan.dns, (), ()))
+        gateways += resolve.nameservers(resolve.resolv_conf(host, plan.dns, (), (), ipv6=plan.way_out6 is not None))
     return hooks.resolv_conf(host, gateways, [endpoint.network for endpoint in named], plan.dns_search, plan.dns_options)
 
 

@@ -13,12 +13,12 @@ from contextlib import contextmanager
 from typing import Any
 
 from netbox import names
-from netbox.errors import Conflict, HostError, NotFound, host_error
+from netbox.errors import Conflict, HostError, NotFound, Unsupported, host_error
 from netbox.kernel import flock, rtnetlink, sysctl
 from netbox.kernel.rtnetlink import Link, RouteSocket
 from netbox.network import docker_user, firewall, firewall_choice, ipam, naming, parents
 from netbox.network import forwarding as forwarding_ipv6
-from netbox.network.facts import HostFacts, Occupied, boot_id, host_facts
+from netbox.network.facts import HostFacts, Occupied, boot_id, host_facts, machine_id
 from netbox.network.firewall import RuleGroup
 from netbox.network.resolve import host_files, nameservers
 from netbox.settings import Settings
@@ -56,12 +56,15 @@ def locked(settings: Settings) -> Iterator[None]:
 
 def choose(store: Store, name: str, row: NetworkRow | None, facts: HostFacts) -> NetworkRow:
     """The network as it should stand: the remembered subnet where it is still free, and the MTU of the way out. No effects. The default
-    network takes another subnet where the remembered one is not free; one that a user made never does.
+    network takes another subnet where the remembered one is not free, and has IPv6 or not as the settings say; one that a user made is as
+    it was made.
 
     Raises:
         NotFound: there is no such network.
         Conflict: the subnet collides with the host's network, and sandboxes use it.
     """
+    if row is not None and name == names.DEFAULT_NETWORK:
+        row = _in_wanted_families(store, row, facts)
     if row is not None:
         colliding, clash = _first_collision(row, facts)
         if clash is None:
@@ -77,7 +80,30 @@ def choose(store: Store, name: str, row: NetworkRow | None, facts: HostFacts) ->
     elif name != names.DEFAULT_NETWORK:
         raise not_found(store, name)
     subnet = ipam.choose_subnet([item.subnet for item in (*facts.occupied, *reserved_subnets(store, name))])
-    return NetworkRow(name, names.bridge(name), str(subnet), ipam.gateway(subnet), facts.mtu, time.time(), {})
+    made = NetworkRow(name, names.bridge(name), str(subnet), ipam.gateway(subnet), facts.mtu, time.time(), {})
+    return _in_wanted_families(store, made, facts)
+
+
+def _in_wanted_families(store: Store, row: NetworkRow, facts: HostFacts) -> NetworkRow:
+    """The default network with IPv6 or without, as the settings say; those who are on it keep what they have."""
+    if store.settings.ipv6 == bool(row.subnet6) or _in_use(store, row.name):
+        return row
+    options = {key: value for key, value in row.options.items() if key not in ("subnet6", "gateway6")}
+    if store.settings.ipv6:
+        if not forwarding_ipv6.is_supported():
+            raise Unsupported(
+                f"network {row.name} cannot have IPv6: this kernel has none", "start it without ipv6.disable=1, or unset NETBOX_IPV6"
+            )
+        occupied = [item.subnet for item in (*facts.occupied, *reserved_subnets(store, row.name))]
+        subnet = ipam.choose_subnet(occupied, [ipam.ula_prefix(machine_id())], ipam.USER_PREFIX_LENGTH6)
+        options |= {"subnet6": str(subnet), "gateway6": ipam.gateway(subnet)}
+    return row._replace(options=options)
+
+
+def _facts(store: Store, name: str, row: NetworkRow | None) -> HostFacts:
+    """The facts about the families that a network with a bridge has, or is to have."""
+    ipv6 = bool(row is not None and row.subnet6) or (name == names.DEFAULT_NETWORK and store.settings.ipv6)
+    return host_facts(frozenset({names.bridge(name)}), ipv6)
 
 
 def _first_collision(row: NetworkRow, facts: HostFacts) -> tuple[str, Occupied | None]:
@@ -138,7 +164,7 @@ def ensure(store: Store, name: str) -> tuple[NetworkRow, bool]:
         if row is not None and link.is_up:  # the last step of a bring-up, but for the names
             _serve_names(store, row, journal)
             return row, True
-    row = choose(store, name, row, host_facts(frozenset({names.bridge(name)}), ipv6=row is not None and bool(row.subnet6)))
+    row = choose(store, name, row, _facts(store, name, row))
     store.put_network(row)
     try:
         _bring_up(store, row, journal, journaled)
@@ -184,8 +210,7 @@ def preview(store: Store, name: str) -> tuple[NetworkRow, bool]:
     link_of_bridge = bridge_link(names.bridge(name))
     if row is not None and link_of_bridge is not None and link_of_bridge.is_up:
         return row, True
-    ipv6 = row is not None and bool(row.subnet6)
-    return choose(store, name, row, host_facts(frozenset({names.bridge(name)}), ipv6)), False
+    return choose(store, name, row, _facts(store, name, row)), False
 
 
 def bridge_link(bridge: str) -> Link | None:
@@ -340,14 +365,16 @@ def any_stands6(store: Store) -> bool:
     return any(row.subnet6 and not row.parent and names.network_owner(row.name) in standing for row in store.networks())
 
 
-def describe(row: NetworkRow, base: bool = True, base6: bool = False, ipv6_forwarding: Mapping[str, str] | None = None) -> list[str]:
-    """How a network is brought up, as the commands that a person would type; with ``base`` including the firewall's chains, with ``base6``
-    those for IPv6. No effects.
+def describe(
+    row: NetworkRow, port: int, base: bool = True, base6: bool = False, ipv6_forwarding: Mapping[str, str] | None = None
+) -> list[str]:
+    """How a network is brought up, its names served at a port, as the commands that a person would type; with ``base`` including the
+    firewall's chains, with ``base6`` those for IPv6. No effects.
     """
     return [
         f"ip link add {row.bridge} address {ipam.mac_for(row.gateway)} mtu {row.mtu} type bridge",
         *(f"sysctl -qw {name}={value}" for name, value in bridge_sysctls(row.bridge, bool(row.subnet6))),
-        *firewall.backend().commands([rule_group(row)], base=base, base6=base6 and bool(row.subnet6)),
+        *firewall.backend().commands([rule_group(row, port)], base=base, base6=base6 and bool(row.subnet6)),
         *docker_user.commands(firewall_choice.choose().name, names.network_owner(row.name), row.bridge),
         *([] if is_internal(row) else [f"sysctl -qw {IP_FORWARD}=1"]),
         *(forwarding_ipv6.commands(dict(ipv6_forwarding)) if ipv6_forwarding else []),
@@ -357,4 +384,5 @@ def describe(row: NetworkRow, base: bool = True, base6: bool = False, ipv6_forwa
         ),
         f"ip link set {row.bridge} up",
         *([f"ip -6 route add local ::1/128 dev {row.bridge} table local metric {rtnetlink.LOOPBACK_METRIC}"] if row.subnet6 else []),
+        *naming.describe(row, port),
     ]

@@ -44,7 +44,7 @@ def private_files(plan: NetworkPlan, host: HostFiles) -> dict[str, str]:
     return {
         "hosts": hosts(plan.hostname, own_addresses(plan), plan.extra_hosts),
         "hostname": f"{plan.hostname}\n",
-        "resolv.conf": resolv_conf(host, plan.dns, plan.dns_search, plan.dns_options, reachable),
+        "resolv.conf": resolv_conf(host, plan.dns, plan.dns_search, plan.dns_options, reachable, plan.way_out6 is not None),
     }
 
 
@@ -86,17 +86,20 @@ def _own_names(hostname: str) -> str:
     return hostname if "." not in hostname else f"{hostname} {hostname.partition('.')[0]}"
 
 
-def resolv_conf(host: HostFiles, dns: Sequence[str], search: Sequence[str], options: Sequence[str], reachable: bool = True) -> str:
+def resolv_conf(
+    host: HostFiles, dns: Sequence[str], search: Sequence[str], options: Sequence[str], reachable: bool = True, ipv6: bool = False
+) -> str:
     """A resolv.conf for a namespace of its own.
 
     ``dns``, ``search`` and ``options`` each take the place of what the host has; a search list of ``.`` means none. Resolvers on the
-    host's loopback are left out, as are IPv6 ones: they are out of reach. So is every one of the host's with ``reachable`` false.
+    host's loopback are left out: they are out of reach. So are those with an IPv6 address unless the sandbox has a way out by ``ipv6``, and
+    every one of the host's with ``reachable`` false.
     """
     source = host.resolv_conf
-    usable = [server for server in nameservers(source) if _is_reachable(server)]
+    usable = [server for server in nameservers(source) if _is_reachable(server, ipv6)]
     if not usable and host.upstream:
         source = host.upstream
-        usable = [server for server in nameservers(source) if _is_reachable(server)]
+        usable = [server for server in nameservers(source) if _is_reachable(server, ipv6)]
     if not reachable:
         return _merged("", dns, search, options, [])
     text = _merged(source, dns, search, options, usable)
@@ -129,8 +132,10 @@ def _lines(text: str) -> list[list[str]]:
     return [words for line in text.splitlines() if (words := line.split()) and not words[0].startswith(("#", ";"))]
 
 
-def _is_reachable(server: str) -> bool:
-    return ":" not in server and not server.startswith("127.") and server != "0.0.0.0"  # 0.0.0.0 means this host, too
+def _is_reachable(server: str, ipv6: bool) -> bool:
+    if ":" in server:  # a link-local one is good on a link of the host only, and :: means this host, as ::1 does
+        return ipv6 and "%" not in server and not server.lower().startswith("fe80:") and server not in ("::", "::1")
+    return not server.startswith("127.") and server != "0.0.0.0"  # 0.0.0.0 means this host, too
 
 
 def _read(path: str) -> str:

@@ -238,7 +238,7 @@ def loss_rules(plan: NetworkPlan, direction: str, impairments: Sequence[Impairme
                 source, destination = (peer, own) if direction == IN else (own, peer)
                 rules.append(
                     Rule(
-                        firewall.GUARD,
+                        firewall.LOSS,
                         firewall.DROP,
                         in_interface=in_interface,
                         source=source,

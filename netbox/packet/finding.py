@@ -282,7 +282,7 @@ def nameserver(place: Place) -> str:
         server = resolving.nameserver_of(place.pid)
     else:
         with open(RESOLV_CONF, encoding="utf-8", errors="replace") as file:
-            server = next(iter(resolving.settings(file.read())[0]), None)
+            server = next(iter(resolving.parse_config(file.read()).servers), None)
     if server is None:
         raise NotFound(f"{place.title} has no name server", "name one: netbox probe SRC SERVER --dns NAME")
     return server

@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import ipaddress
+import itertools
 import os
 import socket
 import struct
@@ -23,7 +24,7 @@ from netbox.kernel.namespaces import inside_netns
 from netbox.kernel.rtnetlink import Request, RouteSocket
 
 _RANGES = ("203.0.113.0/24", "198.51.100.0/24", "192.0.2.0/24", "198.18.0.0/16")
-_PREFIX = 30
+_PREFIX = 28
 _IPV6 = "2001:db8:6c61:"  # "la": below the prefix of documentation
 _IPV6_PREFIX = 64
 _LINK = "lan0"
@@ -38,6 +39,7 @@ _PATIENCE = 2.0  # seconds for the veth pair to have a carrier: a moment
 
 class Neighbour:
     """The neighbour. ``address`` is its own, ``host_address`` that of this machine on the LAN; ``…6`` the same of IPv6, ``None`` without.
+    ``network`` is the LAN's subnet, of which the rest is free, and ``upper_half`` the half of it without the two.
 
     ``fd`` is its network namespace; ``host_link`` the host's end of the veth pair.
     """
@@ -83,8 +85,9 @@ class Neighbour:
         )
 
     def _build(self, block: ipaddress.IPv4Network) -> None:
-        host, own = block.hosts()
+        host, own = itertools.islice(block.hosts(), 2)
         self.address, self.host_address, self.network = str(own), str(host), str(block)
+        self.upper_half = str(list(block.subnets())[1])
         prefix6 = f"{_IPV6}{int(block.network_address) & 0xFFFF:x}"
         self.address6: str | None = f"{prefix6}::2"
         self.host_address6: str | None = f"{prefix6}::1"

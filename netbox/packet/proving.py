@@ -12,7 +12,7 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING, NamedTuple
 
 from netbox.engine.exposing import HOST, LAN, OTHER, OWN, Cell, Proof, Report, Row
-from netbox.network.firewall import ANY_ADDRESS
+from netbox.network.firewall import ANY_ADDRESS, ANY_ADDRESS6
 from netbox.packet import places
 from netbox.packet.places import Place, Target
 from netbox.packet.probing.run import run_probes
@@ -88,16 +88,21 @@ class _Stations:
         return self._places[name]
 
     def sources(self, row: Row, cell: Cell) -> Iterator[tuple[str, str, Place, str]]:
-        """From where a cell is asked: the title, the network, the place, and the host's address on that network."""
+        """From where a cell is asked: the title, the network, the place, and the host's address of the row's family on that network."""
+        is_ipv6 = ":" in row.address
         if cell.source == HOST:
-            yield "this host", "", self._place("host"), "127.0.0.1"
+            # Whether ::1 leads to a sandbox depends on the host's bridge netfilter.
+            own = _gateway(self._engine.get(row.sandbox), row.network, is_ipv6) if is_ipv6 else "127.0.0.1"
+            yield "this host", "", self._place("host"), own
         elif cell.source == LAN:
             lan = self._place("lan")
             assert lan.neighbour is not None
-            yield "a neighbour on the LAN", "", lan, lan.neighbour.host_address
+            address = lan.neighbour.host_address6 if is_ipv6 else lan.neighbour.host_address
+            if address is not None:
+                yield "a neighbour on the LAN", "", lan, address
         else:
             for network, sandbox in self._members(row, cell.source):
-                yield sandbox.name, network, self._place(sandbox.id), _gateway(sandbox, network)
+                yield sandbox.name, network, self._place(sandbox.id), _gateway(sandbox, network, is_ipv6)
 
     def _members(self, row: Row, source: str) -> Iterator[tuple[str, Sandbox]]:
         if source == OWN:
@@ -111,7 +116,7 @@ class _Stations:
         seen = set()
         for item in self._running:
             for network in item.networks:
-                if row.network not in item.networks and network not in seen and _gateway(item, network):
+                if row.network not in item.networks and network not in seen and _gateway(item, network, ":" in row.address):
                     seen.add(network)
                     yield network, item
 
@@ -121,11 +126,11 @@ class _Stations:
         if row.port is None:
             return Target(row.address, row.address, _DISCARD, TCP, there, inner=(row.address, _DISCARD))
         port = row.port
-        anywhere = port.host_ip == ANY_ADDRESS or (ip_address(port.host_ip).is_loopback and cell.source != HOST)
+        anywhere = port.host_ip in (ANY_ADDRESS, ANY_ADDRESS6) or (ip_address(port.host_ip).is_loopback and cell.source != HOST)
         address = gateway if anywhere else port.host_ip
         return Target(address, address, port.host_port, port.protocol, there, published=port, inner=(row.address, port.port))
 
 
-def _gateway(sandbox: Sandbox, network: str) -> str:
-    endpoints = sandbox.network_plan.get("endpoints") or []
-    return next((str(item["gateway"]) for item in endpoints if item["network"] == network and item.get("bridge")), "")
+def _gateway(sandbox: Sandbox, network: str, is_ipv6: bool) -> str:
+    key, endpoints = "gateway6" if is_ipv6 else "gateway", sandbox.network_plan.get("endpoints") or []
+    return next((str(item.get(key) or "") for item in endpoints if item["network"] == network and item.get("bridge")), "")

@@ -13,12 +13,13 @@ from tests.bench import place, report, rootfs, scenarios
 from tests.bench.datapath import DataPath
 from tests.bench.floor import Floor
 from tests.bench.measure import Progress, Task, interleave
+from tests.bench.networks import ManyNetworks
 from tests.bench.place import Place
 from tests.bench.processes import Failed
 from tests.bench.subjects import Docker, Netbox, Podman, Subject
 from tests.bench.warm import Firewall, Warm
 
-SUBJECTS = ("netbox", "api", "docker", "podman", "floor", "firewall", "datapath")
+SUBJECTS = ("netbox", "api", "docker", "podman", "floor", "firewall", "networks", "datapath")
 
 
 class Opened(Protocol):
@@ -114,6 +115,7 @@ def _chosen(where: Place, only: list[str]) -> dict[str, Opened]:
         "docker": Docker(where),
         "podman": Podman(where),
         "floor": Floor(where),
+        "networks": ManyNetworks(),
         "datapath": DataPath(where),
     }
     named = set(only) & set(SUBJECTS)
@@ -125,7 +127,7 @@ def _tasks(opened: list[Opened], only: list[str]) -> list[Task]:
     for subject in opened:
         if isinstance(subject, Subject):
             tasks += scenarios.command_tasks(subject)
-        elif isinstance(subject, Floor | Warm | DataPath):
+        elif isinstance(subject, Floor | Warm | ManyNetworks | DataPath):
             tasks += subject.tasks()
     return _wanted(tasks, only)
 

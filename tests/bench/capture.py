@@ -78,11 +78,11 @@ def _flow(
         assert receiver.stdout is not None
         capture.stderr.readline()
         receiver.stdout.readline()
-        begun = time.monotonic()
+        before, begun = _ticks(capture.pid), time.monotonic()
         sent = int(processes.run([*flow, "send", addresses["bench-a"][1], *rest], environment))
         took = time.monotonic() - begun
         received = int(receiver.stdout.read())
-        ticks = sum(map(int, open(f"/proc/{capture.pid}/stat").read().rpartition(")")[2].split()[11:13]))  # noqa: SIM115
+        ticks = _ticks(capture.pid) - before
         capture.terminate()
         summary = capture.stderr.read()
     total, dropped = map(int, re.findall(r"^([0-9]+) packets? recorded, ([0-9]+) dropped", summary, re.MULTILINE)[0])
@@ -93,6 +93,12 @@ def _flow(
         f"{dropped} dropped by the kernel, {missing} missing in the file of {path.stat().st_size >> 20} MiB; capture used {load:.0f} % CPU"
     )
     return 1 if options.check and (dropped or missing) else 0
+
+
+def _ticks(pid: int) -> int:
+    """The processor time of a process, in clock ticks (proc_pid_stat(5))."""
+    with open(f"/proc/{pid}/stat", encoding="ascii") as file:
+        return sum(map(int, file.read().rpartition(")")[2].split()[11:13]))
 
 
 if __name__ == "__main__":

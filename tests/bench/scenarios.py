@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 
-from tests.bench import processes
+from tests.bench import networks, processes
 from tests.bench.measure import Figure, Sample, Task
 from tests.bench.processes import Failed
 from tests.bench.subjects import Subject
@@ -43,6 +43,7 @@ FIGURES = (
     Figure("firewall-1000", "publish and unpublish a port, 1,000 published"),
     Figure("packet-0", "first packet of a connection, no others published", "µs"),
     Figure("packet-1000", "first packet of a connection, 1,000 published", "µs"),
+    *networks.FIGURES,
     Figure("stream-local", "through a published port, by 127.0.0.1", "Gbit/s"),
     Figure("stream-host", "through a published port, by the host's address", "Gbit/s"),
     Figure("requests-local", "requests a second, by 127.0.0.1", "thousand"),

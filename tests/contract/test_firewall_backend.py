@@ -29,8 +29,8 @@ INTERNAL = firewall.network_rules("network:inner", "nb-2", "10.9.32.0/20", inter
 LOSS = RuleGroup(
     "impair:a",
     (
-        firewall.Rule(firewall.GUARD, firewall.DROP, in_interface="netbox0", source="10.9.0.2", probability=0.05),
-        firewall.Rule(firewall.GUARD, firewall.DROP, in_interface="netbox0", source="10.9.0.2", destination="10.0.0.0/8", probability=1e-6),
+        firewall.Rule(firewall.LOSS, firewall.DROP, in_interface="netbox0", source="10.9.0.2", probability=0.05),
+        firewall.Rule(firewall.LOSS, firewall.DROP, in_interface="netbox0", source="10.9.0.2", destination="10.0.0.0/8", probability=1e-6),
     ),
 )
 OTHER = firewall.network_rules("network:other", "nb-1", "10.9.16.0/20")
@@ -70,7 +70,7 @@ def test_groups_come_and_go_by_owner(backend: FirewallBackend) -> None:
 def test_a_rule_for_a_share_of_packets(backend: FirewallBackend) -> None:
     """Half of 400 datagrams to ourselves: the bound is seven standard deviations wide either way."""
     backend.apply(
-        [RuleGroup("impair:a", (firewall.Rule(firewall.GUARD, firewall.DROP, in_interface="lo", source="127.0.0.9", probability=0.5),))]
+        [RuleGroup("impair:a", (firewall.Rule(firewall.LOSS, firewall.DROP, in_interface="lo", source="127.0.0.9", probability=0.5),))]
     )
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sink, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as source:
         sink.bind(("127.0.0.1", 0))
@@ -89,6 +89,19 @@ def test_a_rule_for_a_share_of_packets(backend: FirewallBackend) -> None:
     assert 130 <= found <= 270
     backend.apply(remove=["impair:a"])
     assert backend.owners() == set()
+
+
+def test_what_only_some_packets_need_is_there_only_for_them(backend: FirewallBackend) -> None:
+    """Every packet of the host would pass it."""
+    backend.apply([NETWORK])
+    alone = leaks.firewall()
+    names = firewall.with_names(OTHER, "nb-1", ["10.9.16.1"], 53)
+    backend.apply([LOSS, names])
+    assert backend.differences([NETWORK, LOSS, names]) == []
+    backend.apply(remove=["impair:a", names.owner])
+    assert leaks.firewall() == alone
+    assert backend.differences([NETWORK]) == []
+    backend.take_down()
 
 
 def test_the_last_one_takes_everything_along(backend: FirewallBackend) -> None:
@@ -286,14 +299,14 @@ DAMAGE = {
     },
     "the index gone": {"iptables": [], "nftables": ["flush set ip netbox owned"]},
     "a jump gone": {
-        "iptables": ["-D FORWARD -j NETBOX-EGRESS -m comment --comment netbox"],
+        "iptables": ["-D FORWARD -j NETBOX-EGRESS"],
         "nftables": ["flush chain ip netbox forward"],
     },
     "the fence torn down": {"iptables": ["-F NETBOX-FENCE"], "nftables": ["flush chain ip netbox fence"]},
     "a loss edited": {
         "iptables": [
-            "-t raw -D NETBOX-GUARD 5",
-            "-t raw -A NETBOX-GUARD -s 10.9.0.2 -m statistic --mode random --probability .5 -m comment --comment impair:a -j DROP",
+            "-t raw -D NETBOX-LOSS 1",
+            "-t raw -A NETBOX-LOSS -s 10.9.0.2 -m statistic --mode random --probability .5 -m comment --comment impair:a -j DROP",
         ],
         "nftables": ['add rule ip netbox guard iifname "netbox0" ip saddr 10.9.0.2 numgen random mod 100 < 50 drop comment "impair:a"'],
     },
@@ -444,7 +457,7 @@ DAMAGE6 = {
     "everything flushed": {"iptables": ["-t nat -F", "-F", "-t raw -F"], "nftables": ["delete table ip6 netbox"]},
     "a chain flushed": {"iptables": ["-F NETBOX-FENCE"], "nftables": ["flush chain ip6 netbox fence"]},
     "a jump gone": {
-        "iptables": ["-t nat -D PREROUTING ! -d ::1 -m addrtype --dst-type LOCAL -m comment --comment netbox -j NETBOX-PUBLISH"],
+        "iptables": ["-t nat -D PREROUTING ! -d ::1 -m addrtype --dst-type LOCAL -j NETBOX-PUBLISH"],
         "nftables": ["flush chain ip6 netbox prerouting"],
     },
     "the index gone": {"iptables": [], "nftables": ["flush set ip6 netbox owned"]},
@@ -524,8 +537,8 @@ def test_damage_to_ipv6_is_named_and_repaired(backend: FirewallBackend, name: st
 def test_an_interface_of_an_ipv6_rule_is_compared_as_a_whole(private_host: PrivateHost) -> None:
     """python-iptables would let "netbox0" match every name whose letters are odd and even where its own are."""
     backend = IptablesBackend()
-    rule = firewall.Rule(firewall.GUARD, firewall.DROP, in_interface="lo", ipv6=True)
-    like = firewall.Rule(firewall.GUARD, firewall.DROP, in_interface="nm", ipv6=True)  # as l and o
+    rule = firewall.Rule(firewall.LOSS, firewall.DROP, in_interface="lo", ipv6=True)
+    like = firewall.Rule(firewall.LOSS, firewall.DROP, in_interface="nm", ipv6=True)  # as l and o
     with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sink, socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as source:
         sink.bind(("::1", 0))
         sink.settimeout(20)

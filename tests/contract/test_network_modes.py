@@ -100,7 +100,7 @@ def test_the_plan_as_a_value(guest: Guest, lab: Lab) -> None:
         assert plan.hostname == {"host": machine, "ns": machine, "bridge": own, "none": own}[plan.mode]
     commands = lab.manager.describe(plan)
     assert bool(commands) == (plan.mode in ("bridge", "none", "ns"))
-    assert all(command.split()[0] in ("ip", "sysctl", "iptables", "nft", "nsenter") for command in commands)
+    assert all(command.split()[0] in ("ip", "sysctl", "iptables", "nft", "nsenter", "mkdir", "dnsmasq", "printf") for command in commands)
 
 
 @once_for_each_mode
@@ -175,7 +175,8 @@ def test_the_commands_of_a_dry_run_build_the_same(guest: Guest, lab: Lab) -> Non
     look = f"ip -n {name} -o -4 address; ip -n {name} route; ip -n {name} -br link | tr @ ' ' | cut -d' ' -f1; ip -n {name} -o link"
     script = ["mount -t tmpfs none /run", "ip link set lo up", "ip link add eth0 type veth peer name lan0", "ip link set eth0 up"]
     script += [*lab.manager.describe(guest.plan), f"( {look} ) | sed 's/@[^:]*//; s/[0-9]*: //'"]
-    typed = subprocess.run(["unshare", "-nm", "sh", "-ec", "\n".join(script)], capture_output=True, text=True, check=False, timeout=110)
+    command = ["unshare", "-nm", "--pid", "--fork", "--kill-child", "sh", "-ec", "\n".join(script)]  # dnsmasq ends with the shell
+    typed = subprocess.run(command, capture_output=True, text=True, check=False, timeout=110)
     assert typed.returncode == 0, typed.stderr
     facts = {line for line in typed.stdout.splitlines() if " inet " in line or " dev " in line}
     mine = guest.execute("ip", "-o", "-4", "address") + guest.execute("ip", "route")

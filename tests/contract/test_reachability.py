@@ -107,6 +107,7 @@ def world(
     monkeypatch.setenv("NETBOX_FIREWALL", request.param)
     lab = Lab()
     servers = []
+    outside.execute("ip", "route", "add", "10.0.0.0/8", "via", outside.host_address)  # it knows the way to every sandbox
     try:
         for name in ("front", "back"):
             lab.define(name)

@@ -7,10 +7,13 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from netbox import testing
+from netbox.engine import Sandbox
 from tests.support.cli import Cli
 from tests.support.waiting import wait_until
 
 LISTEN = "0A"  # the state in /proc/net/tcp
+PATIENCE = 60.0  # seconds
 
 
 def sh(cli: Cli, script: str, *options: str, image: str = "busybox", check: int | None = 0) -> str:
@@ -25,7 +28,7 @@ def inspect(cli: Cli, name: str) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def running(cli: Cli, name: str, *options: str, image: str = "busybox", command: tuple[str, ...] = ("sleep", "100")) -> Iterator[str]:
+def running(cli: Cli, name: str, *options: str, image: str = "busybox", command: tuple[str, ...] = ("sleep", "1000")) -> Iterator[str]:
     """A detached sandbox inside the block, removed afterwards."""
     identity = cli("run", "-d", "--name", name, *options, image, *command).stdout.strip()
     try:
@@ -45,4 +48,9 @@ def await_listener(cli: Cli, name: str, port: int) -> None:
                     return True
         return False
 
-    wait_until(listens, f"a listener on port {port} of {name}", timeout=30)
+    wait_until(listens, f"a listener on port {port} of {name}")
+
+
+def wait_for_log(sandbox: Sandbox, text: str) -> str:
+    """As that of ``netbox.testing``, with the patience of a test."""
+    return testing.wait_for_log(sandbox, text, PATIENCE)

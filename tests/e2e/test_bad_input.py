@@ -326,9 +326,9 @@ def as_nobody(cli: Cli, private_host: PrivateHost, *arguments: str) -> subproces
     script = "; ".join(["set -e", *shown, "cd /", 'exec setpriv --reuid 65534 --regid 65534 --clear-groups "$@"'])
     command = ["unshare", "--mount", "sh", "-c", script, str(private_host.base / "shown"), *cli.command, *arguments]
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=30, env=cli.environment(), check=False, input="")
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, env=cli.environment(), check=False, input="")
     finally:
-        subprocess.run(["rm", "-rf", str(private_host.base / "shown")], check=True, timeout=20)
+        subprocess.run(["rm", "-rf", str(private_host.base / "shown")], check=True, timeout=60)
 
 
 @pytest.mark.parametrize("fresh", [True, False])
@@ -364,7 +364,7 @@ class TestDisk:
     @pytest.fixture
     def small(self, private_host: PrivateHost) -> Path:
         """``NETBOX_ROOT`` on a disk of 6 MiB with the image busybox on it."""
-        subprocess.run(["mount", "-o", "remount,size=6m", str(private_host.root)], check=True, timeout=20)
+        subprocess.run(["mount", "-o", "remount,size=6m", str(private_host.root)], check=True, timeout=60)
         return private_host.root
 
     @staticmethod
@@ -418,7 +418,7 @@ class TestDisk:
                 assert complaint(result, value) is None, result.stderr
 
     def test_a_read_only_disk(self, cli: Cli, private_host: PrivateHost) -> None:
-        subprocess.run(["mount", "-o", "remount,ro", str(private_host.root)], check=True, timeout=20)
+        subprocess.run(["mount", "-o", "remount,ro", str(private_host.root)], check=True, timeout=60)
         try:
             for line in ("run --rm busybox true", "create host true", "image import x /etc/apt"):
                 result = cli(*line.split(), check=125)
@@ -426,7 +426,7 @@ class TestDisk:
                 assert "ead-only" in result.stderr, result.stderr
             assert cli("ps", "-aq").stdout == ""
         finally:
-            subprocess.run(["mount", "-o", "remount,rw", str(private_host.root)], check=True, timeout=20)
+            subprocess.run(["mount", "-o", "remount,rw", str(private_host.root)], check=True, timeout=60)
 
 
 class TestDatabase:

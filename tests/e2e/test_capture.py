@@ -29,7 +29,7 @@ def address(cli: Cli, name: str) -> str:
 
 def ping(cli: Cli, name: str, target: str, *options: str, check: int | None = 0) -> bool:
     """Whether an answer came, which ``check`` says it must."""
-    return cli("exec", name, "ping", "-c", "1", "-w", "20", *options, target, check=check).returncode == 0
+    return cli("exec", name, "ping", "-c", "1", "-W", "30", "-w", "30", *options, target, check=check).returncode == 0
 
 
 def gateway_of(cli: Cli, name: str, position: int = 0) -> str:
@@ -70,7 +70,7 @@ def test_what_tshark_is_told_about_interfaces(cli: Cli, tmp_path: Path) -> None:
     rows = tshark(path, INTERFACE, "frame.interface_description", "frame.cap_len", "frame.len", "eth.type")
     assert sorted({(row[0], row[1]) for row in rows})[0] == ("web/eth0", "eth0 of sandbox web")
     assert {tuple(row[2:]) for row in rows} == {("64", "542", "0x0800")}
-    shown = subprocess.run(["capinfos", str(path)], capture_output=True, text=True, timeout=30, check=True).stdout
+    shown = subprocess.run(["capinfos", str(path)], capture_output=True, text=True, timeout=60, check=True).stdout
     assert "Number of interfaces in file: 2" in shown
     assert "nanoseconds (9)" in shown
     assert shown.count("Number of stat entries = 1") == 2
@@ -114,7 +114,7 @@ def test_which_rule_decided(cli: Cli, tmp_path: Path, backend: str, monkeypatch:
         with capturing(cli, "web", "db", "--verdicts", "-w", str(path)) as capture:
             ping(cli, "app", address_of_web)
             ping(cli, "web", address_of_db, "-W", "1", check=1)
-            wait_until(lambda: _get("http://127.0.0.1:8080/"), "an answer", timeout=30)
+            wait_until(lambda: _get("http://127.0.0.1:8080/"), "an answer")
             assert _tables()
             assert capture.stop() == 0
         assert not _tables()
@@ -122,7 +122,7 @@ def test_which_rule_decided(cli: Cli, tmp_path: Path, backend: str, monkeypatch:
         with capturing(cli, "web", "--verdicts") as capture:
             assert _tables()
             capture.stop(signal.SIGKILL)
-        wait_until(lambda: not _tables(), "the table of a killed capture to go", timeout=30)
+        wait_until(lambda: not _tables(), "the table of a killed capture to go")
         cli("gc")
         assert log.read_text() == before
     cli("network", "rm", "front", "back")
@@ -141,12 +141,12 @@ def test_which_rule_decided(cli: Cli, tmp_path: Path, backend: str, monkeypatch:
 
 
 def _get(url: str) -> bool:
-    return subprocess.run(["curl", "-s", "-o", "/dev/null", "-m", "5", url], timeout=20, check=False).returncode == 0
+    return subprocess.run(["curl", "-s", "-o", "/dev/null", "-m", "5", url], timeout=60, check=False).returncode == 0
 
 
 def _tables() -> bool:
     """Whether a table of a trace is there."""
-    listed = subprocess.run(["nft", "list", "tables"], capture_output=True, text=True, timeout=20, check=True).stdout
+    listed = subprocess.run(["nft", "list", "tables"], capture_output=True, text=True, timeout=60, check=True).stdout
     return "netbox_trace_" in listed
 
 
@@ -172,13 +172,13 @@ def test_sandboxes_come_and_go(cli: Cli, tmp_path: Path) -> None:
     path = tmp_path / "a.pcapng"
     with capturing(cli, "--all", "-w", str(path)) as capture:
         for name in ("one", "two"):
-            cli("run", "--rm", "--name", name, "busybox", "sh", "-c", "ping -c 1 -w 20 $(ip route | awk '/default/ {print $3}')")
+            cli("run", "--rm", "--name", name, "busybox", "sh", "-c", "ping -c 1 -W 30 -w 30 $(ip route | awk '/default/ {print $3}')")
         with running(cli, "three"):
             cli("network", "create", "more")
             cli("network", "connect", "more", "three")
             gateway = gateway_of(cli, "three", 1)
             # The host's end of the new link is found a moment later.
-            wait_until(lambda: ping(cli, "three", gateway) and "three/host-end1" in _names(path), "the second link", timeout=30)
+            wait_until(lambda: ping(cli, "three", gateway) and "three/host-end1" in _names(path), "the second link")
         capture.stop()
     cli("network", "rm", "more")
     assert {"one/eth0", "two/eth0", "three/eth0", "three/eth1", "three/host-end1"} <= _names(path)
@@ -194,7 +194,7 @@ def _names(path: Path) -> set[str]:
 def test_a_ring_of_files(cli: Cli, tmp_path: Path) -> None:
     with running(cli, "web"):
         gateway = gateway_of(cli, "web")
-        with capturing(cli, "web", "-w", str(tmp_path / "a.pcapng"), "--ring", "3x64k") as capture:
+        with capturing(cli, "web", "-f", "icmp", "-w", str(tmp_path / "a.pcapng"), "--ring", "3x64k") as capture:
             cli("exec", "web", "ping", "-c", "120", "-i", "0.002", "-s", "1400", gateway)
             capture.stop()
     files = sorted(tmp_path.iterdir())
@@ -210,7 +210,7 @@ def test_a_killed_capture_leaves_a_file_and_blocks_nobody(cli: Cli, private_host
         gateway = gateway_of(cli, "web")
         with capturing(cli, "--all", "-w", str(path)) as capture:
             ping(cli, "web", gateway)
-            wait_until(lambda: len(tshark(path, INTERFACE, filter="icmp", check=False)) >= 4, "the packets in the file", timeout=30)
+            wait_until(lambda: len(tshark(path, INTERFACE, filter="icmp", check=False)) >= 4, "the packets in the file")
             capture.stop(signal.SIGKILL)
         assert len(tshark(path, INTERFACE, filter="icmp")) == 4
         assert (private_host.run / "captures").exists()
@@ -252,9 +252,9 @@ def test_into_a_pipe(cli: Cli) -> None:
                 assert capture.stdout is not None
                 capture.stdout.close()
                 ping(cli, "web", gateway)
-                assert reader.communicate(timeout=30)[0].split() == ["8", "8"]
+                assert reader.communicate(timeout=60)[0].split() == ["8", "8"]
                 # The reader is gone: the next packet ends the capture, without a word.
-                wait_until(lambda: ping(cli, "web", gateway) and capture.poll() is not None, "the end of the capture", timeout=30)
+                wait_until(lambda: ping(cli, "web", gateway) and capture.poll() is not None, "the end of the capture")
             assert capture.stderr.read() == ""
             assert capture.returncode == 141
 
@@ -318,8 +318,8 @@ def test_from_python(engine: Engine, tmp_path: Path) -> None:
         engine.run("busybox", "sleep", "100", name="web") as box,
     ):
         gateway = box.network_plan["endpoints"][0]["gateway"]
-        assert box.exec("ping", "-c", "1", "-w", "5", gateway).exit_code == 0
-        wait_until(lambda: recording.total == 4, "four packets", timeout=30)
+        assert box.exec("ping", "-c", "1", "-W", "30", "-w", "30", gateway).exit_code == 0
+        wait_until(lambda: recording.total == 4, "four packets")
     assert sum(item.packets for item in recording.summary) == 4
     assert len(tshark(path, INTERFACE)) == 4
     recording.stop()

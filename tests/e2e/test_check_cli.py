@@ -62,12 +62,12 @@ def test_what_is_missing_is_told_with_how_to_get_it(cli: Cli, private_host: Priv
     """Nothing that the main job needs, so it is usable."""
     hidden = private_host.base / "empty"
     hidden.touch()
-    subprocess.run(["mount", "--bind", str(hidden), "/usr/bin/tini-static"], check=True, timeout=20)
+    subprocess.run(["mount", "--bind", str(hidden), "/usr/bin/tini-static"], check=True, timeout=60)
     try:
         result = cli("check")
         assert facts(cli)["machine/tini"]["state"] == "missing"
     finally:
-        subprocess.run(["umount", "/usr/bin/tini-static"], check=True, timeout=20)
+        subprocess.run(["umount", "/usr/bin/tini-static"], check=True, timeout=60)
     assert f"  {DASH} tini" in result.stdout
     assert "→ apt install tini" in result.stdout
     assert "tini" in result.stdout.splitlines()[-1]
@@ -76,13 +76,13 @@ def test_what_is_missing_is_told_with_how_to_get_it(cli: Cli, private_host: Priv
 def test_exit_code_when_the_main_job_cannot_run(cli: Cli) -> None:
     """The extensions of iptables hidden, as on a machine that has its libraries (systemd brings them) and not the package."""
     hidden = next(path for path in (f"/usr/lib/{os.uname().machine}-linux-gnu/xtables", "/usr/lib64/xtables") if os.path.isdir(path))
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "none", hidden], check=True, timeout=20)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "none", hidden], check=True, timeout=60)
     try:
         result = cli("check", check=1)
         assert json.loads(cli("check", "--format", "json", check=1).stdout)["usable"] is False
         start = cli("run", "--rm", "-p", "18080:80", "busybox", "true", check=125)
     finally:
-        subprocess.run(["umount", hidden], check=True, timeout=20)
+        subprocess.run(["umount", hidden], check=True, timeout=60)
     assert "  ✗ " in result.stdout
     assert "netbox cannot run here" in result.stdout.splitlines()[-1]
     for output in (result.stdout, start.stderr):

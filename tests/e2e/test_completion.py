@@ -93,7 +93,7 @@ def test_it_is_found_by_the_tab_key(complete: Completer, cli: Cli, private_host:
     commands = f"PATH={private_host.base}/bin:$PATH; source {private_host.base}/netbox.bash\nnetbox rest\t --help | head -1; exit\n"
     result = subprocess.run(
         ["script", "-qec", "bash --norc --noprofile", "/dev/null"],
-        input=commands, capture_output=True, text=True, timeout=30, env=cli.environment(TERM="dumb", PS1="$ "), check=False,
+        input=commands, capture_output=True, text=True, timeout=60, env=cli.environment(TERM="dumb", PS1="$ "), check=False,
     )  # fmt: skip
     assert "Usage: netbox restart" in result.stdout
 

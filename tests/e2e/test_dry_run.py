@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import socket
 import subprocess
 from pathlib import Path
 
@@ -57,11 +58,11 @@ def test_nothing_changes(cli: Cli, private_host: PrivateHost, options: tuple[str
 def test_nothing_changes_beside_running_sandboxes(cli: Cli, private_host: PrivateHost) -> None:
     with running(cli, "box", "-p", "18080:80"):
         before = everything(private_host)
-        rules = subprocess.run(["iptables-legacy-save"], capture_output=True, text=True, timeout=20, check=True).stdout.count("\n-A")
+        rules = subprocess.run(["iptables-legacy-save"], capture_output=True, text=True, timeout=60, check=True).stdout.count("\n-A")
         commands = sections(cli("run", "--dry-run", "-p", "18081:80", "busybox", "true").stdout)["# network"]
         assert not any(command.startswith("ip link add netbox0") for command in commands)  # the network stands already
         assert everything(private_host) == before
-        after = subprocess.run(["iptables-legacy-save"], capture_output=True, text=True, timeout=20, check=True).stdout.count("\n-A")
+        after = subprocess.run(["iptables-legacy-save"], capture_output=True, text=True, timeout=60, check=True).stdout.count("\n-A")
         assert after == rules
 
 
@@ -83,17 +84,37 @@ def test_the_network_can_be_built_by_hand(cli: Cli, outside: Neighbour) -> None:
         assert endpoint["mac_address"] in built
         assert f"default via {endpoint['gateway']} dev eth0" in built
         assert f"--dport 18080 -m comment --comment sandbox:{netns} -j DNAT --to-destination {endpoint['address']}:80" in built
-        rules = subprocess.run(["iptables-legacy", "-t", "nat", "-S"], capture_output=True, text=True, timeout=20, check=True).stdout
+        rules = subprocess.run(["iptables-legacy", "-t", "nat", "-S"], capture_output=True, text=True, timeout=60, check=True).stdout
         short_id = inspect(cli, "box")["id"][:12]
         for rule in rules.replace(short_id, netns).splitlines():
             if "netbox" in rule.lower():
                 assert rule.replace('"', "") in built, rule
 
 
+@pytest.mark.parametrize("port", [53, 61053])
+def test_the_names_can_be_served_by_hand(cli: Cli, private_host: PrivateHost, port: int) -> None:
+    """At another port, and with rules that lead there, when the dry run finds port 53 taken by a program of the host."""
+    cli("network", "create", "--subnet", "10.77.9.0/24", "app")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
+        taken.bind(("0.0.0.0", 53 if port != 53 else 0))
+        options = ("--network", "app", "--network-alias", "db", "--name", "web", "busybox", "true")
+        commands = sections(cli("run", "--dry-run", *options).stdout)["# network"]
+    assert any(f"--port={port} " in command for command in commands)
+    assert any(command.endswith(f"-j DNAT --to-destination 10.77.9.1:{port}") for command in commands) == (port != 53)
+    netns = next(shlex.split(command)[-1] for command in commands if command.startswith("ip netns add"))
+    asks = [f"ip netns exec {netns} busybox nslookup {name} 10.77.9.1 | tail -n +3" for name in ("web.app.netbox.internal", "db", netns)]
+    script = "\n".join(["set -e", "mount -t tmpfs none /run", "ip link set lo up", *commands, *asks])
+    command = ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", script]
+    by_hand = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert by_hand.returncode == 0, by_hand.stderr
+    assert by_hand.stdout.count("10.77.9.2") == 3, by_hand.stdout
+    cli("network", "rm", "app")
+
+
 def test_the_cgroup_can_be_made_by_hand(cli: Cli, private_host: PrivateHost) -> None:
     parent = f"/{private_host.cgroup}/"
     commands = sections(cli("run", "--dry-run", "-m", "64m", "--pids-limit", "7", "busybox", "true").stdout)["# cgroup"]
-    result = subprocess.run(["sh", "-e", "-c", "\n".join(commands)], capture_output=True, text=True, timeout=20, check=False)
+    result = subprocess.run(["sh", "-e", "-c", "\n".join(commands)], capture_output=True, text=True, timeout=60, check=False)
     try:
         assert result.returncode == 0, result.stderr
         made = {word for command in commands if command.startswith("mkdir") for word in shlex.split(command) if parent in word}
@@ -110,7 +131,7 @@ def test_the_printed_shell_syntax_is_valid(cli: Cli, private_host: PrivateHost) 
     odd = private_host.base / "a b'c;$(touch odd)"
     odd.mkdir()
     output = cli("run", "--dry-run", "-v", f"{odd}:/x y", "--hostname", "box", "busybox", "sh", "-c", "echo 'a b'; exit 1").stdout
-    subprocess.run(["sh", "-n"], input=output, text=True, timeout=20, check=True)
+    subprocess.run(["sh", "-n"], input=output, text=True, timeout=60, check=True)
     assert shlex.split(sections(output)["# command"][0]) == ["sh", "-c", "echo 'a b'; exit 1"]
     assert shlex.quote(str(odd)) in output
 

@@ -46,7 +46,7 @@ def test_tshark_lists_and_records_sandboxes(cli: Cli, directory: Path, tmp_path:
         with subprocess.Popen(command, env=cli.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as reader:
             # tshark says when it has begun only after the first packet: so until it is content there is always another one.
             wait_until(lambda: cli("exec", "web", "ping", "-c", "1", gateway) and reader.poll() is not None, "four packets", timeout=60)
-            out, errors = reader.communicate(timeout=30)
+            out, errors = reader.communicate(timeout=60)
         assert reader.returncode == 0, errors
         rows = [line.split("\t") for line in out.splitlines()]
         assert len(rows) == 4
@@ -58,7 +58,9 @@ def test_tshark_lists_and_records_sandboxes(cli: Cli, directory: Path, tmp_path:
 
 def test_the_protocol(cli: Cli) -> None:
     assert cli("extcap", "--extcap-interfaces", "--extcap-version=4.0").stdout.splitlines()[0].startswith("extcap {version=")
-    assert "{call=--loopback}" in cli("extcap", "--extcap-config", "--extcap-interface", "netbox-all").stdout
+    options = cli("extcap", "--extcap-config", "--extcap-interface", "netbox-all").stdout
+    assert "{call=--loopback}" in options
+    assert "{call=--verdicts}" in options
     check = ("extcap", "--extcap-interface", "netbox-all", "--extcap-capture-filter")
     assert cli(*check, "tcp port 80").stdout == ""
     assert "syntax error" in cli(*check, "tcp porto").stdout

@@ -11,7 +11,7 @@ import pty
 import signal
 import subprocess
 import tarfile
-import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,6 +19,7 @@ import pytest
 from netbox.image import busybox
 from tests.support.cli import Cli
 from tests.support.host import PrivateHost
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture
@@ -145,7 +146,7 @@ def hostile(path: Path, *members: tuple[str, bytes, str]) -> Path:
     return path
 
 
-BAD = {
+BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "no such file": (lambda path: path / "none", "there is no such file"),
     "not an archive": (lambda path: path / "text", "not a tar archive"),
     "empty": (lambda path: path / "empty", "it is empty"),
@@ -183,7 +184,7 @@ def test_a_terminal_is_no_archive(cli: Cli, private_host: PrivateHost) -> None:
     main, side = pty.openpty()
     try:
         command = [*cli.command, "image", "import", "web", "-"]
-        result = subprocess.run(command, stdin=side, capture_output=True, text=True, timeout=30, env=cli.environment(), check=False)
+        result = subprocess.run(command, stdin=side, capture_output=True, text=True, timeout=60, env=cli.environment(), check=False)
     finally:
         os.close(main)
         os.close(side)
@@ -199,18 +200,15 @@ def test_interrupted_nothing_is_left(number: signal.Signals, code: int, cli: Cli
         info.size = 1000
         archive.addfile(info, io.BytesIO(bytes(1000)))
     images = private_host.root / "images"
-    with cli.popen("image", "import", "web", "-", text=False) as child:
+    with cli.popen("image", "import", "web", "-") as child:
         assert child.stdin is not None
-        child.stdin.write(gzip.compress(data.getvalue())[:80])  # less than the reader wants: it waits
-        child.stdin.flush()
-        deadline = time.monotonic() + 20
-        while not list(images.glob(".incoming*")) and child.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.01)
+        os.write(child.stdin.fileno(), gzip.compress(data.getvalue())[:80])  # less than the reader wants: it waits
+        wait_until(lambda: list(images.glob(".incoming*")) or child.poll() is not None, "the import to begin")
         found = list(images.glob(".incoming*"))
         child.send_signal(number)
-        output, _ = child.communicate(timeout=30)
+        output, _ = child.communicate(timeout=60)
     assert found
-    assert (child.returncode, output) == (code, b"")
+    assert (child.returncode, output) == (code, "")
     assert not list(images.glob(".incoming*"))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
@@ -32,7 +31,7 @@ MOST_STEPS = 60
 
 
 def qdiscs(device: str) -> str:
-    return subprocess.run(["tc", "qdisc", "show", "dev", device], capture_output=True, text=True, check=True, timeout=20).stdout
+    return subprocess.run(["tc", "qdisc", "show", "dev", device], capture_output=True, text=True, check=True, timeout=60).stdout
 
 
 def loss_rules() -> list[str]:
@@ -67,6 +66,25 @@ def timers() -> list[str]:
     return found
 
 
+def impaired_for_a_while(cli: Cli, look: Callable[[], Any]) -> tuple[Any, int]:
+    """Impairs web for some seconds; what was found within them, and how many they were: more where the machine was too slow."""
+    for seconds in (3, 15, 60):
+        begun = time.monotonic()
+        cli("impair", "web", "--rate", "1mbit", "--loss", "50%", "--for", f"{seconds}s")
+        found = look()
+        if time.monotonic() - begun < seconds:
+            return found, seconds
+        wait_until(lambda: cli("impair", "web").stdout == "nothing is in force\n", "the end of the impairment")
+        cli("gc")
+    return pytest.fail("nothing could be seen within a minute")
+
+
+def kill_timers() -> None:
+    for pid in wait_until(timers, "the timer"):
+        os.kill(int(pid), signal.SIGKILL)
+    wait_until(lambda: timers() == [])
+
+
 def test_rates_of_a_start(cli: Cli) -> None:
     with running(cli, "web", "--net-rate-in", "10mbit", "--net-rate-out", "1mbps"):
         document = inspect(cli, "web")
@@ -94,12 +112,12 @@ def test_impaired_shown_and_lifted(cli: Cli) -> None:
         assert cli("impair", "web").stdout == "nothing is in force\n"
         cli("impair", "web", "--rate", "1mbit", "--loss", "50%")
         assert all(standing(inspect(cli, "web")).values())
-        cli("impair", "web", "--to", "db", "--loss", "100%", "--direction", "in", "--for", "1m")
+        cli("impair", "web", "--to", "db", "--loss", "100%", "--direction", "in", "--for", "1h")
         shown = cli("impair", "web").stdout.splitlines()
         assert shown[:2] == ["in   everybody  rate 1mbit, loss 50%", "out  everybody  rate 1mbit, loss 50%"]
         assert shown[2].startswith("in   db         loss 100%, ")
         documents = json.loads(cli("impair", "--format", "json", "web").stdout)
-        assert 0 < documents[2]["seconds_left"] <= 60
+        assert 3000 < documents[2]["seconds_left"] <= 3600
         assert documents[:2] == inspect(cli, "web")["impairments"][:2]
         assert documents[0] == {
             **dict.fromkeys(("corrupt", "loss"), 0.0),
@@ -121,28 +139,17 @@ def test_impaired_shown_and_lifted(cli: Cli) -> None:
         assert len(cli("impair", "web").stdout.splitlines()) == 2
         cli("impair", "web", "--off")
         assert not any(standing(inspect(cli, "web")).values())
-        events = cli("events", "--since", "1m", "--until", "0s").stdout
+        events = cli("events", "--since", "1h", "--until", "0s").stdout
         assert "sandbox impair" in events
         assert "sandbox lift" in events
         wait_until(lambda: timers() == [])
 
 
-def impaired_for_a_while(cli: Cli, document: dict[str, Any], then: Callable[[], object] = lambda: None) -> int:
-    """Impairs web for some seconds, does ``then`` and sees that it is in force still: on a slow machine that asks for more seconds."""
-    for seconds in (2, 30):
-        cli("impair", "web", "--rate", "1mbit", "--loss", "50%", "--for", f"{seconds}s")
-        then()
-        if all(standing(document).values()):
-            return seconds
-        wait_until(lambda: not any(standing(document).values()) and timers() == [], "the end of the impairment")
-    return pytest.fail("the impairment was not in force")
-
-
 def test_over_by_itself(cli: Cli) -> None:
     with running(cli, "web"):
         document = inspect(cli, "web")
-        impaired_for_a_while(cli, document)
-        wait_until(lambda: not any(standing(document).values()), timeout=60)
+        assert all(impaired_for_a_while(cli, lambda: standing(document))[0].values())
+        wait_until(lambda: not any(standing(document).values()))
         wait_until(lambda: timers() == [])
         assert [row for row in inspect(cli, "web")["journal"] if row["kind"] == "impairment"] == []
 
@@ -150,14 +157,7 @@ def test_over_by_itself(cli: Cli) -> None:
 def test_the_timer_is_killed(cli: Cli) -> None:
     with running(cli, "web"):
         document = inspect(cli, "web")
-
-        def kill_timers() -> None:
-            for pid in timers():
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(int(pid), signal.SIGKILL)
-            wait_until(lambda: timers() == [])
-
-        seconds = impaired_for_a_while(cli, document, kill_timers)
+        _, seconds = impaired_for_a_while(cli, kill_timers)
         time.sleep(seconds + 0.1)
         assert all(standing(document).values())  # nobody has looked
         assert cli("gc").stdout == "collected impairment of web\n"

@@ -31,10 +31,10 @@ def lab(private_host: PrivateHost) -> Iterator[str]:
         "ip -n lab link set eth7 up",
         "ip -n lab link set lo up",
     ):
-        subprocess.run(command.split(), check=True, timeout=20)
+        subprocess.run(command.split(), check=True, timeout=60)
     yield f"ns:{PATH}"
-    subprocess.run(["ip", "link", "del", "lab0"], check=False, timeout=20)  # a test may have let the namespace go, and the link with it
-    subprocess.run(["ip", "netns", "del", "lab"], check=True, timeout=20)
+    subprocess.run(["ip", "link", "del", "lab0"], check=False, timeout=60)  # a test may have let the namespace go, and the link with it
+    subprocess.run(["ip", "netns", "del", "lab"], check=True, timeout=60)
     linux.umount("/run/netns")
     os.rmdir("/run/netns")
 
@@ -51,7 +51,7 @@ def test_a_sandbox_joins_it(cli: Cli, lab: str) -> None:
         assert "only a sandbox with --network bridge has one" in cli("impair", "web", "--loss", "1%", check=125).stderr
         cli("restart", "-t", "0", "web")
         assert "eth7" in cli("exec", "web", "ip", "-o", "addr").stdout
-    assert "eth7" in subprocess.run(["ip", "-n", "lab", "link"], capture_output=True, text=True, check=True, timeout=20).stdout
+    assert "eth7" in subprocess.run(["ip", "-n", "lab", "link"], capture_output=True, text=True, check=True, timeout=60).stdout
 
 
 def test_its_files_are_the_hosts(cli: Cli, lab: str) -> None:

@@ -6,6 +6,7 @@ the n-th. Steps are tried until a start gets through all of them.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -16,12 +17,12 @@ from typing import Any
 
 import pytest
 
-from netbox.engine import Engine
-from netbox.errors import NetboxError, NotFound, WrongState
+from netbox.engine import Engine, Sandbox
+from netbox.errors import NetboxError, NotFound
 from netbox.network.manager import NetworkManager
 from netbox.runtime.launcher import Launcher
 from netbox.state.journal import Journal
-from tests.support.cli import Cli
+from tests.support import cgroups
 from tests.support.host import PrivateHost
 from tests.support.waiting import wait_until
 
@@ -94,18 +95,22 @@ def collect() -> None:
     with Engine() as engine:
         engine.gc()
         for sandbox in engine.list(all=True):
-            # It was killed after the command had begun: what is left is a whole sandbox that runs. Or else its start was being aborted, or
-            # its removal was under way: both go on without their engine.
-            try:
-                whole = sandbox.exec("true").exit_code == 0
-            except (NotFound, WrongState):
-                whole = False
-            if whole:
-                sandbox.remove(force=True)
-            else:
-                wait_until(lambda: engine.gc() == [] and engine.list(all=True) == [], "the end of what was under way")
+            # It was killed after the command had begun: what is left is a whole sandbox that runs.
+            if runs(sandbox):
+                with contextlib.suppress(NotFound):
+                    sandbox.remove(force=True)
+            # Else its start was being aborted, or its removal was under way: both go on without their engine.
+            wait_until(lambda: engine.gc() == [] and not engine.list(all=True), "the end of an aborted start")
         engine.gc()
         assert engine.gc() == []
+
+
+def runs(sandbox: Sandbox) -> bool:
+    """Whether a command can be run in it. One that is just being killed may refuse it, or take the command along."""
+    try:
+        return sandbox.exec("true").exit_code == 0
+    except NetboxError:
+        return False
 
 
 def run_and_remove(engine: Engine) -> None:
@@ -138,7 +143,8 @@ def test_the_monitor_or_the_sandbox_is_killed_at_every_step(victim: str) -> None
         def strike() -> None:
             pid = getattr(steps, victim)
             if pid is not None and os.path.exists(f"/proc/{pid}"):
-                os.kill(pid, signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):  # it has just ended
+                    os.kill(pid, signal.SIGKILL)
 
         steps = Steps(number, strike)
         steps.install()
@@ -159,7 +165,7 @@ def test_the_monitor_or_the_sandbox_is_killed_at_every_step(victim: str) -> None
     pytest.fail("a start has more steps than expected")
 
 
-def test_a_killed_monitor_takes_its_sandbox_along(cli: Cli, private_host: PrivateHost, wait_until: Callable[..., object]) -> None:
+def test_a_killed_monitor_takes_its_sandbox_along() -> None:
     with Engine() as engine:
         sandbox = engine.run("busybox", "sleep", "60", ports=["18080:80"])
         pid = sandbox.pid
@@ -173,11 +179,12 @@ def test_a_killed_monitor_takes_its_sandbox_along(cli: Cli, private_host: Privat
         sandbox.remove()
 
 
-def test_a_detached_sandbox_cleans_up_after_itself(wait_until: Callable[..., object]) -> None:
+def test_a_detached_sandbox_cleans_up_after_itself(private_host: PrivateHost) -> None:
     """Nobody waits: the monitor becomes the clean-up."""
     code = in_child(lambda: 0 if Engine(warm=False).run("busybox", "sleep", "0.2", remove=True, ports=["18080:80"]) else 1)
     assert code == 0
-    wait_until(lambda: not os.path.exists("/sys/class/net/netbox0"), "the clean-up")
+    wait_until(lambda: cgroups.processes(private_host.mark) == {os.getpid()}, "the end of the clean-up")
+    assert not os.path.exists("/sys/class/net/netbox0")
     with Engine() as engine:
         assert engine.list(all=True) == []
         assert engine.gc() == []

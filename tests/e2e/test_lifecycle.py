@@ -7,15 +7,16 @@ import json
 import os
 import re
 import signal
+import subprocess
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from netbox.engine import Engine, Sandbox
 from netbox.errors import NotFound
-from netbox.testing import wait_for_log
-from tests.e2e.boxes import running
+from tests.e2e.boxes import running, wait_for_log
 from tests.support import cgroups
 from tests.support.cli import Cli
 from tests.support.host import PrivateHost
@@ -41,13 +42,27 @@ def actions(engine: Engine, name: str = "box") -> list[str]:
     return [event.action for event in engine.events(filters=[("container", name)])]
 
 
-def has_socket(pid: int) -> bool:
-    """Whether a command is connected to a sandbox already."""
+def sockets(pid: int) -> int:
+    """How many sockets a process has open."""
+    found = 0
     for path in Path(f"/proc/{pid}/fd").glob("*"):
         with contextlib.suppress(FileNotFoundError):  # closed meanwhile
-            if os.readlink(path).startswith("socket:"):
-                return True
-    return False
+            found += os.readlink(path).startswith("socket:")
+    return found
+
+
+def monitor_of(sandbox: Sandbox) -> int:
+    return int(Path(f"/proc/{sandbox.pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+@contextlib.contextmanager
+def waiting_for(cli: Cli, sandbox: Sandbox) -> Iterator[subprocess.Popen[str]]:
+    """``netbox wait`` that the sandbox's monitor knows of."""
+    monitor = monitor_of(sandbox)
+    before = sockets(monitor)
+    with cli.popen("wait", sandbox.name) as child:
+        wait_until(lambda: sockets(monitor) > before, "the connection")
+        yield child
 
 
 def error_of(cli: Cli, *arguments: str) -> str:
@@ -115,9 +130,7 @@ def test_one_bad_name_does_not_keep_the_others_from_starting(cli: Cli, engine: E
 
 def test_stop_sends_the_signal(cli: Cli, engine: Engine) -> None:
     sandbox = start(cli, engine)
-    begun = time.monotonic()
-    assert cli("stop", "-t", "60", "box").stdout == "box\n"
-    assert time.monotonic() - begun < 30  # it did not wait for the timeout
+    assert cli("stop", "-t", "600", "box").stdout == "box\n"  # it does not wait for the timeout: the test would
     assert (sandbox.refresh().state, sandbox.exit_code) == ("exited", 7)
     assert b"".join(line.data for line in sandbox.logs()).endswith(b"stopping\n")
     assert cli("stop", "box").stdout == "box\n"  # that it is stopped is no error
@@ -159,12 +172,10 @@ def test_kill(cli: Cli, engine: Engine) -> None:
 
 
 def test_wait_waits(cli: Cli, engine: Engine) -> None:
-    start(cli, engine)
-    with cli.popen("wait", "box") as child:
-        wait_until(lambda: has_socket(child.pid), "the connection")
+    with waiting_for(cli, start(cli, engine)) as child:
         assert child.poll() is None
         cli("stop", "box")
-        assert child.communicate(timeout=20) == ("7\n", "")
+        assert child.communicate(timeout=60) == ("7\n", "")
     cli("rm", "box")
 
 
@@ -187,10 +198,9 @@ def test_restart(cli: Cli, engine: Engine) -> None:
 
 def test_restart_while_somebody_waits(cli: Cli, engine: Engine) -> None:
     sandbox = start(cli, engine)
-    with cli.popen("wait", "box") as child:
-        wait_until(lambda: has_socket(child.pid), "the connection")
+    with waiting_for(cli, sandbox) as child:
         sandbox.restart(timeout=20)
-        assert child.communicate(timeout=20) == ("7\n", "")  # of the run that it has waited for
+        assert child.communicate(timeout=60) == ("7\n", "")  # of the run that it has waited for
     assert sandbox.refresh().state == "running"
     cli("rm", "-f", "box")
 
@@ -208,9 +218,14 @@ def test_pause_and_unpause(cli: Cli, engine: Engine) -> None:
     sandbox = start(cli, engine, "echo ready; while :; do :; done")
     cli("pause", "box")
     assert sandbox.state == "paused"
+
+    def rests() -> bool:
+        before = sandbox.stats().cpu_ns
+        time.sleep(0.1)
+        return sandbox.stats().cpu_ns == before
+
+    wait_until(rests, "the processor time to stand still")  # the last moments may be counted late
     used = sandbox.stats().cpu_ns
-    time.sleep(0.1)
-    assert sandbox.stats().cpu_ns == used
     assert "Up " in (line := cli("ps").stdout.splitlines()[1])
     assert "(paused)" in line
     assert "it is paused" in error_of(cli, "pause", "box")
@@ -238,7 +253,7 @@ def test_a_paused_sandbox_ends(cli: Cli, engine: Engine, how: tuple[str, ...]) -
     if how[0] == "restart":
         assert sandbox.refresh().state == "running"
     else:
-        assert sandbox.wait(timeout=20) == {"stop": 7, "kill": 137}[how[0]]
+        assert sandbox.wait(timeout=60) == {"stop": 7, "kill": 137}[how[0]]
     cli("rm", "-f", "box")
 
 
@@ -269,14 +284,12 @@ def test_rm(cli: Cli, engine: Engine, private_host: PrivateHost) -> None:
 
 
 def test_rm_while_somebody_waits_and_follows(cli: Cli, engine: Engine) -> None:
-    start(cli, engine)
-    with cli.popen("wait", "box") as waiting, cli.popen("logs", "-f", "box") as following:
+    with waiting_for(cli, start(cli, engine)) as waiting, cli.popen("logs", "-f", "box") as following:
         assert following.stdout is not None
         assert following.stdout.readline() == "ready\n"
-        wait_until(lambda: has_socket(waiting.pid), "the connection")
         cli("rm", "-f", "box")
-        assert following.communicate(timeout=20)[1] == ""
-        assert waiting.communicate(timeout=20) == ("137\n", "")
+        assert following.communicate(timeout=60)[1] == ""
+        assert waiting.communicate(timeout=60) == ("137\n", "")
     assert following.returncode == 0
 
 
@@ -311,7 +324,7 @@ def test_ps_filters(cli: Cli, engine: Engine) -> None:
     sleeper(engine, "made", labels={"role": "db"})
     sleeper(engine, "web", labels={"role": "web"}, network="bridge")
     failed = engine.run("busybox", "sh", "-c", "exit 3", name="failed", network="none")
-    failed.wait(timeout=20)
+    failed.wait(timeout=60)
     running = sleeper(engine, "running", labels={"role": "web"})
     running.start()
 
@@ -439,23 +452,12 @@ def test_a_bad_update_changes_nothing(cli: Cli, engine: Engine) -> None:
 
 
 def test_events_tell_a_life(cli: Cli, engine: Engine) -> None:
-    cli(
-        "create",
-        "--name",
-        "box",
-        "--label",
-        "role=x",
-        "--network",
-        "none",
-        "busybox",
-        "sh",
-        "-c",
-        "trap 'exit 2' TERM; echo ready; sleep 1000 & wait",
-    )
-    for words in ("start", "pause", "unpause", "stop", "restart", "kill"):
+    script = "trap 'exit 2' TERM; echo ready; sleep 1000 & wait"
+    cli("create", "--name", "box", "--label", "role=x", "--network", "none", "busybox", "sh", "-c", script)
+    cli("start", "box")
+    wait_for_log(engine.get("box"), "ready")
+    for words in ("pause", "unpause", "stop", "restart", "kill"):
         cli(words, "box")
-        if words == "start":
-            wait_for_log(engine.get("box"), "ready")
     cli("wait", "box")
     cli("rename", "box", "other")
     cli("rm", "other")
@@ -490,21 +492,22 @@ def test_events_filters_and_times(cli: Cli, engine: Engine) -> None:
 
 def test_live_events(cli: Cli, engine: Engine) -> None:
     sandbox = sleeper(engine)
-    with cli.popen("events", "--since", "1m", "--filter", "event=create", "--filter", "event=rename", "--filter", "event=destroy") as child:
+    with cli.popen("events", "--since", "1h", "--filter", "event=create", "--filter", "event=rename", "--filter", "event=destroy") as child:
         assert child.stdout is not None
         assert child.stdout.readline().split()[2] == "create"
-        for change, action in ((lambda: sandbox.rename("other"), "rename"), (sandbox.remove, "destroy")):
+        changes: list[tuple[Callable[[], object], str]] = [(lambda: sandbox.rename("other"), "rename"), (sandbox.remove, "destroy")]
+        for change, action in changes:
             change()
             assert child.stdout.readline().split()[2] == action
         child.send_signal(signal.SIGINT)
-        assert child.communicate(timeout=20) == ("", "")
+        assert child.communicate(timeout=60) == ("", "")
     assert child.returncode == 0
 
 
 def test_live_events_end_at_a_time(cli: Cli, engine: Engine) -> None:
     sleeper(engine).remove()
     until = str(time.time() + 0.5)
-    assert [line.split()[2] for line in cli("events", "--since", "1m", "--until", until).stdout.splitlines()] == ["create", "destroy"]
+    assert [line.split()[2] for line in cli("events", "--since", "1h", "--until", until).stdout.splitlines()] == ["create", "destroy"]
     assert time.time() >= float(until)
 
 

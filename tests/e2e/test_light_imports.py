@@ -27,7 +27,7 @@ def _loaded(stderr: str) -> set[str]:
 
 def _python(*arguments: str, cli: Cli) -> set[str]:
     command = [sys.executable, "-X", "importtime", *arguments]
-    result = subprocess.run(command, env=cli.environment(), capture_output=True, text=True, timeout=30, check=False)
+    result = subprocess.run(command, env=cli.environment(), capture_output=True, text=True, timeout=60, check=False)
     assert result.returncode == 0, result.stderr[-3000:]
     return _loaded(result.stderr)
 
@@ -56,13 +56,13 @@ def test_light_commands_load_no_heavy_library(arguments: tuple[str, ...], cli: C
 def test_import_netbox_loads_nothing_at_all(cli: Cli) -> None:
     code = "import sys; before = set(sys.modules); import netbox; print(*(set(sys.modules) - before))"
     command = [sys.executable, "-I", "-S", "-c", f"import sys; sys.path[:0] = [{str(CHECKOUT)!r}]; {code}"]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     assert result.stdout.split() == ["netbox"]
 
 
 def test_the_monitor_is_light() -> None:
     code = f"import sys; sys.path[:0] = [{str(CHECKOUT)!r}]; import netbox.runtime.monitor; print(*sorted(sys.modules))"
-    result = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, timeout=30, check=True)
+    result = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, timeout=60, check=True)
     loaded = {name.partition(".")[0] for name in result.stdout.split()}
     assert "netbox" in loaded
     assert loaded & NOT_BEFORE_A_START == set()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from netbox.engine import Engine, Sandbox
-from netbox.testing import wait_for_log
+from tests.e2e.boxes import wait_for_log
 from tests.support.cli import Cli
 from tests.support.host import PrivateHost
 
@@ -20,7 +20,7 @@ TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z"
 def run(engine: Engine, script: str, wait: bool = True, **options: object) -> Sandbox:
     sandbox = engine.run("busybox", "sh", "-c", script, name="box", network="none", **options)  # type: ignore[arg-type]
     if wait:
-        assert sandbox.wait(timeout=30) == 0
+        assert sandbox.wait(timeout=60) == 0
     return sandbox
 
 
@@ -32,7 +32,7 @@ def spaced(engine: Engine, *writes: str) -> Sandbox:
             for word in re.findall(r"echo (\w+)", write):
                 wait_for_log(sandbox, word)
             attachment.send_stdin(b"\n")
-    assert sandbox.wait(timeout=30) == 0
+    assert sandbox.wait(timeout=60) == 0
     return sandbox
 
 
@@ -50,7 +50,7 @@ def test_streams_apart(cli: Cli, engine: Engine) -> None:
 def test_the_order_between_the_streams_is_kept(cli: Cli, engine: Engine) -> None:
     with spaced(engine, "echo out1", "echo err1 >&2", "echo out2", "echo err2 >&2"):
         both = subprocess.run(
-            [*cli.command, "logs", "box"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=cli.environment(), timeout=30, check=True
+            [*cli.command, "logs", "box"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=cli.environment(), timeout=60, check=True
         )
         assert both.stdout.split() == [f"{stream}{number}".encode() for number in (1, 2) for stream in ("out", "err")]
 
@@ -116,7 +116,7 @@ def test_follow(cli: Cli, engine: Engine) -> None:
             attachment.send_stdin(b"new\n")
             assert child.stdout.readline() == "new\n"
             attachment.send_stdin(b"\n")
-            assert child.communicate(timeout=20) == ("last", "err\n")
+            assert child.communicate(timeout=60) == ("last", "err\n")
         assert child.returncode == 0
 
 
@@ -128,7 +128,7 @@ def test_follow_from_the_end(cli: Cli, engine: Engine) -> None:
             assert child.stdout is not None
             assert [child.stdout.readline().split()[1] for _ in range(2)] == ["100", "ready"]
             sandbox.stop()
-            rest, _ = child.communicate(timeout=20)
+            rest, _ = child.communicate(timeout=60)
             assert re.fullmatch(f"{TIME} end\n", rest)
 
 
@@ -144,7 +144,7 @@ def test_follow_is_interrupted(cli: Cli, engine: Engine, number: int, code: int)
             assert child.stdout is not None
             assert child.stdout.readline() == "ready\n"
             child.send_signal(number)
-            assert child.communicate(timeout=20) == ("", "")
+            assert child.communicate(timeout=60) == ("", "")
         assert child.returncode == code
         assert sandbox.refresh().state == "running"
 
@@ -154,14 +154,14 @@ def test_follow_into_a_pipe_that_closes(cli: Cli, engine: Engine) -> None:
         assert child.stdout is not None
         assert child.stdout.readline() == "y\n"
         child.stdout.close()
-        assert child.wait(20) == 141
+        assert child.wait(60) == 141
 
 
 def test_bytes_are_kept(cli: Cli, engine: Engine, tmp_path: Path) -> None:
     data = bytes(range(256)) * 300 + "äöü€𝄞\n".encode() * 5000
     (tmp_path / "data").write_bytes(data)
     with run(engine, "cat /data/data", volumes=[f"{tmp_path}:/data:ro"]):
-        result = subprocess.run([*cli.command, "logs", "box"], capture_output=True, env=cli.environment(), timeout=30, check=True)
+        result = subprocess.run([*cli.command, "logs", "box"], capture_output=True, env=cli.environment(), timeout=60, check=True)
         assert result.stdout == data
 
 
@@ -183,7 +183,7 @@ def test_follow_over_rotated_files(cli: Cli, engine: Engine) -> None:
     with run(engine, script, wait=False, open_stdin=True, log_max_size="100k", log_max_files=50) as sandbox:
         with cli.popen("logs", "-f", "box") as child, sandbox.attach() as attachment:
             attachment.send_stdin(b"\n")
-            output, error = child.communicate(timeout=30)
+            output, error = child.communicate(timeout=60)
         assert error == ""
         assert output.splitlines() == [*map(str, range(1, 30001)), "end"]
 

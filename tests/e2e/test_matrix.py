@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 import pytest
 
 from netbox.engine import Engine
+from netbox.packet.diagnosis.values import Answer, Request
 from tests.e2e.boxes import await_listener, running
 from tests.support.cli import Cli
 from tests.support.host import Neighbour
@@ -118,3 +119,27 @@ def test_what_makes_no_sense(cli: Cli, options: tuple[str, ...], words: str) -> 
     result = cli("matrix", *options, check=125)
     assert words in result.stderr
     assert len(result.stderr.splitlines()) == 1
+
+
+def test_shared_reasons_are_those_of_each_cell(boxes: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is asked once for several cells says of each what ``why`` says of it."""
+    from netbox.packet.diagnosis import survey
+    from netbox.packet.diagnosis.api import answer, why
+    from netbox.packet.reachability.measure import matrix
+
+    asked: list[tuple[str, str]] = []
+
+    def counted(engine: Engine, source: str, target: str, request: Request) -> Answer:
+        asked.append((source, target))
+        return answer(engine, source, target, request)
+
+    monkeypatch.setattr(survey, "answer", counted)
+    with Engine() as engine:
+        found = matrix(engine, names=["web", "db", "api"], ports=[("tcp", 80)], sources=["lan"], timeout=0.3)
+        failed = found.unreachable
+        assert len(failed) == 7
+        assert len(asked) == 6  # web and db ask api for a port on which nothing listens
+        for cell in failed:
+            assert cell.why is not None
+            alone = why(engine, cell.source, cell.column.target, protocol="tcp", port=80, timeout=0.3)
+            assert (alone.sentence, alone.command) == (cell.why.sentence, cell.why.command)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
 from pathlib import Path
 
 from tests.e2e.boxes import await_listener
 from tests.support.cli import Cli
 from tests.support.host import PrivateHost
+from tests.support.waiting import wait_until
 
 
 def lookup(cli: Cli, sandbox: str, name: str, check: int | None = 0) -> str:
@@ -39,16 +39,16 @@ def test_names_follow_the_sandboxes(private_host: PrivateHost, cli: Cli) -> None
     cli("network", "rm", "front", "back")
 
 
-def test_a_killed_name_service_comes_back(private_host: PrivateHost, cli: Cli, wait_until: Callable[..., object]) -> None:
+def test_a_killed_name_service_comes_back(private_host: PrivateHost, cli: Cli) -> None:
     cli("network", "create", "front")
     cli("run", "-d", "--name", "web", "--network", "front", "busybox", "sleep", "60")
     cli("run", "-d", "--name", "db", "--network", "front", "busybox", "sleep", "60")
 
-    def processes() -> list[int]:
-        return [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit() and name_of(path) == "netbox-names"]
+    def both() -> list[int]:
+        found = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit() and name_of(path) == "netbox-names"]
+        return found if len(found) == 2 else []
 
-    wait_until(lambda: len(processes()) == 2, "the server and its standby")
-    servers = processes()
+    servers = wait_until(both, "the name service and its standby")
     for pid in servers:
         os.kill(pid, signal.SIGKILL)
     wait_until(lambda: not any(is_alive(pid) for pid in servers), "the name service to die")

@@ -59,7 +59,7 @@ class TestModes:
             first, second = address(cli, "one"), address(cli, "two")
             assert first != second
             for target in (second, outside.address, outside.host_address):
-                cli("exec", "one", "ping", "-c1", "-W2", target)
+                cli("exec", "one", "ping", "-c1", "-W30", target)
             assert cli("exec", "one", "ip", "route").stdout.split("\n")[0].startswith("default via 10.")
             listener = serve("tcp", 8000)
             try:
@@ -73,7 +73,7 @@ class TestModes:
                 listener.close()
 
     def test_none(self, cli: Cli, outside: Neighbour) -> None:
-        output = sh(cli, "ip -o link | cut -d: -f2; ip route; ping -c1 -W2 127.0.0.1 > /dev/null && echo alive", "--network", "none")
+        output = sh(cli, "ip -o link | cut -d: -f2; ip route; ping -c1 -W30 127.0.0.1 > /dev/null && echo alive", "--network", "none")
         assert output.split() == ["lo", "alive"]
         assert (
             cli("run", "--rm", "--network", "none", "busybox", "ping", "-c1", "-W1", outside.address, check=1).stdout.count("bytes from")
@@ -182,7 +182,7 @@ class TestFiles:
         output = sh(cli, "grep up /etc/hosts; ip route | head -1", "--add-host", "up:host-gateway").split()
         assert output[0] == output[4]
 
-    @pytest.mark.parametrize(("image", "command"), [("busybox", "ping -c1 -W1 $(hostname)"), ("host", "getent hosts $(hostname)")])
+    @pytest.mark.parametrize(("image", "command"), [("busybox", "ping -c1 -W30 $(hostname)"), ("host", "getent hosts $(hostname)")])
     def test_its_own_name_resolves(self, cli: Cli, image: str, command: str) -> None:
         assert sh(cli, f"{command} > /dev/null && echo found", image=image) == "found\n"
 
@@ -217,11 +217,11 @@ class TestPublishedPorts:
             hostname = cli("exec", "web", "hostname").stdout
             with outside.inside():
                 assert (
-                    subprocess.run(["busybox", "wget", "-qO-", url], capture_output=True, text=True, timeout=20, check=True).stdout
+                    subprocess.run(["busybox", "wget", "-qO-", url], capture_output=True, text=True, timeout=60, check=True).stdout
                     == hostname
                 )
             assert subprocess.run(["busybox", "wget", "-qO-", "http://127.0.0.1:8080/hostname"],
-                                  capture_output=True, text=True, timeout=20, check=True).stdout == hostname  # fmt: skip
+                                  capture_output=True, text=True, timeout=60, check=True).stdout == hostname  # fmt: skip
             assert sh(cli, f"wget -qO- {url}") == hostname
             assert cli("port", "web").stdout == "80/tcp -> 0.0.0.0:8080\n"
 
@@ -299,7 +299,7 @@ class TestPublishedPorts:
         with running(cli, "web", "--userns", "auto", "-p", "8080:80", command=("httpd", "-f", "-p", "80", "-h", "/etc")):
             await_listener(cli, "web", 80)
             assert subprocess.run(["busybox", "wget", "-qO-", f"http://{outside.host_address}:8080/hostname"],
-                                  capture_output=True, timeout=20, check=True).stdout  # fmt: skip
+                                  capture_output=True, timeout=60, check=True).stdout  # fmt: skip
 
 
 class TestAddresses:

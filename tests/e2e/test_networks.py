@@ -59,7 +59,7 @@ def default_route(cli: Cli, name: str) -> str:
 
 
 def ip(line: str) -> None:
-    subprocess.run(["ip", *line.split()], check=True, timeout=20)
+    subprocess.run(["ip", *line.split()], check=True, timeout=60)
 
 
 @pytest.fixture
@@ -199,14 +199,14 @@ def test_a_connection_goes_on_while_other_networks_come_and_go(cli: Cli, network
         with inside(cli, "web"):
             listener = socket.create_server(("0.0.0.0", 7000))
         with inside(cli, "peer"):
-            client = socket.create_connection((address(cli, "web", "front"), 7000), timeout=20)
+            client = socket.create_connection((address(cli, "web", "front"), 7000), timeout=60)
         accepted, _ = listener.accept()
         with listener, client, accepted:
             for count in range(3):
                 cli("network", "connect", "back", "web")
                 with server(cli, "web", "udp", 53), inside(cli, "b"):
                     assert reachable("udp", address(cli, "web", "back"), 53)
-                accepted.settimeout(20)
+                accepted.settimeout(60)
                 client.sendall(b"%d" % count)
                 assert accepted.recv(1) == b"%d" % count
                 cli("network", "disconnect", "back", "web")

@@ -20,8 +20,9 @@ DOCUMENTED = examples("pytest.md")
 
 FAILING = """
 def test_it_fails(netbox_sandbox):
-    netbox_sandbox("busybox", "sh", "-c", "echo written-by-the-sandbox; sleep 60", name="of-a-failing-test")
-    import time; time.sleep(0.5)
+    from netbox.testing import wait_for_log
+    box = netbox_sandbox("busybox", "sh", "-c", "echo written-by-the-sandbox; sleep 60", name="of-a-failing-test")
+    wait_for_log(box, "written-by-the-sandbox", 60)
     assert False
 
 def test_start_fails(netbox_sandbox):
@@ -55,17 +56,17 @@ def test_it_is_killed(netbox_sandbox):
 
 PASSING = """
 def test_it_runs(netbox_sandbox):
-    assert netbox_sandbox("busybox", "true").wait(timeout=30) == 0
+    assert netbox_sandbox("busybox", "true").wait(timeout=60) == 0
 """
 
 
 CAPTURING = """
 def test_it_passes(capture, netbox_sandbox):
-    netbox_sandbox("busybox", "true", name="of-a-passing-test").wait(timeout=30)
+    netbox_sandbox("busybox", "true", name="of-a-passing-test").wait(timeout=60)
 
 def test_it_fails(capture, netbox_sandbox):
     box = netbox_sandbox("busybox", "sleep", "60", name="caught")
-    assert box.exec("ping", "-c", "1", "-w", "5", box.network_plan["endpoints"][0]["gateway"]).exit_code != 0
+    assert box.exec("ping", "-c", "1", "-W", "30", "-w", "30", box.network_plan["endpoints"][0]["gateway"]).exit_code != 0
 """
 
 
@@ -88,7 +89,7 @@ class InnerPytest:
     def __call__(self, code: str, *options: str, prefix: tuple[str, ...] = ()) -> tuple[int, str]:
         with self.popen(code, *options, prefix=prefix) as process:
             try:
-                output, _ = process.communicate(timeout=120)
+                output, _ = process.communicate(timeout=100)
             finally:
                 process.kill()
         return process.returncode, output

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import tempfile
@@ -14,7 +15,8 @@ from typing import Any
 import pytest
 
 from netbox.engine import Engine, Sandbox
-from netbox.testing import wait_for_log, wait_for_port
+from netbox.testing import wait_for_port
+from tests.e2e.boxes import wait_for_log
 from tests.support.cli import Cli
 from tests.support.terminal import Terminal
 from tests.support.waiting import wait_until
@@ -43,10 +45,14 @@ def disk() -> Iterator[Path]:
 
 def test_cpu(cli: Cli, engine: Engine) -> None:
     with run(engine, "echo ready; while :; do :; done", cpus=0.5) as busy, run(engine, "echo ready; sleep 1000", "idle"):
-        # Half a processor, seen through a small window on a machine with other work.
-        first = wait_until(lambda: [found for found in [measure(cli)] if 1 < found["cpu_percent"] < 100], "a plausible measurement")[0]
+
+        def used(name: str, least: float, most: float) -> dict[str, Any]:
+            """Again where the small window has shown only work of other processes, or a process that was still starting."""
+            return found if least <= (found := measure(cli, name))["cpu_percent"] < most else {}
+
+        first = wait_until(lambda: used("box", 1, 100), "half a processor")
         assert 0 < first["cpu_ns"] < (time.time() - (busy.started_at or 0)) * 1e9
-        wait_until(lambda: measure(cli, "idle")["cpu_percent"] < 1, "the idle one to be so")
+        wait_until(lambda: used("idle", 0, 1), "idleness")
         wait_until(lambda: busy.stats().cpu_ns > first["cpu_ns"], "more use")
 
 
@@ -81,9 +87,9 @@ def test_network(cli: Cli, engine: Engine) -> None:
     script = "head -c 3000000 /dev/zero > /tmp/file; echo ready; exec httpd -f -p 80 -h /tmp"
     with run(engine, script, network="bridge") as sandbox:
         address = str(sandbox.ip_address)
-        wait_for_port(address, 80)
+        wait_for_port(address, 80, 60)
         before = measure(cli)
-        with urllib.request.urlopen(f"http://{address}/file", timeout=20) as answer:
+        with urllib.request.urlopen(f"http://{address}/file", timeout=60) as answer:
             assert len(answer.read()) == 3_000_000
         after = measure(cli)
         assert 3_000_000 <= after["tx_bytes"] - before["tx_bytes"] <= 4_000_000
@@ -129,9 +135,11 @@ def test_a_stream_of_documents(cli: Cli, engine: Engine) -> None:
         assert child.stdout is not None
         (first,), (second,) = (json.loads(child.stdout.readline()) for _ in range(2))
         assert second["time"] > first["time"]
-        assert second["cpu_ns"] > first["cpu_ns"]
+        # On a busy machine it may get no time between two of them.
+        later = (json.loads(line)[0] for line in itertools.islice(child.stdout, 30))
+        assert second["cpu_ns"] > first["cpu_ns"] or any(found["cpu_ns"] > first["cpu_ns"] for found in later)
         sandbox.kill()
-        assert child.communicate(timeout=20)[1] == ""  # it ends with the sandbox that was named
+        assert child.communicate(timeout=60)[1] == ""  # it ends with the sandbox that was named
         assert child.returncode == 0
 
 
@@ -142,9 +150,10 @@ def test_the_live_display(cli: Cli, engine: Engine, terminal: Callable[..., Term
         window.type("echo before; " + " ".join([*cli.command, "stats; echo code=$?"]))
         window.expect(" one ")
         with run(engine, "echo ready; sleep 1000", "two"):
-            screen = window.expect(" two ")
-            assert screen.count("MEMORY / LIMIT") == 1  # redrawn in its place
-        wait_until(lambda: " two " not in (screen := window.screen()) and " one " in screen, "the row to go, and the other to stay")
+            window.expect(" two ")
+            wait_until(lambda: window.screen().count("MEMORY / LIMIT") == 1, "the table to be redrawn in its place")
+        wait_until(lambda: " two " not in window.screen(), "the row to go")
+        window.expect(" one ")
         window.press("C-c")
         screen = window.expect("code=0")
         assert screen.count("MEMORY / LIMIT") == 1
@@ -154,8 +163,8 @@ def test_the_live_display(cli: Cli, engine: Engine, terminal: Callable[..., Term
 
 def test_top(cli: Cli, engine: Engine) -> None:
     with run(engine, "sleep 1000 & echo ready; wait", user="1000", init=True) as sandbox:
-        # The shell says "ready" before its child executes sleep.
-        wait_until(lambda: "sleep 1000" in {row.command for row in sandbox.top()}, "the child to be sleep")
+        # The shell says "ready" after the fork, and its child may still be a shell then.
+        wait_until(lambda: "sleep 1000" in [row.command for row in sandbox.top()], "the shell's child to be sleep")
         header, *rows = cli("top", "box").stdout.splitlines()
         assert header.split() == ["PID", "INSIDE", "USER", "STATE", "%CPU", "TIME", "MEMORY", "STARTED", "COMMAND"]
         assert len(rows) == 3
@@ -171,7 +180,7 @@ def card(cli: Cli, name: str = "box") -> dict[str, str]:
     """The lines of the card: what stands left and right."""
     lines = cli("show", name).stdout.splitlines()
     assert len({len(line) for line in lines}) == 1
-    return dict(re.split(r" {2,}", line.strip("│ "), maxsplit=1) for line in lines[1:-1])  # type: ignore[misc]
+    return dict(re.split(r" {2,}", line.strip("│ "), maxsplit=1) for line in lines[1:-1])
 
 
 def test_show_has_every_line(cli: Cli, engine: Engine) -> None:
@@ -201,7 +210,7 @@ def test_show_in_other_states(cli: Cli, engine: Engine) -> None:
         assert (found["state"], found["pid"], found["link"]) == ("created · Created", "-", "-")
         assert found["published"] == "0.0.0.0:18080->80/tcp"
         sandbox.start()
-        sandbox.wait(timeout=20)
+        sandbox.wait(timeout=60)
         assert card(cli)["state"].startswith("exited · Exited (3) ")
     with run(engine, "echo ready; sleep 1000") as sandbox:
         sandbox.pause()

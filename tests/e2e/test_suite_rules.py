@@ -26,7 +26,7 @@ def _run(directory: Path, code: str, *options: str, strict: bool = True) -> tupl
     if strict:
         environment["NETBOX_NO_SKIP"] = "1"
     command = [sys.executable, "-m", "pytest", "-c", str(CHECKOUT / "pyproject.toml"), "-p", "tests.conftest", *options, str(directory)]
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=110, check=False)
     return result.returncode, result.stdout + result.stderr
 
 

@@ -50,7 +50,7 @@ def _entries(address: str) -> list[Connection]:
 
 
 def run(*command: str) -> None:
-    subprocess.run(command, check=True, timeout=20)
+    subprocess.run(command, check=True, timeout=60)
 
 
 def test_networks_and_listeners(lab: WhyLab, fails: Callable[..., Answer], reaches: Callable[..., Answer]) -> None:
@@ -170,8 +170,8 @@ def test_a_stale_connection(lab: WhyLab, version: int) -> None:
         run(tool, "-t", "nat", "-D", "PREROUTING", *rule)
         lab.reaches("peer", target)  # the port is in use, and db has the address: nothing is wrong
         lab.boxes["db"].kill()
-        lab.boxes["db"].wait(timeout=30)
-        wait_until(lambda: lab.engine.get("db").state == "exited", "the end of db", timeout=30)
+        lab.boxes["db"].wait(timeout=60)
+        wait_until(lambda: lab.engine.get("db").state == "exited", "the end of db")
         answer = why(lab.engine, "peer", target, timeout=IMPATIENCE)
         assert (answer.reachable, answer.cause, answer.agreed) == (True, "stale-connection", True), told(answer)
         assert "but not from port 5353" in answer.sentence

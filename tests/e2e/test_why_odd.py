@@ -35,10 +35,10 @@ def test_filters_of_links_and_bridges(lab: WhyLab) -> None:
     on_link = f'device "{port}"'
     for family, hook, device in (("netdev", "ingress", on_link), ("inet", "ingress", on_link), ("bridge", "forward", "")):
         base = f"type filter hook {hook} {device} priority 0"
-        subprocess.run(["nft", f"table {family} odd {{ chain c {{ {base}; tcp dport 80 drop; }}; }}"], check=True, timeout=20)
+        subprocess.run(["nft", f"table {family} odd {{ chain c {{ {base}; tcp dport 80 drop; }}; }}"], check=True, timeout=60)
         answer = lab.fails("peer", "web:80", "foreign-rule")
         assert answer.sentence.endswith(f"drops it on the host: {family} odd c rule 1 (nf_tables)")
-        subprocess.run(["nft", "delete", "table", family, "odd"], check=True, timeout=20)
+        subprocess.run(["nft", "delete", "table", family, "odd"], check=True, timeout=60)
     assert lab.reaches("peer", f"[::ffff:{lab.address('web')}]:80").sentence == f"peer reaches {lab.address('web')}:80 over network front"
 
 
@@ -79,7 +79,7 @@ def foreign(private_host: PrivateHost, engine: Engine) -> Iterator[WhyLab]:
     finally:
         made.close()
         made.ip("", "netns del lab")
-        subprocess.run(["ip", "link", "del", "v0"], check=False, timeout=20)  # it goes with the namespace, a moment later
+        subprocess.run(["ip", "link", "del", "v0"], check=False, timeout=60)  # it goes with the namespace, a moment later
         linux.umount("/run/netns")
         os.rmdir("/run/netns")
 

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import re
+import shlex
+import signal
 import subprocess
 from collections.abc import Iterator
 
 import pytest
 
+from netbox.network import docker_user
 from tests.bench import subjects
 from tests.bench.processes import Failed
 from tests.e2e.boxes import await_listener, running
 from tests.kernel.network_lab import ask, serve
 from tests.support.cli import Cli
 from tests.support.host import Neighbour, PrivateHost
-from tests.support.others import Others, foreign_rules
+from tests.support.others import Others, foreign_rules, forget_rules
 from tests.support.waiting import wait_until
 
 PATIENCE = 90.0  # seconds
 ANSWER = f"nc -w 20 {Neighbour.address} 7 </dev/null"
-SERVER = "nc -lk -p 80 -e echo {}"
+SERVER = "nc -ll -p 80 -e echo {}"
 
 
 @pytest.fixture
@@ -80,6 +85,12 @@ def iptables(*arguments: str) -> None:
     subprocess.run(["iptables-nft", *arguments], check=True, timeout=20)
 
 
+def accepts(network: str) -> list[str]:
+    """The rules of a network of netbox's in dockerd's chain, once all of them are there."""
+    lines = [line.partition("-A ")[2] for line in foreign_rules("nft") if f'"network:{network}"' in line]
+    return lines if len(lines) == len(docker_user.accepts("", "")) else []
+
+
 def fact(cli: Cli, name: str) -> dict[str, str]:
     facts = json.loads(cli("check", "--format", "json", check=None).stdout)["facts"]
     return dict(next(item for item in facts if item["name"] == name))
@@ -128,12 +139,20 @@ def test_netbox_first(docker: Others, server: Neighbour, cli: Cli) -> None:
 
 
 def test_a_policy_of_dockerd_that_comes_later(docker: Others, server: Neighbour, cli: Cli) -> None:
-    """dockerd drops what is forwarded only if it was the one that turned forwarding on: internal networks of netbox do not."""
+    """dockerd drops what is forwarded only if it was the one that turned forwarding on: internal networks of netbox do not. Without any
+    command of netbox's they pass again; whoever takes that away is seen, and repaired.
+    """
     cli("network", "create", "--internal", "inner")
     with running(cli, "db", "--network", "inner", command=("sh", "-c", SERVER.format("db"))), running(cli, "app", "--network", "inner"):
         await_listener(cli, "db", 80)
         assert cli("exec", "app", "nc", "-w", "20", "db", "80").stdout == "db\n"
         docker.start()
+        assert any(":FORWARD DROP" in line for line in foreign_rules("nft"))
+        rules = wait_until(lambda: accepts("inner"), "the accepts of the network", PATIENCE)
+        assert cli("exec", "app", "nc", "-w", "20", "db", "80").stdout == "db\n"
+        assert cli("repair").stdout == "nothing to repair\n"
+        for rule in rules:
+            iptables("-D", *shlex.split(rule))
         assert cli("exec", "app", "nc", "-w", "1", "db", "80", check=None).returncode != 0
         policy = fact(cli, "forward policy")
         assert (policy["state"], policy["remedy"]) == ("limited", "netbox repair")
@@ -150,6 +169,23 @@ def test_a_policy_of_dockerd_that_comes_later(docker: Others, server: Neighbour,
         assert cli("exec", "app", "nc", "-w", "20", "db", "80").stdout == "db\n"
     wait_until(lambda: foreign_rules("nft") == before, "the rules as before", PATIENCE)
     cli("network", "rm", "inner")
+
+
+def test_the_standby_follows_dockerd_too(private_host: PrivateHost, cli: Cli) -> None:
+    """The name service hears of dockerd's chain; when it is killed, the process that takes over does. Here nobody but the test makes it."""
+    cli("network", "create", "--internal", "inner")
+    with running(cli, "db", "--network", "inner"):
+        serving = re.fullmatch(r"serves inner: server (\d+), standby (\d+)", fact(cli, "name service")["detail"])
+        assert serving is not None
+        server, standby = map(int, serving.groups())
+        os.kill(server, signal.SIGKILL)
+        wait_until(lambda: f"server {standby}, standby" in fact(cli, "name service")["detail"], "the standby to take over", PATIENCE)
+        iptables("-N", "DOCKER-USER")
+        iptables("-A", "FORWARD", "-j", "DOCKER-USER")
+        wait_until(lambda: accepts("inner"), "the accepts of the network", PATIENCE)
+        assert cli("repair").stdout == "nothing to repair\n"
+    cli("network", "rm", "inner")
+    forget_rules()
 
 
 @pytest.fixture

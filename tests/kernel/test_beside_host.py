@@ -31,7 +31,7 @@ PATIENCE = 60.0  # seconds
 ANSWER = f"nc -w 20 {Neighbour.address} 7 </dev/null"
 LOOKUP = "nslookup web.app.netbox.internal"
 REFUSED = f"! nc -w 1 {Neighbour.address} 7 </dev/null"
-PUBLISHED = "nc -lk -p 80 -e echo sandbox"
+PUBLISHED = "nc -ll -p 80 -e echo sandbox"
 
 
 def run(*command: str, text: str | None = None) -> str:
@@ -292,9 +292,28 @@ def test_firewalld_first(cli: Cli, firewalld: Firewalld, server: Neighbour, netw
     with running(cli, "web", *WEB, command=("sh", "-c", f"nc -ll -p 81 -e echo hidden & {PUBLISHED}")), running(cli, "other"):
         works(cli, server)
         assert cli("exec", "other", "sh", "-c", ANSWER).stdout.startswith(server.host_address)
+        wait_until(lambda: ask("tcp", "10.77.9.80", 81) == "hidden\n", "port 81, which this host reaches", PATIENCE)
         assert cli("exec", "other", "sh", "-c", "! nc -w 1 10.77.9.80 81 </dev/null").stdout == ""
+        server.execute("ip", "route", "add", "10.77.9.0/24", "via", server.host_address)
         with server.inside():
             assert ask("tcp", "10.77.9.80", 81, 0.6) is None
         run("firewall-cmd", "--reload")
         works(cli, server)
     wait_until(lambda: ruleset() == before, "the rules of firewalld as before", PATIENCE)
+
+
+@pytest.mark.parametrize("firewalld", ["iptables"], indirect=True)
+def test_firewalld_in_the_legacy_tables(cli: Cli, firewalld: Firewalld, server: Neighbour, network: str) -> None:
+    """Where ``iptables`` is the legacy one, firewalld empties all tables; once netbox is back in front of it, no zone has to be told."""
+    linux.mount("/usr/sbin/xtables-legacy-multi", "/usr/sbin/xtables-nft-multi", flags=linux.MS_BIND)
+    with running(cli, "web", *WEB, command=("sh", "-c", PUBLISHED)):
+        firewalld.start()
+        assert not any("NETBOX-" in line for line in foreign_rules("legacy"))
+        assert "put back (network:app)" in cli("repair").stdout
+        works(cli, server)
+        before = foreign_rules("legacy")
+        run("firewall-cmd", "--reload")
+        assert "put back (network:app)" in cli("repair").stdout
+        assert foreign_rules("legacy") == before
+    firewalld.stop()
+    linux.umount("/usr/sbin/xtables-nft-multi")

@@ -16,7 +16,7 @@ from tests.support.host import Neighbour, PrivateHost
 from tests.support.others import foreign_rules
 from tests.support.waiting import wait_until
 
-PATIENCE = 30.0  # seconds
+PATIENCE = 90.0  # seconds
 ANSWER = f"nc -w 20 {Neighbour.address} 7 </dev/null"
 SERVERS = ("sh", "-c", "nc -ll -p 81 -e echo hidden & exec nc -ll -p 80 -e echo sandbox")
 
@@ -53,12 +53,14 @@ def both_work(cli: Cli, libvirt: Libvirt, server: Neighbour) -> None:
 
 
 def are_strangers(cli: Cli, libvirt: Libvirt) -> None:
-    """Neither reaches what the other one does not publish."""
+    """Neither reaches what the other one does not publish, which is there: the host reaches it."""
     address = inspect(cli, "web")["network"]["endpoints"][0]["address"]
+    wait_until(lambda: ask("tcp", address, 81) == "hidden\n", "port 81 of the sandbox", PATIENCE)
     with libvirt.inside():
         assert out_of_reach("tcp", address, 81)
         hidden = serve("tcp", 82)
     with contextlib.closing(hidden):
+        assert ask("tcp", libvirt.guest, 82) is not None
         assert cli("exec", "web", "sh", "-c", f"! nc -w 1 {libvirt.guest} 82 </dev/null").stdout == ""
 
 

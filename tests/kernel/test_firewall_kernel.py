@@ -16,6 +16,7 @@ from netbox import names
 from netbox.engine import repair
 from netbox.kernel import nftables
 from netbox.network import firewall, firewall_choice, firewall_switch, obstacles
+from netbox.network.firewall import RuleGroup
 from netbox.network.firewall_nftables import NftablesBackend
 from netbox.settings import Settings
 from netbox.spec import PortSpec
@@ -87,6 +88,7 @@ def test_an_accept_of_ours_does_not_overrule_a_drop_of_others(lab: Lab, outside:
     monkeypatch.setenv("NETBOX_FIREWALL", "nftables")
     guest = lab.guest(ports=(PortSpec(80, 8080),))
     guest.serve("tcp", 80)
+    outside.execute("ip", "route", "add", "10.0.0.0/8", "via", outside.host_address)
     for line in ("-N DOCKER-USER", "-A FORWARD -j DOCKER-USER", "-P FORWARD DROP"):
         subprocess.run(["iptables-nft", *line.split()], check=True, timeout=20)
     with outside.inside():
@@ -109,10 +111,10 @@ class Conversation:
         with guest.inside():
             self._listener = socket.create_server(("0.0.0.0", 7))
         with outside.inside():
-            self._client = socket.create_connection((outside.host_address, port), timeout=20)
-        self._listener.settimeout(20)
+            self._client = socket.create_connection((outside.host_address, port), timeout=60)
+        self._listener.settimeout(60)
         self._server, _ = self._listener.accept()
-        self._server.settimeout(20)
+        self._server.settimeout(60)
 
     def goes_on(self) -> bool:
         self.ask()
@@ -291,6 +293,7 @@ def test_a_network_that_was_flushed_is_whole_after_a_move(lab: Lab, outside: Nei
     guest = lab.guest(ports=(PortSpec(80, 8080),))
     assert repair.differences(lab.store) == []
     guest.serve("tcp", 80)
+    outside.execute("ip", "route", "add", "10.0.0.0/8", "via", outside.host_address)
     with outside.inside():
         assert ask("tcp", outside.host_address, 8080) == f"{outside.address} 80"
         assert ask("tcp", guest.address, 80, 0.6) is None
@@ -384,14 +387,9 @@ def test_a_sandbox_on_several_networks_with_an_impaired_link(private_host: Priva
 # -- cost ----------------------------------------------------------------------------------------------------------------------------------
 
 
-def operations(monkeypatch: pytest.MonkeyPatch, others: int) -> list[tuple[str, int]]:
-    """What adding and removing one port asks of the kernel: the lines of each batch of commands, the objects of each answer."""
+def operations(monkeypatch: pytest.MonkeyPatch, group: RuleGroup) -> list[tuple[str, int]]:
+    """What adding and removing a group asks of the kernel: the lines of each batch of commands, the objects of each answer."""
     backend = NftablesBackend()
-    if others:
-        published = [PortSpec(80, 10000 + number) for number in range(others)]
-        half = len(published) // 2
-        backend.apply([firewall.publish_rules("sandbox:one", "10.9.0.3", published[:half])])
-        backend.apply([firewall.publish_rules("sandbox:other", "10.9.0.4", published[half:])])
     seen: list[tuple[str, int]] = []
     real_call, real_ask = nftables._call, nftables._answers
 
@@ -411,21 +409,59 @@ def operations(monkeypatch: pytest.MonkeyPatch, others: int) -> list[tuple[str, 
     with monkeypatch.context() as patch:
         patch.setattr(nftables, "_call", counted_call)
         patch.setattr(nftables, "_answers", counted_ask)
-        backend.apply([firewall.publish_rules("sandbox:a", "10.9.0.2", [PortSpec(80, 8080)])])
-        backend.apply(remove=["sandbox:a"])
+        backend.apply([group])
+        backend.apply(remove=[group.owner])
     return seen
 
 
 def test_a_change_costs_the_same_at_any_size(private_host: PrivateHost, monkeypatch: pytest.MonkeyPatch) -> None:
     backend = NftablesBackend()
     network = firewall.network_rules("network:bridge", "netbox0", "10.9.0.0/20")
+    port = firewall.publish_rules("sandbox:a", "10.9.0.2", [PortSpec(80, 8080)])
+
+    def publish(count: int) -> None:
+        published = [PortSpec(80, 10000 + number) for number in range(count)]
+        backend.apply([firewall.publish_rules("sandbox:one", "10.9.0.3", published[: count // 2])])
+        backend.apply([firewall.publish_rules("sandbox:other", "10.9.0.4", published[count // 2 :])])
+
     backend.apply([network])
-    few = operations(monkeypatch, 2)
+    publish(2)
+    few = operations(monkeypatch, port)
     backend.apply(remove=["sandbox:one", "sandbox:other"])
-    many = operations(monkeypatch, 1000)
+    publish(1000)
+    many = operations(monkeypatch, port)
     assert len(backend.rules()) == 1000 + len(network.rules)
     assert few == many
     assert [count for kind, count in many if kind == "commands"] == [2, 2]  # the element and its entry in the index, in and out
+    backend.take_down()
+
+
+def numbered(number: int) -> RuleGroup:
+    """The rules of one of many networks."""
+    group = firewall.network_rules(f"network:n{number}", f"nb-{number:08x}", f"10.{number}.0.0/24", internal=number % 2 == 1)
+    return firewall.dual_stack(group, f"10.{number}.0.0/24", f"fd00:{number:x}::/64")
+
+
+def test_a_network_costs_the_same_at_any_number(private_host: PrivateHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a change nor a packet meets more rules: networks are elements of sets."""
+    backend = NftablesBackend()
+
+    def rules() -> list[Any]:
+        listed = [item for table in ("ip netbox", "ip6 netbox") for item in nftables.listing(True, table)]
+        assert not any(item["set"]["flags"] for item in listed if "set" in item and "flags" in item["set"])  # nothing but hash sets
+        return [(item["rule"]["chain"], item["rule"]["expr"]) for item in listed if "rule" in item]
+
+    backend.apply([numbered(0), numbered(1)])
+    few, packets = operations(monkeypatch, numbered(200)), rules()
+    backend.apply([numbered(number) for number in range(2, 100)])
+    assert operations(monkeypatch, numbered(200)) == few
+    assert operations(monkeypatch, numbered(201))
+    assert rules() == packets
+    assert backend.owners() == {f"network:n{number}" for number in range(100)}
+    assert backend.differences([numbered(number) for number in range(100)]) == []
+    backend.apply([firewall.network_rules("network:longer", "nb-longer", "10.250.0.0/28")])
+    assert len(rules()) == len(packets) + 4  # the first subnet with this length
+    assert backend.differences([numbered(0), numbered(1), firewall.network_rules("network:longer", "nb-longer", "10.250.0.0/28")]) == []
     backend.take_down()
 
 
@@ -480,8 +516,8 @@ def test_check_names_it_and_repair_mends_it(private_host: PrivateHost, cli: Cli,
 IN_A_SANDBOX = {
     "iptables": {
         "flushed": ["iptables-legacy -t raw -F", "iptables-legacy -t raw -X"],
-        "a rule taken away": ["iptables-legacy -t raw -F NETBOX-GUARD"],
-        "a rule put in": ["iptables-legacy -t raw -A NETBOX-GUARD -p udp -j DROP"],
+        "a rule taken away": ["iptables-legacy -t raw -F NETBOX-LOSS"],
+        "a rule put in": ["iptables-legacy -t raw -A NETBOX-LOSS -p udp -j DROP"],
         "the jump taken away": ["iptables-legacy -t raw -F PREROUTING"],
     },
     "nftables": {

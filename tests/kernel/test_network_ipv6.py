@@ -10,7 +10,7 @@ import pytest
 
 from netbox.errors import Conflict, UsageError
 from netbox.kernel import conntrack
-from netbox.spec import NetworkAttachment, PortSpec
+from netbox.spec import NetworkAttachment, NetworkSpec, PortSpec
 from tests.kernel.network_lab import Guest, Lab, Server, ask, out_of_reach, probe, reachable, serve
 from tests.support.host import Neighbour, PrivateHost
 from tests.support.waiting import wait_until
@@ -299,6 +299,37 @@ def test_old_flows_do_not_bypass_a_new_port(lab: Lab, outside: Neighbour) -> Non
     assert conntrack.flush("udp", "2001:db8::99", 5353, 1) == 0
     assert conntrack.flush("udp", "0.0.0.0", 5353, 1) == 0
     assert conntrack.flush("udp", "::", 5353, 2) == 1
+
+
+def test_the_default_network(one_lab: Lab, outside: Neighbour, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NETBOX_IPV6 is asked when it comes up: while it stands, it stays as it is."""
+    plain = one_lab.guest()
+    assert plain.address6 == ""
+    monkeypatch.setenv("NETBOX_IPV6", "1")
+    wanting = Lab()
+    try:
+        assert wanting.manager.preview("e" * 64, None, NetworkSpec(), None).endpoints[0].address6 == ""
+        one_lab.end(plain)
+        preview = wanting.manager.preview("e" * 64, None, NetworkSpec(), None)
+        assert any(line.startswith("ip6tables") or "ip6 netbox" in line for line in wanting.manager.describe(preview))
+        six = wanting.guest(ports=(PortSpec(80, 8080),))
+        assert six.plan.endpoints[0].addresses == preview.endpoints[0].addresses
+        assert six.address6.endswith("::3")  # the freed ::2 comes last
+        six.serve("tcp", 80, "::")
+        with outside.inside():
+            assert ask("tcp", outside.host_address6, 8080) == f"{outside.address6} 80"
+        again = one_lab.guest()  # somebody without the setting: the network stands
+        assert again.address6.endswith("::4")
+        one_lab.end(again)
+        wanting.end(six)
+        assert one_lab.guest().address6 == ""
+        with pytest.raises(UsageError, match="set NETBOX_IPV6=1 while no sandbox is on it"):
+            one_lab.guest(networks=(NetworkAttachment("bridge", ip6="fd00::5"),))
+    finally:
+        wanting.close()
+    monkeypatch.setenv("NETBOX_IPV6", "maybe")
+    with pytest.raises(UsageError, match="NETBOX_IPV6=maybe: neither 1 nor 0"):
+        Lab()
 
 
 def test_an_announcement_at_start(one_lab: Lab, outside: Neighbour) -> None:

@@ -14,7 +14,7 @@ from tests.support.host import PrivateHost
 from tests.support.others import forget_rules
 from tests.support.waiting import wait_until
 
-PATIENCE = 30.0  # seconds
+PATIENCE = 90.0  # seconds
 _BUS = """<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
  "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
 <busconfig><type>system</type><listen>unix:path=/run/dbus/system_bus_socket</listen><auth>EXTERNAL</auth>

@@ -102,8 +102,9 @@ class Others:
 def forget_rules() -> None:
     """Takes away all rules of this network namespace, whoever made them."""
     subprocess.run(["nft", "flush", "ruleset"], check=True, timeout=60)
-    for table in Path("/proc/thread-self/net/ip_tables_names").read_text().split():
-        subprocess.run(["iptables-legacy-restore", "-w"], input=_empty(table), text=True, check=True, timeout=60)
+    for family in ("ip", "ip6"):
+        for table in (_read(f"/proc/thread-self/net/{family}_tables_names") or "").split():
+            subprocess.run([f"{family}tables-legacy-restore", "-w"], input=_empty(table), text=True, check=True, timeout=60)
 
 
 def _empty(table: str) -> str:
@@ -112,6 +113,7 @@ def _empty(table: str) -> str:
         "nat": ("PREROUTING", "INPUT", "OUTPUT", "POSTROUTING"),
         "raw": ("PREROUTING", "OUTPUT"),
         "mangle": ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"),
+        "security": ("INPUT", "FORWARD", "OUTPUT"),
     }
     return f"*{table}\n" + "".join(f":{chain} ACCEPT [0:0]\n" for chain in chains[table]) + "COMMIT\n"
 

@@ -35,10 +35,10 @@ MET = {
         (f"{what}-{way}", subject): [value]
         for what in ("stream", "requests")
         for way in ("local", "host")
-        for subject, value in (("by hand", 100.0), ("netbox iptables", 95.0), ("netbox nftables", 104.0))
+        for subject, value in (("by hand", 100.0), ("by hand, NAT", 99.0), ("netbox iptables", 95.0), ("netbox nftables", 104.0))
     },
 }
-GOALS = 12
+GOALS = 20
 
 
 @given(st.lists(st.floats(0, 1e6), min_size=1))
@@ -60,6 +60,7 @@ def test_all_goals_are_met() -> None:
         ("http", "docker", 80.0, 2),
         ("http", "podman", 89.0, 3),
         ("requests-host", "netbox nftables", 94.9, 11),
+        ("requests-host", "by hand, NAT", 100.1, 18),
     ],
 )
 def test_a_goal_is_missed(figure: str, subject: str, value: float, number: int) -> None:

@@ -14,8 +14,8 @@ from netbox.kernel.packet_event import PacketEvent
 from netbox.network.plan import Endpoint, NetworkPlan
 from netbox.packet.capturing.copies import Copies
 from netbox.packet.capturing.pcapng import LINKTYPE_ETHERNET, LINKTYPE_RAW
-from netbox.packet.capturing.sinks import Lines, PcapngStream, Record, RotatingFiles, open_output, ring_path
-from netbox.packet.capturing.values import Interface, Rotation, Selection, parse_limits, parse_rotation
+from netbox.packet.capturing.sinks import Lines, PcapngStream, RotatingFiles, open_output, ring_path
+from netbox.packet.capturing.values import Interface, Record, Rotation, Selection, Way, parse_limits, parse_rotation
 from netbox.packet.capturing.verdicts import Verdicts
 
 WEB = Interface(0, "web/eth0", "eth0 of sandbox web", 1)
@@ -32,8 +32,10 @@ def frame(identification: int = 1, ttl: int = 64, destination: int = 3, port: in
     return bytes(12) + b"\x08\x00" + head + struct.pack("!HHII", 40000, port, 5, 0) + bytes(8)
 
 
-def record(interface: Interface = WEB, data: bytes = b"", comment: str = "", time: int = 1_700_000_000_000_000_001) -> Record:
-    return Record(time, interface, data or frame(), 60, 2, 1, comment)
+def record(
+    interface: Interface = WEB, data: bytes = b"", comment: str = "", time: int = 1_700_000_000_000_000_001, flags: int = 2
+) -> Record:
+    return (time, Way(interface.number, flags, interface), data or frame(), 60), 1, comment
 
 
 def blocks(data: bytes) -> list[tuple[int, bytes]]:
@@ -106,23 +108,28 @@ def test_limits_that_make_no_sense(count: int | None, duration: str | None) -> N
         parse_limits(count, duration)
 
 
+def number(copies: Copies, interface: int, data: bytes, time: int) -> int:
+    (found,) = copies.identify([(time, Way(interface, 0, WEB), data, len(data))])
+    return found
+
+
 def test_copies_share_a_number() -> None:
     copies = Copies()
-    assert copies.identify(0, frame(1), 10) == 1
-    assert copies.identify(1, frame(1), 20) == 1
-    assert copies.identify(2, frame(1, ttl=63), 30) == 1  # routed
-    assert copies.identify(0, frame(2), 40) == 2
-    assert copies.identify(0, frame(1), 50) == 3  # sent again
-    assert copies.identify(1, frame(1), 60) == 3
-    assert copies.identify(2, frame(2), 70) == 2
+    assert number(copies, 0, frame(1), 10) == 1
+    assert number(copies, 1, frame(1), 20) == 1
+    assert number(copies, 2, frame(1, ttl=63), 30) == 1  # routed
+    assert number(copies, 0, frame(2), 40) == 2
+    assert number(copies, 0, frame(1), 50) == 3  # sent again
+    assert number(copies, 1, frame(1), 60) == 3
+    assert number(copies, 2, frame(2), 70) == 2
 
 
 def test_old_packets_are_forgotten() -> None:
     copies = Copies()
-    copies.identify(0, frame(1), 0)
-    copies.identify(0, frame(2), 2_000_000_000)
-    copies.identify(0, frame(3), 4_000_000_000)
-    assert copies.identify(1, frame(1), 4_000_000_001) == 4
+    number(copies, 0, frame(1), 0)
+    number(copies, 0, frame(2), 2_000_000_000)
+    number(copies, 0, frame(3), 4_000_000_000)
+    assert number(copies, 1, frame(1), 4_000_000_001) == 4
 
 
 class Source:
@@ -235,7 +242,7 @@ def test_lines() -> None:
     lines.add_interface(WEB)
     lines.add_interface(END)
     lines.add_names([("10.0.0.2", "web"), ("10.0.0.3", "db")])
-    lines.write([record(), record(END, comment="dropped")._replace(flags=1)])
+    lines.write([record(), record(END, comment="dropped", flags=1)])
     first, second = out.getvalue().splitlines()
     assert first[8:].startswith(".000000001  web/eth0      out  web:40000 → db:80  TCP ")
     assert second[8:].startswith(".000000001  web/host-end  in   web:40000 → db:80  TCP ")

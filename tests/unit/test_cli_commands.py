@@ -46,7 +46,8 @@ class FakeSandbox:
         self.finished_at: float | None = time.time() - 65 if state == "exited" else None
         self.ip_address = "10.1.0.2"
         self.networks = {"bridge": "10.1.0.2"}
-        self.ip6_address, self.networks6 = None, {}
+        self.ip6_address: str | None = None
+        self.networks6: dict[str, str] = {}
         self.ports = spec.network.ports
 
     def __getattr__(self, verb: str) -> Any:

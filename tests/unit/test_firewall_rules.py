@@ -21,8 +21,8 @@ iptables -t filter -A NETBOX-INGRESS -o netbox0 -m conntrack --ctstate RELATED,E
 iptables -t filter -A NETBOX-INGRESS -i netbox0 -o netbox0 OWNER -j ACCEPT
 iptables -t filter -A NETBOX-INGRESS -o netbox0 -m conntrack --ctstate DNAT OWNER -j ACCEPT
 iptables -t filter -A NETBOX-INGRESS -o netbox0 OWNER -j DROP
-iptables -t filter -A NETBOX-EGRESS ! -s 10.9.0.0/20 -i netbox0 OWNER -j DROP
-iptables -t filter -A NETBOX-EGRESS -i netbox0 OWNER -j ACCEPT
+iptables -t filter -A NETBOX-EGRESS -s 10.9.0.0/20 -i netbox0 OWNER -j ACCEPT
+iptables -t filter -A NETBOX-EGRESS -i netbox0 OWNER -j DROP
 iptables -t nat -A NETBOX-HAIRPIN -s 10.9.0.0/20 -d 10.9.0.0/20 -o netbox0 -m conntrack --ctstate DNAT OWNER -j MASQUERADE
 iptables -t nat -A NETBOX-HAIRPIN -s 127.0.0.0/8 -o netbox0 OWNER -j MASQUERADE
 iptables -t nat -A NETBOX-KEEP -o netbox0 -m conntrack --ctstate DNAT OWNER -j ACCEPT
@@ -31,28 +31,29 @@ iptables -t nat -A NETBOX-LEAVE -s 10.9.0.0/20 ! -o netbox0 OWNER -j MASQUERADE
 
 BASE = """
 iptables -t raw -N NETBOX-GUARD
-iptables -t raw -I PREROUTING 1 -m comment --comment netbox -j NETBOX-GUARD
+iptables -t raw -I PREROUTING 1 -d 127.0.0.0/8 ! -i lo -j NETBOX-GUARD
+iptables -t raw -I PREROUTING 1 -s 127.0.0.0/8 ! -i lo -j NETBOX-GUARD
 iptables -t filter -N NETBOX-FENCE
 iptables -t filter -N NETBOX-INGRESS
 iptables -t filter -N NETBOX-EGRESS
-iptables -t filter -N NETBOX-NAMES
-iptables -t filter -I FORWARD 1 -m comment --comment netbox -j NETBOX-FENCE
-iptables -t filter -I FORWARD 2 -m comment --comment netbox -j NETBOX-INGRESS
-iptables -t filter -I FORWARD 3 -m comment --comment netbox -j NETBOX-EGRESS
-iptables -t filter -I INPUT 1 -m comment --comment netbox -j NETBOX-NAMES
+iptables -t filter -I FORWARD 1 -j NETBOX-FENCE
+iptables -t filter -I FORWARD 2 -j NETBOX-INGRESS
+iptables -t filter -I FORWARD 3 -j NETBOX-EGRESS
 iptables -t nat -N NETBOX-HAIRPIN
 iptables -t nat -N NETBOX-KEEP
 iptables -t nat -N NETBOX-LEAVE
 iptables -t nat -N NETBOX-PUBLISH
-iptables -t nat -A POSTROUTING -m comment --comment netbox -j NETBOX-HAIRPIN
-iptables -t nat -A POSTROUTING -m comment --comment netbox -j NETBOX-KEEP
-iptables -t nat -A POSTROUTING -m comment --comment netbox -j NETBOX-LEAVE
-iptables -t nat -A PREROUTING ! -d 127.0.0.0/8 -m addrtype --dst-type LOCAL -m comment --comment netbox -j NETBOX-PUBLISH
-iptables -t nat -A OUTPUT -m addrtype --dst-type LOCAL -m comment --comment netbox -j NETBOX-PUBLISH
+iptables -t nat -A POSTROUTING -j NETBOX-HAIRPIN
+iptables -t nat -A POSTROUTING -j NETBOX-KEEP
+iptables -t nat -A POSTROUTING -j NETBOX-LEAVE
+iptables -t nat -A PREROUTING ! -d 127.0.0.0/8 -m addrtype --dst-type LOCAL -j NETBOX-PUBLISH
+iptables -t nat -A OUTPUT -m addrtype --dst-type LOCAL -j NETBOX-PUBLISH
 """
 
 
 NAMES = """
+iptables -t filter -N NETBOX-NAMES
+iptables -t filter -I INPUT 1 -j NETBOX-NAMES
 iptables -t filter -A NETBOX-NAMES -d 10.9.0.1 -i nb-1 -p udp -m udp --dport 61053 OWNER -j ACCEPT
 iptables -t filter -A NETBOX-NAMES -d 10.9.0.1 -i nb-1 -p tcp -m tcp --dport 61053 OWNER -j ACCEPT
 iptables -t nat -A NETBOX-PUBLISH -d 10.9.0.1 -p udp -m udp --dport 53 OWNER -j DNAT --to-destination 10.9.0.1:61053

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from netbox.engine import holding
 from netbox.errors import NotFound, UsageError
 from netbox.network import manager, modes
 from netbox.network.modes import Facts, Request, networked
@@ -72,6 +73,21 @@ def test_host_gateway_is_the_way_to_the_host() -> None:
     planned = networked.prepare(request, Facts("big", endpoints))
     assert planned.extra_hosts == (("host.internal", "10.9.0.1"), ("host.internal", "fd00:9::1"), ("db", "10.9.0.9"))
     assert prepare("host", extra_hosts=extra).extra_hosts == (("host.internal", "127.0.0.1"), ("db", "10.9.0.9"))
+
+
+def test_published_ports_follow_the_families_of_the_networks() -> None:
+    six = dataclasses.replace(ENDPOINT, network="six", subnet6="fd00:9::/64", gateway6="fd00:9::1", address6="fd00:9::2")
+    published = (PortSpec(80, 8080), PortSpec(81, 8081), PortSpec(82, 8081, host_ip="::"), PortSpec(83, 8083, host_ip="127.0.0.1"))
+    plain = NetworkPlan(ID, "bridge", "web", (ENDPOINT,), published)
+    assert holding.in_families(plain) == plain
+    both = holding.in_families(dataclasses.replace(plain, endpoints=(ENDPOINT, six)))
+    assert [port.with_ipv6 for port in both.ports] == [True, False, False, False]  # 8081 leads elsewhere for IPv6
+    assert holding.of_ipv6(both, plain) == [PortSpec(80, 8080, host_ip="::")]
+    assert holding.of_ipv6(plain, both) == []
+    assert holding.in_families(dataclasses.replace(both, endpoints=(ENDPOINT,))) == plain
+    # A LAN or an internal network is none to publish on.
+    for apart in (dataclasses.replace(six, driver="macvlan"), dataclasses.replace(six, internal=True)):
+        assert holding.in_families(dataclasses.replace(plain, endpoints=(ENDPOINT, apart))).ports == published
 
 
 def test_a_joining_sandbox_shares_the_targets_files() -> None:

@@ -12,47 +12,97 @@ from netbox.network import firewall, firewall_choice
 from netbox.network.firewall import PUBLISH, Redirect, Rule
 from netbox.network.firewall_choice import Situation, decide
 from netbox.network.firewall_nftables import NftablesBackend
+from netbox.network.firewall_nftables_networks import Network, named_member, network_from, network_of
 from netbox.network.firewall_nftables_rules import chain_rule, element, named_element
 from netbox.network.firewall_nftables_table import index_key
 from netbox.spec import PortSpec
 
-NETWORK = """
-guard iifname "netbox0" ip daddr 127.0.0.0/8 drop
-guard iifname "netbox0" ip saddr 127.0.0.0/8 drop
-fence iifname != "netbox0" ip saddr 10.9.0.0/20 drop
-fence oifname "netbox0" ip saddr 127.0.0.0/8 drop
-ingress oifname "netbox0" ct state established,related accept
-ingress iifname "netbox0" oifname "netbox0" accept
-ingress oifname "netbox0" ct status dnat accept
-ingress oifname "netbox0" drop
-egress iifname "netbox0" ip saddr != 10.9.0.0/20 drop
-egress iifname "netbox0" accept
-hairpin oifname "netbox0" ip saddr 10.9.0.0/20 ip daddr 10.9.0.0/20 ct status dnat masquerade
-hairpin oifname "netbox0" ip saddr 127.0.0.0/8 masquerade
-keep oifname "netbox0" ct status dnat accept
-leave oifname != "netbox0" ip saddr 10.9.0.0/20 masquerade
+SHARED = """
+guard ip daddr 127.0.0.0/8 iifname @open_bridges drop
+guard ip saddr 127.0.0.0/8 iifname @open_bridges drop
+fence ip saddr 127.0.0.0/8 oifname @open_bridges drop
+ingress oifname @open_bridges ct state established,related accept
+ingress iifname . oifname @open_pairs accept
+ingress oifname @open_bridges ct status dnat accept
+ingress oifname @open_bridges drop
+egress iifname @open_bridges drop
+hairpin ip saddr 127.0.0.0/8 oifname @open_bridges masquerade
+keep oifname @open_bridges ct status dnat accept
+"""
+ABOUT_SUBNETS = """
+fence ip saddr & 255.255.240.0 @subnets_20 iifname . ip saddr & 255.255.240.0 != @members_20 drop
+egress iifname . ip saddr & 255.255.240.0 @members_20 accept
+hairpin oifname . ip saddr & 255.255.240.0 @members_20 oifname . ip daddr & 255.255.240.0 @members_20 ct status dnat masquerade
+leave ip saddr & 255.255.240.0 @subnets_20 oifname . ip saddr & 255.255.240.0 != @members_20 masquerade
+"""
+MEMBERS = """
+open_bridges { "netbox0" comment "network:bridge" }
+open_pairs { "netbox0" . "netbox0" comment "network:bridge" }
+subnets_20 { 10.9.0.0 comment "network:bridge" }
+members_20 { "netbox0" . 10.9.0.0 comment "network:bridge" }
 """
 
 
+def typed(lines: list[str]) -> list[str]:
+    """The commands as nft gets them, without those that make sets."""
+    return [line for line in (" ".join(shlex.split(line)[1:]) for line in lines) if not line.startswith("add set")]
+
+
 def test_the_rules_of_a_network() -> None:
+    """They stand once for all networks; what tells a network apart are elements."""
     group = firewall.network_rules("network:bridge", "netbox0", "10.9.0.0/20")
-    expected = [f'add rule ip netbox {line} comment "network:bridge"' for line in NETWORK.strip().splitlines()]
-    assert [" ".join(shlex.split(line)[1:]) for line in NftablesBackend().commands([group], base=False)] == expected
+    assert typed(NftablesBackend().commands([group], base=False)) == [
+        *(f'add rule ip netbox {line} comment "netbox"' for line in SHARED.strip().splitlines()),
+        # In front of what stands, the last one first: an accept for what is known comes before the drop of the rest.
+        *(f'insert rule ip netbox {line} comment "netbox/20"' for line in reversed(ABOUT_SUBNETS.strip().splitlines())),
+        *(f"add element ip netbox {line}" for line in MEMBERS.strip().splitlines()),
+    ]
 
 
 INTERNAL = """
-guard iifname "nb-1" ip daddr 127.0.0.0/8 drop
-guard iifname "nb-1" ip saddr 127.0.0.0/8 drop
-fence iifname "nb-1" oifname != "nb-1" drop
-fence iifname != "nb-1" oifname "nb-1" drop
-ingress iifname "nb-1" oifname "nb-1" accept
+guard ip daddr 127.0.0.0/8 iifname @internal_bridges drop
+guard ip saddr 127.0.0.0/8 iifname @internal_bridges drop
+fence iifname @internal_bridges iifname . oifname != @internal_pairs drop
+fence oifname @internal_bridges iifname . oifname != @internal_pairs drop
+ingress iifname . oifname @internal_pairs accept
 """
 
 
 def test_the_rules_of_an_internal_network() -> None:
     group = firewall.network_rules("network:inner", "nb-1", "10.9.0.0/20", internal=True)
-    expected = [f'add rule ip netbox {line} comment "network:inner"' for line in INTERNAL.strip().splitlines()]
-    assert [" ".join(shlex.split(line)[1:]) for line in NftablesBackend().commands([group], base=False)] == expected
+    assert typed(NftablesBackend().commands([group], base=False)) == [
+        *(f'add rule ip netbox {line} comment "netbox"' for line in INTERNAL.strip().splitlines()),
+        'add element ip netbox internal_bridges { "nb-1" comment "network:inner" }',
+        'add element ip netbox internal_pairs { "nb-1" . "nb-1" comment "network:inner" }',
+    ]
+
+
+@pytest.mark.parametrize("internal", [False, True])
+@pytest.mark.parametrize(
+    ("subnet", "subnet6"), [("10.9.0.0/20", "fd00:9::/64"), ("192.168.4.0/30", "fd00:8::/80"), ("10.0.0.0/8", "fd00::/48")]
+)
+def test_a_network_is_known_by_its_rules_and_by_its_elements(subnet: str, subnet6: str, internal: bool) -> None:
+    group = firewall.dual_stack(firewall.network_rules("network:x", "nb-1", subnet, internal), subnet, subnet6)
+    group = firewall.with_names(group, "nb-1", ["10.9.0.1"], 61053)
+    for ipv6, its in ((False, subnet), (True, subnet6)):
+        network = network_of(group, ipv6)
+        assert network == Network("nb-1", "" if internal else its, ipv6)
+        assert network is not None
+        members = network.members("network:x")
+        assert network_from([(member.set, member.keys()[0]) for member in members], ipv6) == network
+        assert [named_member(member.name, ipv6) for member in members] == [member._replace(owner="") for member in members]
+        shared = [rule.command for part in network.parts() for rule in part.rules]
+        assert sorted(network.standing(rule).command for rule in network.rules) == sorted(shared)
+
+
+def test_a_group_that_is_not_a_whole_network_has_rules_of_its_own() -> None:
+    group = firewall.network_rules("network:x", "nb-1", "10.9.0.0/20")
+    edited = firewall.RuleGroup(group.owner, group.rules[1:])
+    assert network_of(edited, False) is None
+    assert network_of(firewall.publish_rules("sandbox:a", "10.9.0.2", [PortSpec(80, 8080)]), False) is None
+    lines = NftablesBackend().commands([edited], base=False)
+    assert len(lines) == len(edited.rules)
+    assert 'nft \'add rule ip netbox ingress oifname "nb-1" drop comment "network:x"\'' in lines
 
 
 @pytest.mark.parametrize(

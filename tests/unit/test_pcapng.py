@@ -8,6 +8,9 @@ import pytest
 
 from netbox.packet.capturing import pcapng
 from netbox.packet.capturing.pcapng import Statistics
+from netbox.packet.capturing.values import Interface, Way
+
+INTERFACE = Interface(3, "web/eth0", "", 1)
 
 
 def words(*values: int) -> bytes:
@@ -52,7 +55,7 @@ def test_packet(length: int, comment: str) -> None:
     padded = data + bytes(-length % 4)
     total = 32 + len(padded + options)
     head = words(6, total, 3, time >> 32, time & 0xFFFFFFFF, length, 1500)
-    assert pcapng.packet(3, time, data, 1500, 0b0101, 7, comment) == head + padded + options + words(total)
+    assert b"".join(pcapng.packets([((time, Way(3, 0b0101, INTERFACE), data, 1500), 7, comment)])) == head + padded + options + words(total)
 
 
 def test_statistics() -> None:
@@ -64,6 +67,6 @@ def test_statistics() -> None:
 
 
 def test_a_text_that_is_too_long_is_cut() -> None:
-    block = pcapng.packet(0, 0, b"", 0, 0, 0, "x" * 70_000)
+    block = b"".join(pcapng.packets([((0, Way(0, 0, INTERFACE), b"", 0), 0, "x" * 70_000)]))
     assert struct.unpack_from("=I", block, 4)[0] == len(block)
     assert struct.unpack_from("=HH", block, 28) == (1, 0xFFFF)

@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 import pytest
-from scapy.layers.dns import DNS, DNSQR, DNSRR
+from scapy.layers.dns import DNS, DNSQR, DNSRR, DNSRRMX, DNSRRSRV
 from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.layers.inet6 import (
     ICMPv6DestUnreach,
@@ -130,6 +130,9 @@ def test_link_layer_answers() -> None:
     ("rcode", "records", "state", "words"),
     [
         (0, DNSRR(rrname="db", type="A", rdata="10.0.0.5"), "answered", "A 10.0.0.5"),
+        (0, DNSRR(rrname="db", type="TXT", rdata=[b"a b", b"c"]), "answered", 'TXT "a b" "c"'),
+        (0, DNSRRMX(rrname="db", preference=10, exchange="mail.db."), "answered", "MX 10 mail.db"),
+        (0, DNSRRSRV(rrname="db", priority=1, weight=2, port=80, target="web."), "answered", "SRV 1 2 80 web"),
         (0, None, "answered", "without a record"),
         (3, None, "no such name", "NXDOMAIN"),
         (2, None, "failed", "SERVFAIL"),

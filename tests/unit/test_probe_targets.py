@@ -53,6 +53,8 @@ def test_what_is_no_target(text: str) -> None:
         (80, None, {"icmp": True}, ProbeRequest("icmp")),
         (None, None, {"dns": "db"}, ProbeRequest("dns", 53, "db")),
         (5353, None, {"dns": "db"}, ProbeRequest("dns", 5353, "db")),
+        (None, None, {"dns": "example.org/mx"}, ProbeRequest("dns", 53, "example.org", "MX")),
+        (None, None, {"dns": "10.0.0.5"}, ProbeRequest("dns", 53, "5.0.0.10.in-addr.arpa", "PTR")),
         (None, None, {"source_address": "192.0.2.1", "icmp": False}, ProbeRequest("icmp", source="192.0.2.1")),
     ],
 )
@@ -81,7 +83,7 @@ def test_requests_that_contradict_themselves(port: int | None, protocol: str | N
         ProbeRequest(count=0),
         ProbeRequest(timeout=0),
         ProbeRequest(pmtu=True, traceroute=True),
-        ProbeRequest("tcp", 80, pmtu=True),
+        ProbeRequest("udp", 80, pmtu=True),
         ProbeRequest("arp", traceroute=True),
     ],
 )
@@ -108,11 +110,9 @@ def test_hosts_and_resolv_conf() -> None:
     assert resolving.from_hosts(hosts, "DATABASE", False) == "10.0.0.5"
     assert resolving.from_hosts(hosts, "localhost", True) == "::1"
     assert resolving.from_hosts(hosts, "no", False) is None
-    assert resolving.settings("nameserver 10.0.0.1\n#nameserver x\nsearch a b\nnameserver ::1\noptions ndots:1") == (
-        ["10.0.0.1", "::1"],
-        ["a", "b"],
-    )
-    assert resolving.settings("search .\n") == ([], [])
+    found = resolving.parse_config("nameserver 10.0.0.1\n#nameserver x\nsearch a b\nnameserver ::1\noptions ndots:1")
+    assert tuple(found) == (("10.0.0.1", "::1"), ("a", "b"), 1)
+    assert resolving.candidates("db", resolving.parse_config("search .\n").search, 1) == ["db"]
 
 
 def test_addresses_of_a_dns_answer() -> None:
@@ -120,10 +120,9 @@ def test_addresses_of_a_dns_answer() -> None:
     alias = b"\xc0\x0c" + struct.pack("!HHIH", 5, 1, 5, 2) + b"\xc0\x0c"
     address = b"\xc0\x0c" + struct.pack("!HHIH", 1, 1, 5, 4) + bytes((10, 0, 0, 5))
     whole = struct.pack("!6H", 1, 0x8180, 1, 2, 0, 0) + question + alias + address
-    assert resolving.first_address(whole, 1) == "10.0.0.5"
-    assert resolving.first_address(whole, 28) is None
+    assert resolving.parse_answer(whole, 1) == (0, ("10.0.0.5",))
     for length in range(len(whole)):
-        assert resolving.first_address(whole[:length], 1) in (None, "10.0.0.5")
+        assert resolving.parse_answer(whole[:length], 1) in (None, (0, ()))
 
 
 def test_filters_have_the_right_jumps() -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from netbox.network import resolve
@@ -40,6 +42,14 @@ def test_mode_none_has_loopback_only() -> None:
 
 def test_the_resolvers_of_the_host_that_can_be_reached() -> None:
     assert resolve.resolv_conf(HOST, (), (), ()) == "nameserver 192.0.2.53\nsearch example.org lan\noptions ndots:2 edns0\n"
+
+
+def test_resolvers_with_ipv6_are_for_those_who_have_a_way_out_by_it() -> None:
+    host = HOST._replace(resolv_conf="nameserver fe80::1%eth0\nnameserver FE80::1\nnameserver ::1\nnameserver ::\n" + HOST.resolv_conf)
+    six = dataclasses.replace(ENDPOINT, subnet6="fd00:9::/64", gateway6="fd00:9::1", address6="fd00:9::2")
+    inner = dataclasses.replace(six, internal=True)
+    found = [resolve.nameservers(resolve.private_files(plan(endpoints=its), host)["resolv.conf"]) for its in ((six,), (ENDPOINT, inner))]
+    assert found == [["192.0.2.53", "2001:db8::53"], ["192.0.2.53"]]
 
 
 def test_systemd_resolved_hides_the_real_resolvers() -> None:

@@ -134,7 +134,7 @@ def test_loss_of_both_families() -> None:
 @pytest.mark.parametrize("probability", [0.0, -0.1, 1.1, float("nan")])
 def test_a_probability_is_a_share(probability: float) -> None:
     with pytest.raises(ValueError, match="bad probability"):
-        validate(Entry("NETBOX-GUARD", "DROP", probability=probability))
+        validate(Entry("NETBOX-LOSS", "DROP", probability=probability))
 
 
 def test_a_new_impairment_replaces_that_of_the_same_peer_and_direction() -> None:

@@ -100,7 +100,7 @@ LEGACY = """\
 *filter
 :FORWARD DROP [0:0]
 :NETBOX-INGRESS - [0:0]
--A FORWARD -m comment --comment netbox -j NETBOX-INGRESS
+-A FORWARD -j NETBOX-INGRESS
 -A FORWARD -s 10.9.0.0/16 -m comment --comment "a b" -j REJECT --reject-with icmp-port-unreachable
 -A NETBOX-INGRESS -o nb-1 -m comment --comment "network:back" -j DROP
 COMMIT

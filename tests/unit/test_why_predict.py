@@ -16,7 +16,8 @@ from netbox.kernel.inspection import QueueFact, RouteFact
 from netbox.kernel.socket_diag import SocketFact
 from netbox.packet.diagnosis import causes
 from netbox.packet.diagnosis.predict import predict
-from netbox.packet.diagnosis.values import Facts, Mac, Request, Resolution, Throttle
+from netbox.packet.diagnosis.values import Facts, Mac, Request, Throttle
+from netbox.packet.resolving import Resolution
 from netbox.spec import PortSpec
 from tests.unit import why_facts
 from tests.unit.why_facts import DB, HOST, MACS, WEB, across, box, chains, facts, inside, interface, link, listener, outward, to_host

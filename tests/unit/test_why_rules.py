@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from netbox.network.firewall_nftables_networks import Network
 from netbox.packet.diagnosis import rules_iptables, rules_nftables
 from netbox.packet.diagnosis.rules import Packet, decide
 
@@ -141,6 +142,51 @@ def test_every_chain_on_a_hook_has_to_let_it_pass() -> None:
     dropping = rules_nftables.parse(listing(policy="drop", table="other", prio=10))
     found = decide([*dropping, *accepting], "forward", packet())
     assert (found.verdict, found.place) == ("drop", "inet other forward policy")
+
+
+def our_table() -> list[dict[str, Any]]:
+    """An open and an internal network as nft lists them."""
+    networks = {
+        "network:front": Network("nb-f", "10.0.0.0/24"),
+        "network:back": Network("nb-b", "10.9.0.0/20"),
+        "network:in": Network("nb-i"),
+    }
+    parts = {part.number: part for network in networks.values() for part in network.parts()}
+    elements: dict[str, list[Any]] = {}
+    for owner, network in networks.items():
+        for member in network.members(owner):
+            value = member.key[0] if len(member.key) == 1 else {"concat": list(member.key)}
+            elements.setdefault(member.set, []).append({"elem": {"val": value, "comment": owner}})
+    rules = [rule for part in sorted(parts.values(), key=lambda part: not part.first) for rule in part.rules]
+    place = {"family": "ip", "table": "netbox"}
+    return [
+        *({"set": {**place, "name": name, "elem": elem}} for name, elem in elements.items()),
+        {"chain": {**place, "name": "forward", "type": "filter", "hook": "forward", "prio": 0, "policy": "accept"}},
+        *({"chain": {**place, "name": name}} for name in ("fence", "ingress", "egress")),
+        *({"rule": {**place, "chain": "forward", "expr": [{"jump": {"target": name}}]}} for name in ("fence", "ingress", "egress")),
+        *({"rule": {**place, "chain": rule.chain, "comment": rule.comment, "expr": rule.listed}} for rule in rules),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "verdict", "place", "owner"),
+    [
+        ({"in_interface": "nb-f", "out_interface": "eth0"}, "accept", "", ""),
+        ({"in_interface": "nb-f", "out_interface": "nb-f"}, "accept", "", ""),
+        ({"in_interface": "nb-i", "out_interface": "nb-i", "source": "10.8.0.2"}, "accept", "", ""),
+        ({"in_interface": "nb-f", "out_interface": "nb-b"}, "drop", "ip netbox ingress rule 4", "network:back"),
+        ({"in_interface": "nb-f", "out_interface": "nb-b", "translated": True}, "accept", "", ""),
+        ({"in_interface": "nb-f", "out_interface": "eth0", "source": "10.0.1.2"}, "drop", "ip netbox egress rule 3", "network:front"),
+        ({"in_interface": "nb-f", "out_interface": "eth0", "source": "10.9.15.2"}, "drop", "ip netbox fence rule 2", "network:back"),
+        ({"in_interface": "eth0", "out_interface": "eth1", "source": "10.0.0.9"}, "drop", "ip netbox fence rule 1", "network:front"),
+        ({"in_interface": "nb-i", "out_interface": "eth0", "source": "10.8.0.2"}, "drop", "ip netbox fence rule 4", "network:in"),
+        ({"in_interface": "eth0", "out_interface": "nb-i", "source": "192.0.2.9"}, "drop", "ip netbox fence rule 5", "network:in"),
+        ({"in_interface": "eth0", "out_interface": "eth1", "source": "192.0.2.9"}, "accept", "", ""),
+    ],
+)
+def test_a_rule_that_stands_for_all_networks_is_that_of_the_element(changes: dict[str, Any], verdict: str, place: str, owner: str) -> None:
+    found = decide(rules_nftables.parse(our_table()), "forward", packet(**changes))
+    assert (found.verdict, found.place, found.owner, found.doubts) == (verdict, place, owner, ())
 
 
 def test_chains_of_links_and_bridges() -> None:

@@ -10,7 +10,8 @@ import pytest
 
 from netbox.cli.main import execute
 from netbox.kernel.connections import Connection, Tuple
-from netbox.packet.diagnosis import packets, resolving
+from netbox.packet import resolving
+from netbox.packet.diagnosis import packets
 from netbox.packet.diagnosis.explain import explain
 from netbox.packet.diagnosis.predict import predict
 from netbox.packet.diagnosis.publishing import destination

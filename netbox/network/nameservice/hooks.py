@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, Protocol
 
 from netbox.errors import Conflict, HostError, host_error
 from netbox.kernel import flock
+from netbox.network import dockerd
 from netbox.network.nameservice import files
 from netbox.network.nameservice.zone import Member, Served, domain
 from netbox.network.resolve import NO_SEARCH, HostFiles, search_and_options
@@ -31,6 +32,7 @@ PORTS: tuple[int, ...] = (53, *range(61053, 61069))
 MAX_NAMESERVERS = 3  # MAXNS, resolv.conf(5)
 _TIMEOUT = 20.0  # seconds, for the process to start, to answer or to end, and for the lock
 _POLL_INTERVAL = 0.002
+_IP_FREEBIND = 15  # <linux/in.h>
 
 
 class Members(Protocol):
@@ -114,6 +116,34 @@ def network_up(settings: Settings, served: Served, members: Members, recorder: R
         _delete(settings, served.name)
         _synchronize(settings)
         raise _refusal(served, number, str(reason))
+
+
+def free_port(served: Served) -> int:
+    """The port that ``network_up`` would take now for a network whose bridge may not stand yet. Has no effect.
+
+    Raises:
+        Conflict: other programs have all ports that could be used.
+        HostError: the kernel refuses.
+    """
+    for port in PORTS:
+        try:
+            for gateway in served.gateways:
+                _look_at(gateway, port)
+            return port
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise host_error("look at", f"port {port} of {', '.join(served.gateways)}", error) from error
+    raise _refusal(served, errno.EADDRINUSE, "")
+
+
+def _look_at(gateway: str, port: int) -> None:
+    """Raises OSError when a program has a port of all addresses, or of this one."""
+    for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
+        with socket.socket(socket.AF_INET, kind) as sock:
+            sock.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)
+            if kind == socket.SOCK_STREAM:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind((gateway, port))
 
 
 def zone_changed(settings: Settings, network: str, members: Members) -> None:
@@ -316,7 +346,8 @@ def _start(settings: Settings) -> dict[str, Any] | None:
         with theirs:
             interpreter.spawn("server", theirs.fileno(), "netbox.network.nameservice")
         ours.settimeout(_TIMEOUT)
-        socket.send_fds(ours, [os.fsencode(settings.run)], [lock])
+        order = {"run": settings.run, "command": dockerd.command(), "environment": dockerd.environment()}
+        socket.send_fds(ours, [json.dumps(order).encode()], [lock])
         return _report(ours)
     except OSError:
         return None

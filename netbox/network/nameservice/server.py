@@ -20,6 +20,7 @@ from functools import partial
 
 from netbox.kernel import capabilities, syscalls
 from netbox.network.nameservice import files, message, zone
+from netbox.network.nameservice.follower import Follower
 from netbox.network.nameservice.forwarder import Forwarder, nameservers
 from netbox.network.nameservice.listeners import MAX_CONNECTIONS, MAX_CONNECTIONS_PER_CLIENT, Connection, Listener, receive
 from netbox.runtime.monitor import detach
@@ -37,20 +38,23 @@ RESOLV_CONF = "/etc/resolv.conf"
 _OPEN_FILES = 8192
 _RLIMIT_NOFILE = 7
 _FORK_RETRY = 1.0  # seconds
-# A port below 1024, SO_BINDTODEVICE, SO_RCVBUFFORCE: capabilities(7). Not those by which root reads and kills everything.
+# A port below 1024, SO_BINDTODEVICE, SO_RCVBUFFORCE and rules: capabilities(7). Not those by which root reads and kills everything.
 _CAPABILITIES = ("NET_BIND_SERVICE", "NET_RAW", "NET_ADMIN")
 _PR_SET_NO_NEW_PRIVS = 38
 
 
 def main(channel_fd: int = CHANNEL_FD) -> None:
-    """Serves until the last network is gone. The channel brings the run directory and the lock, and takes the first report."""
+    """Serves until the last network is gone. The channel brings the run directory, the command to follow dockerd with and the lock, and
+    takes the first report.
+    """
     detach(channel_fd)
     channel = socket.socket(fileno=channel_fd)
-    data, fds, _, _ = socket.recv_fds(channel, 4096, 1)
+    data, fds, _, _ = socket.recv_fds(channel, 1 << 16, 1)
     if not fds:  # the one who started us died
         return
     os.set_inheritable(fds[0], False)  # never closed: the lock is held as long as this process or its standby lives
-    server = Server(os.fsdecode(data))
+    order = json.loads(data)
+    server = Server(order["run"], Follower(order["command"], order["environment"]))
     _restrict()
     server.start(channel)
     server.serve()
@@ -91,8 +95,9 @@ class Resolvers:
 class Server:
     """The sockets and what goes on at them."""
 
-    def __init__(self, run: str) -> None:
+    def __init__(self, run: str, follower: Follower) -> None:
         self._run = run
+        self._follower = follower
         self._reader = files.Reader(run)
         self._resolvers = Resolvers()
         self._listeners: dict[str, Listener] = {}
@@ -123,6 +128,7 @@ class Server:
         os.close(directory)
         self._control.listen(16)
         self._selector.register(self._control, selectors.EVENT_READ, self._on_control)
+        self._follower.watch(self._selector)
         self._reports.append((channel, self._synchronize()))
 
     def serve(self) -> None:
@@ -267,6 +273,8 @@ class Server:
         self._selector.register(self._control, selectors.EVENT_READ, self._on_control)
         for listener in self._listeners.values():
             self._watch_network(listener)
+        self._follower.watch(self._selector)
+        self._follower.follow()  # its predecessor may have died of just that moment
         self._stale = True  # the predecessor may have died between a change of the files and that of the sockets
         self._fork_at = time.monotonic()
 

@@ -10,6 +10,8 @@ import struct
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from netbox.packet.capturing.values import Record
+
 LINKTYPE_ETHERNET, LINKTYPE_RAW = 1, 101  # https://www.tcpdump.org/linktypes.html
 INBOUND, OUTBOUND = 1, 2
 UNICAST, MULTICAST, BROADCAST, PROMISCUOUS = 1, 2, 3, 4
@@ -27,11 +29,6 @@ _OPTION_MAX = 0xFFFF
 _RECORD = struct.Struct("=HH")
 _END_OF_OPTIONS = _RECORD.pack(0, 0)
 _PADDING = (b"", b"\0\0\0", b"\0\0", b"\0")
-
-_PACKET_HEAD = struct.Struct("=7I")
-# flags, packet id, end of options, total length: what follows every packet without a comment.
-_PACKET_TAIL = struct.Struct("=HHIHHQHHI")
-_TAIL_LENGTH = _PACKET_TAIL.size
 
 
 class Statistics(NamedTuple):
@@ -71,14 +68,42 @@ def names(records: Iterable[tuple[str, str]]) -> bytes:
     return _block(_NAMES, body + _END_OF_OPTIONS) if body else b""
 
 
-def packet(number: int, time: int, data: bytes, length: int, flags: int, identity: int, comment: str = "") -> bytes:
-    """An Enhanced Packet Block. ``length`` is that on the wire; copies of one packet on several interfaces share their ``identity``."""
-    captured = len(data)
-    padding = _PADDING[captured & 3]
-    extra = _text(_COMMENT, comment) if comment else b""
-    total = _PACKET_HEAD.size + captured + len(padding) + len(extra) + _TAIL_LENGTH
-    head = _PACKET_HEAD.pack(_PACKET, total, number, time >> 32, time & 0xFFFFFFFF, captured, length)
-    return b"".join((head, data, padding, extra, _PACKET_TAIL.pack(_FLAGS, 4, flags, _PACKET_ID, 8, identity, 0, 0, total)))
+def packets(records: Iterable[Record]) -> list[bytes]:
+    """Enhanced Packet Blocks. The length of a packet is that on the wire; copies of one packet share their number."""
+    blocks: list[bytes] = []
+    add, forms, options = blocks.append, _forms, _options
+    for (time, (number, flags, _), data, length), identity, comment in records:
+        captured = len(data)
+        if comment or captured not in forms:
+            form, extra = _form(captured, comment)
+        else:
+            form, extra = forms[captured], b""
+        total = form.size
+        high, low = time >> 32, time & 0xFFFFFFFF
+        add(form.pack(_PACKET, total, number, high, low, captured, length, data, extra, options[flags], identity, total))
+    return blocks
+
+
+class _Options(dict[int, bytes]):
+    """The option epb_flags, and what comes before the number in the option epb_packetid, for each value of the flags."""
+
+    def __missing__(self, flags: int) -> bytes:
+        found = self[flags] = struct.pack("=HHIHH", _FLAGS, 4, flags, _PACKET_ID, 8)
+        return found
+
+
+_options = _Options()
+_forms: dict[int, struct.Struct] = {}
+_FORMS_MAX = 4096
+
+
+def _form(captured: int, comment: str) -> tuple[struct.Struct, bytes]:
+    """The block of a packet of so many bytes as one structure, and the option with the comment. Zeros fill up, and end the options."""
+    extra = _text(_COMMENT, comment)
+    form = struct.Struct(f"=7I{captured}s{-captured % 4}x{len(extra)}s12sQ4xI")
+    if not extra and len(_forms) < _FORMS_MAX:
+        _forms[captured] = form
+    return form, extra
 
 
 def statistics(number: int, counters: Statistics) -> bytes:

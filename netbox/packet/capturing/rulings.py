@@ -10,6 +10,7 @@ from netbox.errors import Unsupported
 from netbox.kernel.packet_event import PacketEvent
 from netbox.kernel.packet_source import BPF, DROPS, NONE
 from netbox.packet.tracing.decisions import WORDS, Decisions, dropper
+from netbox.packet.tracing.headers import parse
 from netbox.packet.tracing.session import Session
 from netbox.packet.tracing.spaces import Space, Spaces
 from netbox.packet.tracing.text import rule
@@ -41,6 +42,7 @@ class Rulings:
         self._decisions = Decisions()
         self._events: list[PacketEvent] = []
         try:
+            self._around = self._spaces.surroundings([])
             self._session = self._opened()
         except BaseException:
             self._spaces.close()
@@ -61,6 +63,7 @@ class Rulings:
     def add(self, name: str, netns: int) -> None:
         """Traces in the namespace of a sandbox as well."""
         self._spaces.refresh(self._engine)  # for the names of rules' owners
+        self._around = self._spaces.surroundings([])
         space = self._spaces.add(name, os.dup(netns))
         self._own[space.inode] = space
         self._session.add([self._spaces.host, *self._own.values()])
@@ -84,8 +87,10 @@ class Rulings:
         ``dropped_in`` is the namespace where the kernel says that it was dropped: the rule that did it is there.
         """
         hits: dict[int, list[RuleHit]] = {}
+        header = parse(packet)
         for record in self._decisions.of(packet):
-            hits.setdefault(record.netns, []).append(self._session.rule(record))
+            hit = self._around.owned(self._session.rule(record), header and header.flow, record.netns, record.in_device, record.out_device)
+            hits.setdefault(record.netns, []).append(hit)
         if dropped_in:
             found = dropper(hits.get(dropped_in, []))
             return f"dropped in {self._spaces.label(dropped_in)} by {rule(found)}" if found else ""

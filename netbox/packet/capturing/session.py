@@ -7,7 +7,9 @@ import select
 import socket
 import time
 from bisect import bisect_right
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
+from itertools import repeat
 from operator import itemgetter
 
 from netbox.engine import Engine, watchers
@@ -16,13 +18,13 @@ from netbox.errors import NoPermission, Unsupported
 from netbox.kernel import packet_ring, packet_source
 from netbox.kernel.namespaces import identity
 from netbox.kernel.packet_filter import check_filter, socket_program
-from netbox.packet.capturing import pcapng, subjects
+from netbox.packet.capturing import subjects
 from netbox.packet.capturing.copies import Copies
 from netbox.packet.capturing.rulings import Rulings
-from netbox.packet.capturing.sinks import Record, Sink
+from netbox.packet.capturing.sinks import Sink
 from netbox.packet.capturing.subjects import HOST_NAME, Device, Subject
-from netbox.packet.capturing.taps import Named, Tap, is_loopback
-from netbox.packet.capturing.values import RING_SIZE, SNAPSHOT_LENGTH, Interface, InterfaceSummary, Limits, Selection
+from netbox.packet.capturing.taps import Named, Tap
+from netbox.packet.capturing.values import RING_SIZE, SNAPSHOT_LENGTH, Interface, InterfaceSummary, Limits, Packet, Selection
 from netbox.packet.capturing.verdicts import Verdicts
 
 HOLD = 3 * packet_ring.DELAY_MS * 1_000_000  # nanoseconds that a packet waits for older ones of other rings, and for news of its end
@@ -30,15 +32,6 @@ _FEW = 1000  # packets
 _LOOK_AGAIN = 0.5  # seconds between two looks at what has happened to sandboxes
 _LAST_BLOCK = 2 * packet_ring.DELAY_MS / 1000  # seconds until the kernel hands over a block that is not full
 _LAST_PACKET = _LAST_BLOCK + HOLD / 1_000_000_000
-_FLAGS = {
-    packet_ring.HOST: pcapng.INBOUND | pcapng.UNICAST << 2,
-    packet_ring.BROADCAST: pcapng.INBOUND | pcapng.BROADCAST << 2,
-    packet_ring.MULTICAST: pcapng.INBOUND | pcapng.MULTICAST << 2,
-    packet_ring.OTHER_HOST: pcapng.INBOUND | pcapng.PROMISCUOUS << 2,
-    packet_ring.OUTGOING: pcapng.OUTBOUND,
-}
-_Waiting = tuple[int, Interface, bytes, int, int]
-"""time, interface, data, length, flags"""
 
 
 class Capture:
@@ -82,7 +75,7 @@ class Capture:
         self._interfaces: list[Interface] = []
         self._packets: dict[int, int] = {}
         self._ended: dict[int, InterfaceSummary] = {}
-        self._waiting: list[_Waiting] = []
+        self._waiting: list[Packet] = []
         self._copies = Copies()
         self._namespaces = {identity("/proc/thread-self/ns/net")[1]: HOST_NAME}
         self._names: dict[str, str] = {}
@@ -192,18 +185,11 @@ class Capture:
             return packet_ring.DELAY_MS
         return max(1, int(min(_LOOK_AGAIN, self._ends_at - time.monotonic()) * 1000) + 1)
 
-    def _read(self, tap: Tap) -> None:
-        add, add_interface = self._waiting.append, self._add_interface
-        for moment, ifindex, kind, length, hardware, data in tap.ring.read():
-            interface = tap.interface(ifindex, hardware, add_interface)
-            if interface is not None and not (kind == packet_ring.OUTGOING and is_loopback(ifindex)):
-                add((moment, interface, data, length, _FLAGS.get(kind, 0)))
-
     def _read_all(self) -> None:
         if self._verdicts is not None:
             self._verdicts.read()
         for tap in self._taps.values():
-            self._read(tap)
+            tap.read(self._waiting)
 
     def _flush(self, until: int | None) -> None:
         """Writes what is older than ``until``, in order of time; with ``None`` everything."""
@@ -220,15 +206,14 @@ class Capture:
             ready = ready[: self._limits.count - self.total]
         if not ready:
             return
-        identify, counts = self._copies.identify, self._packets
-        verdict = self._verdicts.of if self._verdicts is not None else _no_verdict
-        records = []
-        for moment, interface, data, length, flags in ready:
-            number = interface.number
-            counts[number] += 1
-            records.append(
-                Record(moment, interface, data, length, flags, identify(number, data, moment), verdict(data, interface.link_type))
-            )
+        identities = self._copies.identify(ready)
+        verdicts: Iterable[str] = repeat("")
+        if self._verdicts is not None and self._verdicts.some:
+            of = self._verdicts.of
+            verdicts = [of(data, way.interface.link_type) for _, way, data, _ in ready]
+        records = list(zip(ready, identities, verdicts, strict=False))
+        for number, count in Counter([way[0] for _, way, _, _ in ready]).items():
+            self._packets[number] += count
         self.total += len(records)
         for sink in self._sinks:
             sink.write(records)
@@ -317,7 +302,7 @@ class Capture:
             program = self._programs[selection.wants_interface("lo", mode)]
             if self._rulings is not None:
                 self._rulings.add(owner, subject.netns)
-            self._add_tap(key, Tap.on_namespace(subject.netns, program, self._ring_size, label))
+            self._add_tap(key, Tap.on_namespace(subject.netns, program, self._ring_size, label, self._add_interface))
         self._taps[key].users.add(subject.pidfd)
 
     def _add_names(self, records: list[tuple[str, str]]) -> None:
@@ -331,7 +316,7 @@ class Capture:
         """Hears the host's side of a sandbox; its own side may have got interfaces since the namespace was there."""
         for tap in self._taps.values():
             if subject.pidfd in tap.users:
-                tap.announce(self._add_interface)
+                tap.announce()
         if subjects.is_on_host(subject):
             devices = subjects.shared_devices(subject, self._selection)
         else:
@@ -347,7 +332,7 @@ class Capture:
             return  # not there yet, or not any more: the next look finds out
         if key not in self._taps:
             program = self._programs[device.device == "lo"]
-            tap = Tap.on_device(device.device, program, self._ring_size, (device.name, device.description))
+            tap = Tap.on_device(device.device, program, self._ring_size, (device.name, device.description), self._add_interface)
             if tap is None:
                 return
             self._add_tap(key, tap)
@@ -356,7 +341,7 @@ class Capture:
     def _add_tap(self, key: tuple[object, ...], tap: Tap) -> None:
         self._taps[key] = tap
         self._watch(tap.ring.fileno(), lambda: self._on_ring(key))
-        tap.announce(self._add_interface)
+        tap.announce()
 
     def _add_interface(self, named: Named, link_type: int) -> Interface:
         interface = Interface(len(self._interfaces), *named, link_type)
@@ -388,7 +373,7 @@ class Capture:
 
     def _on_ring(self, key: tuple[object, ...]) -> None:
         tap = self._taps[key]
-        self._read(tap)
+        tap.read(self._waiting)
         if tap.ring.take_error() and tap.is_gone():
             self._gone[key] = time.monotonic() + _LAST_PACKET
 
@@ -403,7 +388,7 @@ class Capture:
         for key, tap in list(self._taps.items()):
             tap.users.discard(number)
             if not tap.users:
-                self._read(tap)
+                tap.read(self._waiting)
                 self._end_tap(key)
         subject.close()
 
@@ -414,7 +399,7 @@ class Capture:
         self._gone.pop(key, None)
         self._forget(tap.ring.fileno())
         interfaces = {interface.number for interface in tap.interfaces()}
-        if any(interface.number in interfaces for _, interface, *_ in self._waiting):
+        if any(way.interface.number in interfaces for _, way, _, _ in self._waiting):
             self._flush(None)
         try:
             for interface, counters in tap.statistics(self._packets):
@@ -424,7 +409,3 @@ class Capture:
                     sink.end_interface(interface, counters)
         finally:
             tap.close()
-
-
-def _no_verdict(_: bytes, _type: int) -> str:
-    return ""

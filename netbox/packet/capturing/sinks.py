@@ -5,27 +5,15 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from typing import IO, NamedTuple, Protocol
+from typing import IO, Protocol
 
 from netbox import __version__
 from netbox.errors import UsageError, host_error
 from netbox.packet.capturing import dissect, pcapng
-from netbox.packet.capturing.values import Interface, Rotation
+from netbox.packet.capturing.values import Interface, Record, Rotation
 
-_WRITE_MAX = 1 << 20  # bytes at once: little is lost when a kill cuts a write short
+_AT_ONCE = 1000  # packets in a write: little is lost when a kill cuts one short
 _RESET, _DIM, _RED, _GREEN, _CYAN = "\x1b[0m", "\x1b[2m", "\x1b[31m", "\x1b[32m", "\x1b[36m"
-
-
-class Record(NamedTuple):
-    """A packet to be written. ``flags`` are pcapng's (direction, kind of reception), ``identity`` is the same for all its copies."""
-
-    time: int
-    interface: Interface
-    data: bytes
-    length: int
-    flags: int
-    identity: int
-    comment: str
 
 
 class Sink(Protocol):
@@ -81,16 +69,8 @@ class PcapngStream:
 
     def write(self, records: Sequence[Record]) -> None:
         """See ``Sink``."""
-        block = pcapng.packet
-        parts, size = [], 0
-        for moment, interface, data, length, flags, identity, comment in records:
-            part = block(interface.number, moment, data, length, flags, identity, comment)
-            parts.append(part)
-            size += len(part)
-            if size >= _WRITE_MAX:
-                self._put(b"".join(parts))
-                parts, size = [], 0
-        self._put(b"".join(parts))
+        for start in range(0, len(records), _AT_ONCE):
+            self._put(b"".join(pcapng.packets(records[start : start + _AT_ONCE])))
 
     def end_interface(self, interface: Interface, counters: pcapng.Statistics) -> None:
         """See ``Sink``."""
@@ -183,16 +163,17 @@ class Lines:
         """See ``Sink``."""
 
     def _line(self, record: Record) -> str:
-        what = dissect.line(record.data, record.interface.link_type, self._names)
-        seconds, nanoseconds = divmod(record.time, 1_000_000_000)
+        (moment, way, data, _), _, comment = record
+        what = dissect.line(data, way.interface.link_type, self._names)
+        seconds, nanoseconds = divmod(moment, 1_000_000_000)
         clock = f"{time.strftime('%H:%M:%S', time.localtime(seconds))}.{nanoseconds:09d}"
-        name = record.interface.name.ljust(self._width)
-        way = "out" if record.flags & 3 == pcapng.OUTBOUND else "in "
-        comment = f"  [{record.comment}]" if record.comment else ""
+        name = way.interface.name.ljust(self._width)
+        direction = "out" if way.flags & 3 == pcapng.OUTBOUND else "in "
+        comment = f"  [{comment}]" if comment else ""
         if not self._colour:
-            return f"{clock}  {name}  {way}  {what}{comment}"
-        tint = _GREEN if way == "out" else _CYAN
-        return f"{_DIM}{clock}{_RESET}  {tint}{name}  {way}{_RESET}  {what}{_RED}{comment}{_RESET}"
+            return f"{clock}  {name}  {direction}  {what}{comment}"
+        tint = _GREEN if direction == "out" else _CYAN
+        return f"{_DIM}{clock}{_RESET}  {tint}{name}  {direction}{_RESET}  {what}{_RED}{comment}{_RESET}"
 
 
 def ring_path(path: str, number: int) -> str:

@@ -11,8 +11,9 @@ from netbox.kernel import packet_ring
 from netbox.kernel.namespaces import inside_netns
 from netbox.kernel.packet_ring import PacketRing
 from netbox.kernel.rtnetlink import LOOPBACK_INDEX, Link, RouteSocket
+from netbox.packet.capturing import pcapng
 from netbox.packet.capturing.pcapng import LINKTYPE_ETHERNET, LINKTYPE_RAW, Statistics
-from netbox.packet.capturing.values import Interface
+from netbox.packet.capturing.values import Interface, Packet, Way
 
 _RECEIVE_DROPS = 6  # in struct rtnl_link_stats64
 _GONE = (errno.ENODEV, errno.ENXIO, errno.ENETDOWN)
@@ -20,6 +21,14 @@ _LINK_TYPES = {
     packet_ring.ARPHRD_ETHER: LINKTYPE_ETHERNET,
     packet_ring.ARPHRD_LOOPBACK: LINKTYPE_ETHERNET,
     packet_ring.ARPHRD_NONE: LINKTYPE_RAW,
+}
+
+_FLAGS = {
+    packet_ring.HOST: pcapng.INBOUND | pcapng.UNICAST << 2,
+    packet_ring.BROADCAST: pcapng.INBOUND | pcapng.BROADCAST << 2,
+    packet_ring.MULTICAST: pcapng.INBOUND | pcapng.MULTICAST << 2,
+    packet_ring.OTHER_HOST: pcapng.INBOUND | pcapng.PROMISCUOUS << 2,
+    packet_ring.OUTGOING: pcapng.OUTBOUND,
 }
 
 Named = tuple[str, str]
@@ -30,11 +39,23 @@ Add = Callable[[Named, int], Interface]
 """Adds an interface with its link type to the capture."""
 
 
+class _Ways(dict[int, Way | None]):
+    """What a ring asks for each packet: the way that belongs to its place, looked up once."""
+
+    def __init__(self, find: Callable[[int], Way | None]) -> None:
+        self._find = find
+
+    def __missing__(self, place: int) -> Way | None:
+        return self._find(place)
+
+
 class Tap:
     """``users`` are the sandboxes that it is for, by number: it ends with the last. ``device`` is empty for a whole namespace."""
 
-    def __init__(self, ring: PacketRing, route: RouteSocket, label: Label, device: str = "") -> None:
+    def __init__(self, ring: PacketRing, route: RouteSocket, label: Label, add: Add, device: str = "") -> None:
         self.ring = ring
+        self._add = add
+        self._ways = _Ways(self._way)
         self.users: set[int] = set()
         self._route = route
         self._label = label
@@ -44,7 +65,7 @@ class Tap:
         self._refused: dict[int, int] = {}
 
     @classmethod
-    def on_namespace(cls, netns: int, program: bytes, size: int, label: Label) -> Tap:
+    def on_namespace(cls, netns: int, program: bytes, size: int, label: Label, add: Add) -> Tap:
         """Hears every interface of a namespace, those that come later too.
 
         Raises:
@@ -55,10 +76,10 @@ class Tap:
                 ring, route = PacketRing(0, program, size), RouteSocket()
         except OSError as error:
             raise host_error("record packets in", "the network namespace", error) from error
-        return cls(ring, route, label)
+        return cls(ring, route, label, add)
 
     @classmethod
-    def on_device(cls, name: str, program: bytes, size: int, named: Named) -> Tap | None:
+    def on_device(cls, name: str, program: bytes, size: int, named: Named, add: Add) -> Tap | None:
         """Hears one device of the calling thread's namespace; ``None`` when there is no such device.
 
         Raises:
@@ -76,22 +97,32 @@ class Tap:
         if ring is None:
             route.close()
             return None
-        return cls(ring, route, lambda _: named, name)
+        return cls(ring, route, lambda _: named, add, name)
 
-    def interface(self, ifindex: int, hardware: int, add: Add) -> Interface | None:
-        """The interface of a packet; ``None``: it is not recorded."""
+    def read(self, found: list[Packet]) -> None:
+        """Appends the packets that are there."""
+        self.ring.read(self._ways, found)
+
+    def _way(self, place: int) -> Way | None:
+        """That of the packets of a place; ``None``: they are not recorded."""
+        ifindex, hardware, kind = packet_ring.place_parts(place)
+        if kind == packet_ring.OUTGOING and ifindex == LOOPBACK_INDEX:
+            self._ways[place] = None  # what passes lo is seen again on its way in
+            return None
         if ifindex not in self._interfaces:
             link = next((link for link in self._links() if link.index == ifindex), None)
             if link is None:
                 return None  # it is gone already; an index is not used again soon
-            self._learn(link, hardware, add)
-        return self._interfaces[ifindex]
+            self._learn(link, hardware)
+        interface = self._interfaces[ifindex]
+        way = self._ways[place] = Way(interface.number, _FLAGS.get(kind, 0), interface) if interface is not None else None
+        return way
 
-    def announce(self, add: Add) -> None:
+    def announce(self) -> None:
         """Adds the interfaces that are there already, so that the file has them before their first packet."""
         for link in self._links():
             if link.index not in self._interfaces and (link.is_up or self._device):
-                self._learn(link, link.type, add)
+                self._learn(link, link.type)
 
     def interfaces(self) -> list[Interface]:
         """Those that are recorded."""
@@ -122,12 +153,12 @@ class Tap:
         self.ring.close()
         self._route.close()
 
-    def _learn(self, link: Link, hardware: int, add: Add) -> None:
+    def _learn(self, link: Link, hardware: int) -> None:
         link_type = _LINK_TYPES.get(hardware)
         named = self._label(link.name) if link_type is not None else None
         self._interfaces[link.index] = None
         if named is not None and link_type is not None:
-            self._interfaces[link.index] = add(named, link_type)
+            self._interfaces[link.index] = self._add(named, link_type)
             self._refused[link.index] = link.traffic[_RECEIVE_DROPS]
 
     def _links(self) -> Sequence[Link]:
@@ -138,8 +169,3 @@ class Tap:
         except OSError:
             return []
         return [link] if link is not None else []
-
-
-def is_loopback(ifindex: int) -> bool:
-    """Whether it is lo: what passes it is seen on its way out and again on its way in."""
-    return ifindex == LOOPBACK_INDEX

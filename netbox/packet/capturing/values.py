@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from netbox.errors import UsageError
+from netbox.kernel import packet_ring
 from netbox.network.plan import NetworkPlan
 from netbox.parse import parse_duration, parse_size
 
@@ -75,6 +76,20 @@ class Interface(NamedTuple):
     name: str
     description: str
     link_type: int
+
+
+class Way(NamedTuple):
+    """What all packets have in common that pass an interface in one direction: the interface's number, pcapng's flags, the interface."""
+
+    number: int
+    flags: int
+    interface: Interface
+
+
+# time, way, data, length: see ``packet_ring.Packet``.
+Packet = packet_ring.Packet[Way]
+# A packet to be written, its number (the same for all its copies), its comment. Bare tuples: there are some 100,000 a second.
+Record = tuple[Packet, int, str]
 
 
 class InterfaceSummary(NamedTuple):

@@ -67,10 +67,13 @@ class Verdicts:
             self._exact.clear()
             self._translated.clear()
 
+    @property
+    def some(self) -> bool:
+        """Whether anything is known of any packet."""
+        return bool(self._exact) or self._rules is not None
+
     def of(self, data: bytes, link_type: int) -> str:
         """What became of a frame: empty, or why it was dropped. Said once for each interface that it was seen on."""
-        if not self._exact and self._rules is None:
-            return ""
         packet = data[_network_header(data, link_type) :]
         found = self._exact.get(content(packet))
         if found is None and packet[:1] and packet[0] >> 4 == 4:

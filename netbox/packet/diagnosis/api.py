@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from netbox.errors import NoPermission, UsageError
 from netbox.packet import finding
+from netbox.packet.diagnosis.asking import Kernel
+from netbox.packet.diagnosis.boxes import Records
 from netbox.packet.diagnosis.explain import explain
 from netbox.packet.diagnosis.gather import Gatherer
 from netbox.packet.diagnosis.observe import observe
@@ -43,8 +45,21 @@ def why(
         NotFound: there is no such source.
         NoPermission: not root.
     """
-    if os.geteuid() != 0:
-        raise NoPermission("cannot look into the networks of sandboxes: netbox needs root for that", "run it with sudo")
+    name, request = request_of(target, protocol, port, ttl=ttl, size=size, ipv6=ipv6, timeout=timeout)
+    return answer(engine, source, name, request)
+
+
+def request_of(
+    target: str,
+    protocol: str | None,
+    port: int | None,
+    *,
+    ttl: int | None = None,
+    size: int | None = None,
+    ipv6: bool = False,
+    timeout: float,
+) -> tuple[str, Request]:
+    """The name in a target, and what is asked of it. Raises UsageError."""
     name, written, given = finding.parse(target)
     number = port if port is not None else written
     chosen = protocol or given or (TCP if number else ICMP)
@@ -54,13 +69,15 @@ def why(
         raise UsageError(f"{target} has no port, and {chosen} needs one", f"write it as {name}:80")
     if number is not None and not 0 < number < 65536:
         raise UsageError(f"port {number} is out of range", "ports are 1 to 65535")
-    request = Request(chosen, number or 0 if chosen != ICMP else 0, ttl, size, timeout=timeout, ipv6=ipv6 or ":" in name)
-    return _answer(engine, source, name, request)
+    return name, Request(chosen, number or 0 if chosen != ICMP else 0, ttl, size, timeout=timeout, ipv6=ipv6 or ":" in name)
 
 
-def _answer(engine: Engine, source: str, target: str, request: Request) -> Answer:
+def answer(engine: Engine, source: str, target: str, request: Request) -> Answer:
+    """The answer to a question whose parts are known. Raises as ``why``."""
+    if os.geteuid() != 0:
+        raise NoPermission("cannot look into the networks of sandboxes: netbox needs root for that", "run it with sudo")
     with finding.source(engine, LAN) if LAN in (source, target) else contextlib.nullcontext() as lan:
-        gatherer = Gatherer(engine, source, target, request, lan.neighbour if lan else None)
+        gatherer = Gatherer(Records(engine), Kernel(), source, target, request, lan.neighbour if lan else None)
         try:
             facts = gatherer.gather()
             prediction = predict(facts)

@@ -9,8 +9,36 @@ from netbox.packet.diagnosis.values import Box, Interface, Throttle
 from netbox.parse.shaping import format_rate
 
 if TYPE_CHECKING:
-    from netbox.engine import Sandbox
+    from netbox.engine import Engine, Sandbox
     from netbox.network.shaping import Impairment
+
+
+class Records:
+    """The sandboxes of this machine. With ``remember`` each is read once, at the beginning."""
+
+    def __init__(self, engine: Engine, *, remember: bool = False) -> None:
+        """Raises NetboxError: the state cannot be read."""
+        self._engine = engine
+        self._remember = remember
+        self._detailed: dict[str, Box] = {}
+        self.sandboxes = {item.id: item for item in engine.list(all=True)}
+        self.boxes = tuple(box(item) for item in self.sandboxes.values())
+
+    def named(self, name: str) -> Box:
+        """A sandbox by name, id or beginning of an id; it may be younger than the list. Raises NotFound."""
+        sandbox = next((item for item in self.sandboxes.values() if item.name == name), None) if self._remember else None
+        if sandbox is None:
+            sandbox = self._engine.get(name)
+            self.sandboxes[sandbox.id] = sandbox
+        return self.detailed(box(sandbox))
+
+    def detailed(self, found: Box) -> Box:
+        """With what throttles its links, and the interfaces of the sandbox whose network it shares."""
+        if not self._remember:
+            return detailed(found, self.sandboxes[found.id], self.boxes)
+        if found.id not in self._detailed:
+            self._detailed[found.id] = detailed(found, self.sandboxes[found.id], self.boxes)
+        return self._detailed[found.id]
 
 
 def box(sandbox: Sandbox) -> Box:

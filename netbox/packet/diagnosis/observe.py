@@ -6,6 +6,7 @@ namespaces, so that the place where it dies is known. Both are sent from the sou
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -13,12 +14,16 @@ from typing import TYPE_CHECKING
 
 from netbox.errors import NetboxError
 from netbox.kernel.inspection import InspectionSocket
+from netbox.packet.diagnosis.asking import netlink_socket
 from netbox.packet.diagnosis.attempt import Attempt, attempt, echo
-from netbox.packet.diagnosis.gather import Opened, netlink_socket
+from netbox.packet.diagnosis.gather import Opened
 from netbox.packet.diagnosis.values import DELIVERED, NOT_ASKED, REACHED, SILENT, UDP, Facts, Observation, Prediction
 
 if TYPE_CHECKING:
     from netbox.engine import Engine
+
+
+_one_trace = threading.Lock()  # the kernel has one reader of its log, and a process one table that marks packets
 
 
 def observe(engine: Engine, facts: Facts, prediction: Prediction, opened: Opened) -> Observation:
@@ -85,6 +90,7 @@ def _trace(engine: Engine, facts: Facts, opened: Opened) -> Observation:
     if not facts.source_address:
         return Observation()  # no route, so no packet
     try:
-        return following.follow(engine, facts, opened)
+        with _one_trace:
+            return following.follow(engine, facts, opened)
     except (NetboxError, OSError) as error:
         return Observation(notes=(f"the packet could not be followed: {error}",))

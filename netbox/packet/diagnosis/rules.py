@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 ACCEPT, DROP, REJECT, RETURN, JUMP, GOTO, CONTINUE, DNAT = "accept", "drop", "reject", "return", "jump", "goto", "continue", "dnat"
@@ -18,7 +19,9 @@ _DEPTH = 64  # chains inside chains; the kernel allows 16 (nf_tables), and as ma
 
 
 class Match(NamedTuple):
-    """One condition. ``kind`` is one of ``_TESTS``, or unknown; ``values`` are alternatives."""
+    """One condition. ``kind`` is one of ``_TESTS``, or unknown; ``values`` are alternatives, those of ``every`` tuples of matches that have
+    to hold together.
+    """
 
     kind: str
     values: tuple[Any, ...] = ()
@@ -160,14 +163,24 @@ def _interface(value: str, name: str) -> bool:
     return name.startswith(value[:-1]) if value[-1:] in ("+", "*") else value == name
 
 
+@lru_cache(1024)
+def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    return ipaddress.ip_address(text)
+
+
+@lru_cache(1024)
+def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    return ipaddress.ip_network(text, strict=False)
+
+
 def _contains(network: str, address: str) -> bool | None:
     """Whether an address, a network or a range FIRST-LAST contains the address."""
     try:
-        number = ipaddress.ip_address(address)
+        number = _address(address)
         if "-" in network:
-            first, last = (ipaddress.ip_address(part) for part in network.split("-"))
+            first, last = (_address(part) for part in network.split("-"))
             return first.version == number.version and int(first) <= int(number) <= int(last)
-        return number in ipaddress.ip_network(network, strict=False)
+        return number in _network(network)
     except ValueError:
         return None
 
@@ -189,6 +202,11 @@ def _status(value: str, packet: Packet) -> bool | None:
     return {"DNAT": packet.translated, "SNAT": False}.get(value.upper())
 
 
+def _every(parts: tuple[Match, ...], packet: Packet) -> bool | None:
+    answers = [_holds(part, packet) for part in parts]
+    return False if False in answers else (None if None in answers else True)
+
+
 _PROTOCOLS = {"1": "icmp", "6": "tcp", "17": "udp", "58": "icmpv6", "132": "sctp", "ipv6-icmp": "icmpv6"}
 _ECHO_REQUEST = {"icmp": ("8", "8/0", "echo-request"), "icmpv6": ("128", "128/0", "echo-request")}
 _TESTS: dict[str, Callable[[Any, Packet], bool | None]] = {
@@ -204,6 +222,7 @@ _TESTS: dict[str, Callable[[Any, Packet], bool | None]] = {
     "state": lambda value, packet: value.upper() == packet.state,
     "status": _status,
     "local": lambda value, packet: value.upper() == "LOCAL" if packet.local else (False if value.upper() == "LOCAL" else None),
+    "every": _every,
     "never": lambda value, packet: False,
     "always": lambda value, packet: True,
 }

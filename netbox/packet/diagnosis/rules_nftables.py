@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from ipaddress import ip_address
 from typing import Any
 
 from netbox.network.firewall import is_owner
@@ -68,7 +69,14 @@ def _table(item: Mapping[str, Any]) -> str:
 
 
 def _rules(number: int, rule: Mapping[str, Any], sets: Sets) -> Iterator[FirewallRule]:
-    """A rule, or one for each verdict of its map."""
+    """A rule, or one for each verdict of its map. One that stands for several owners, whose elements are in a set, is one for each of
+    them.
+    """
+    owners = _owned(rule, sets)
+    if owners:
+        for owner, expressions in owners:
+            yield from _rules(number, {**rule, "comment": owner, "expr": expressions}, sets)
+        return
     comment = rule.get("comment", "")
     owner = comment if is_owner(comment) else ""
     found: list[Match] = []
@@ -95,11 +103,26 @@ def _rules(number: int, rule: Mapping[str, Any], sets: Sets) -> Iterator[Firewal
     yield FirewallRule(number, tuple(found), CONTINUE, "", owner, text)
 
 
+def _owned(rule: Mapping[str, Any], sets: Sets) -> list[tuple[str, list[Any]]]:
+    """The owners of the elements of the first set that a rule without an owner asks, each with the expressions for its element."""
+    if is_owner(rule.get("comment", "")):
+        return []
+    for place, part in enumerate(rule["expr"]):
+        match = part.get("match", {})
+        if match.get("op") == "==" and isinstance(match["right"], str) and match["right"].startswith("@"):
+            items = [item["elem"] for item in sets.get((_table(rule), match["right"][1:]), ()) if isinstance(item, dict) and "elem" in item]
+            owned = [(str(item.get("comment", "")), {"match": {**match, "right": item["val"]}}) for item in items]
+            before, behind = rule["expr"][:place], rule["expr"][place + 1 :]
+            return [(owner, [*before, its, *behind]) for owner, its in owned if is_owner(owner)]
+    return []
+
+
 def _pairs(data: Any, table: str, sets: Sets) -> Iterator[tuple[Any, dict[str, Any]]]:
     items = sets.get((table, data[1:]), ()) if isinstance(data, str) else data.get("set", ())
     for item in items:
         if isinstance(item, list) and len(item) == 2 and isinstance(item[1], dict):
-            yield item[0], item[1]
+            key = item[0]
+            yield (key["elem"]["val"] if isinstance(key, dict) and "elem" in key else key), item[1]
 
 
 def _verdict(part: Mapping[str, Any]) -> tuple[str, str]:
@@ -118,6 +141,8 @@ def _match(value: Mapping[str, Any], table: str, sets: Sets) -> Match:
     if kind == "unknown" or value.get("op", "==") not in ("==", "!=", "in"):
         return Match("unknown")
     values = tuple(scale(item) for item in _alternatives(value["right"], table, sets))
+    if not values and str(value["right"]).startswith("@"):
+        return Match("always" if value.get("op") == "!=" else "never", ("",))
     return Match(kind, values, value.get("op") == "!=") if None not in values else Match("unknown")
 
 
@@ -148,7 +173,34 @@ def _kind(left: Any) -> tuple[str, Any]:
             return connection["key"], _text
         if fib and fib.get("result") == "type" and "daddr" in fib.get("flags", ()):
             return "local", _text
+        if "concat" in left:
+            return _concatenation([_kind(part) for part in left["concat"]])
+        if "&" in left:
+            return _masked(*left["&"])
     return "unknown", _text
+
+
+def _concatenation(kinds: Sequence[tuple[str, Any]]) -> tuple[str, Any]:
+    """Several fields that are looked up together: a value is one for each of them."""
+    if any(kind == "unknown" for kind, _ in kinds):
+        return "unknown", _text
+
+    def scaled(value: Any) -> tuple[Match, ...] | None:
+        parts = value.get("concat", ()) if isinstance(value, dict) else ()
+        found = tuple(Match(kind, (scale(part),)) for (kind, scale), part in zip(kinds, parts, strict=False))
+        return found if len(found) == len(kinds) and all(None not in match.values for match in found) else None
+
+    return "every", scaled
+
+
+def _masked(field: Any, mask: Any) -> tuple[str, Any]:
+    """A field under a mask: an address under that of a prefix length is the network."""
+    kind, _ = _kind(field)
+    try:
+        length = int(ip_address(mask)).bit_count()
+    except ValueError:
+        return "unknown", _text
+    return (kind, lambda value: f"{value}/{length}") if kind in ("source", "destination") else ("unknown", _text)
 
 
 def _alternatives(right: Any, table: str, sets: Sets) -> list[Any]:
@@ -178,11 +230,20 @@ def _words(expressions: Sequence[Any]) -> Iterator[str]:
     for part in expressions:
         for key, value in part.items() if isinstance(part, dict) else ():
             if key == "match":
-                left = value["left"]
-                inner = next(iter(left.values())) if isinstance(left, dict) else left
-                name = inner.get("field") or inner.get("key") or "" if isinstance(inner, dict) else str(inner)
-                yield f"{name} {'!= ' if value.get('op') == '!=' else ''}{_text(value['right']) or '…'}"
+                yield f"{_named(value['left'])} {'!= ' if value.get('op') == '!=' else ''}{_text(value['right']) or '…'}"
             elif key in ("jump", "goto"):
                 yield f"{key} {value['target']}"
             elif key not in ("counter", "xt"):
                 yield key
+
+
+def _named(left: Any) -> str:
+    """What is looked at, in short."""
+    if not isinstance(left, dict):
+        return str(left)
+    if "concat" in left:
+        return " . ".join(map(_named, left["concat"]))
+    if "&" in left:
+        return _named(left["&"][0])
+    inner = next(iter(left.values()))
+    return str(inner.get("field") or inner.get("key") or "") if isinstance(inner, dict) else str(inner)

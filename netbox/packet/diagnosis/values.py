@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from netbox.kernel.inspection import AddressFact, ForwardingFact, LinkFact, NeighbourFact, QueueFact, RouteFact
 from netbox.kernel.socket_diag import SocketFact
 from netbox.packet.diagnosis.rules import Chain
+from netbox.packet.resolving import Resolution
 from netbox.spec import PortSpec
 
 if TYPE_CHECKING:
@@ -170,17 +171,6 @@ class Mac(NamedTuple):
     network: str
     interface: str
     mac: str
-
-
-class Resolution(NamedTuple):
-    """How the name of the target was looked up. ``outcome`` is found, unknown (the server says that there is no such name), silent (no
-    server answered), refused, or no server; ``asked`` are the servers, ``said`` what the last one said."""
-
-    name: str
-    outcome: str
-    addresses: tuple[str, ...] = ()
-    asked: tuple[str, ...] = ()
-    said: str = ""
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import dataclasses
+import ipaddress
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, NamedTuple, TypedDict
@@ -28,7 +29,8 @@ _FIELDS = {"source_address": "source"}
 
 
 class ProbeOptions(TypedDict, total=False):
-    """What ``probe`` takes by name: at most one of ``tcp``, ``udp``, ``sctp`` (a port), ``icmp``, ``arp``, ``nd`` (true), ``dns`` (a name);
+    """What ``probe`` takes by name: at most one of ``tcp``, ``udp``, ``sctp`` (a port), ``icmp``, ``arp``, ``nd`` (true), ``dns`` (a
+    name, with ``/TYPE`` for another record than A; an address for its name);
     ``source_address`` to send from; the others as in ``ProbeRequest``. Without a protocol it is that of the target's port, TCP by default,
     or ICMP without a port.
     """
@@ -71,12 +73,26 @@ def make_request(written_port: int | None, written_protocol: str | None, options
     if written_protocol is not None and protocol != written_protocol:
         raise UsageError(f"the target says {written_protocol}, the option {protocol}", "write one of the two")
     if protocol == values.DNS:
-        return ProbeRequest(protocol, written_port or values.DNS_PORT, str(value), **rest)  # type: ignore[arg-type]
+        name, record = dns_question(str(value))
+        return ProbeRequest(protocol, written_port or values.DNS_PORT, name, record, **rest)  # type: ignore[arg-type]
     if protocol not in values.WITH_PORT:
         return ProbeRequest(protocol, **rest)  # type: ignore[arg-type]
     if written_port is not None and written_port != value:
         raise UsageError(f"the target says port {written_port}, the option {value}", "write one of the two")
     return ProbeRequest(protocol, int(str(value)), **rest)  # type: ignore[arg-type]
+
+
+def dns_question(text: str) -> tuple[str, str]:
+    """The name and the type of record in ``db``, ``example.org/MX``, ``10.0.0.2`` (whose name is asked for). Raises UsageError."""
+    name, _, written = text.partition("/")
+    try:
+        reverse = ipaddress.ip_address(name).reverse_pointer
+    except ValueError:
+        reverse = ""
+    record = written.upper() or ("PTR" if reverse else "A")
+    if record not in values.RECORDS:
+        raise UsageError(f"--dns {text}: there is no type {written}", f"one of {', '.join(values.RECORDS)}")
+    return (reverse if reverse and record == "PTR" else name), record
 
 
 def request_for(target: str, options: ProbeOptions) -> ProbeRequest:

@@ -140,7 +140,8 @@ def _dns(reply: Reply) -> tuple[str, str]:
     if reply.code is None:
         return values.FAILED, "a datagram that is no DNS answer"
     if reply.code == 0:
-        return values.ANSWERED, ", ".join(reply.records) if reply.records else "NOERROR without a record"
+        cut = ", and more than fits into a datagram (TC)" if reply.truncated else ""
+        return values.ANSWERED, (", ".join(reply.records) if reply.records else "NOERROR without a record") + cut
     name = _CODES.get(reply.code, f"response code {reply.code}")
     return (values.NO_SUCH_NAME if reply.code == _NXDOMAIN else values.FAILED), name
 

@@ -25,7 +25,7 @@ from netbox.packet.probing.values import ProbeAnswer, ProbeRequest
 _PROTOCOLS = {values.TCP: socket.IPPROTO_TCP, values.UDP: socket.IPPROTO_UDP, values.SCTP: 132, values.DNS: socket.IPPROTO_UDP}
 _BURST = 32
 _DEFAULT_TTL = 64
-_HEADERS = {values.ICMP: 8, values.UDP: 8, values.TCP: 24, values.SCTP: 32}  # bytes in front of the payload
+HEADERS = {values.ICMP: 8, values.UDP: 8, values.TCP: 24, values.SCTP: 32}  # bytes in front of the payload
 IDENTIFICATIONS = 1 << 14
 
 
@@ -42,7 +42,6 @@ class Order:
     inner: tuple[str, int | None] | None = None
     reached_by: str = ""
     dont_fragment: bool | None = None
-    record: str = "A"
 
 
 class _Way(NamedTuple):
@@ -157,7 +156,7 @@ class Exchange:
             request.size or 0,
             self._dont_fragment(order, way.mtu, version),
             request.name or "",
-            order.record,
+            request.record,
             order.station.link(way.link).mac if neighbour_probe else "",
         )
         return flight
@@ -167,7 +166,7 @@ class Exchange:
         """What fits goes out as most programs send it, with DF; what does not is cut here."""
         if order.dont_fragment is not None:
             return order.dont_fragment
-        header = _HEADERS.get(order.request.protocol, 0) + (20 if version == 4 else 40)
+        header = HEADERS.get(order.request.protocol, 0) + (20 if version == 4 else 40)
         return header + (order.request.size or 0) <= mtu
 
     @staticmethod
@@ -249,8 +248,9 @@ def _own_port(order: Order, protocol: int | None) -> int:
 
 
 def _belongs(reply: Reply, flight: _Flight) -> bool:
-    """Whether a TCP segment confirms the very SYN: one of an older connection with the same ports does not."""
-    return reply.acknowledges is None or reply.acknowledges == flight.outline.serial
+    """Whether a TCP segment confirms the very SYN: one of an older connection with the same ports does not. A RST confirms its data too."""
+    outline = flight.outline
+    return reply.acknowledges in (None, outline.serial, (outline.serial + outline.payload) & 0xFFFFFFFF)
 
 
 def _listening(netns_fd: int, protocol: str, inner: tuple[str, int | None]) -> bool | None:

@@ -19,7 +19,7 @@ conf.route_autoload = False  # the kernel routes; scapy would read every route a
 conf.route6_autoload = False
 conf.verb = 0
 
-from scapy.layers.dns import DNS, DNSQR  # noqa: E402
+from scapy.layers.dns import DNS, DNSQR, dnstypes  # noqa: E402
 from scapy.layers.inet import ICMP, IP, TCP, UDP, IPerror, fragment  # noqa: E402
 from scapy.layers.inet6 import (  # noqa: E402
     ICMPv6EchoReply,
@@ -50,7 +50,12 @@ _ICMP, _TCP, _UDP, _ICMPV6, _SCTP = 1, 6, 17, 58, 132
 _ERRORS = frozenset({3, 4, 5, 11, 12})
 _ERRORS_6 = frozenset({1, 2, 3, 4})
 _SERVICES = {_TCP: TCP_PROBE, _UDP: UDP_PROBE, _SCTP: SCTP_PROBE}
-_TYPES = {1: "A", 5: "CNAME", 12: "PTR", 28: "AAAA"}
+_MX, _TXT, _SRV, _SOA = 15, 16, 33, 6
+_FIELDS = {
+    _MX: ("preference", "exchange"),
+    _SRV: ("priority", "weight", "port", "target"),
+    _SOA: ("mname", "rname", "serial", "refresh", "retry", "expire", "minimum"),
+}
 
 Key = tuple[Any, ...]
 
@@ -89,7 +94,7 @@ class Reply(NamedTuple):
     """A packet that came back. ``kind`` is echo-reply, syn-ack, rst, tcp, datagram, init-ack, abort, sctp, arp, advertisement or error.
 
     ``icmp`` is (type, code) of an error, ``version`` the IP version that its numbers belong to. ``acknowledges`` is the TCP sequence number
-    that is confirmed; ``code`` and ``records`` come from a DNS answer.
+    that is confirmed; ``code``, ``records`` and ``truncated`` come from a DNS answer.
     """
 
     key: Key
@@ -103,6 +108,7 @@ class Reply(NamedTuple):
     mac: str = ""
     code: int | None = None
     records: tuple[str, ...] = ()
+    truncated: bool = False
 
 
 def build(outline: Outline, mtu: int = 0) -> list[bytes]:
@@ -198,8 +204,18 @@ def _with_dns(reply: Reply, part: Any) -> Reply:
     message = part[DNS] if DNS in part else DNS(bytes(part.payload))
     if not message.qr:
         return reply
-    records = tuple(f"{_TYPES.get(item.type, str(item.type))} {_text(item.rdata)}" for item in message.an or () if hasattr(item, "rdata"))
-    return reply._replace(code=message.rcode, records=records)
+    records = tuple(f"{dnstypes.get(item.type, str(item.type))} {_data(item)}".rstrip() for item in message.an or ())
+    return reply._replace(code=message.rcode, records=records, truncated=bool(message.tc))
+
+
+def _data(item: Any) -> str:
+    """What stands behind the type of a record in a zone file (RFC 1035, 5.1)."""
+    names = _FIELDS.get(item.type, ("rdata",))
+    values = [getattr(item, name) for name in names if hasattr(item, name)]
+    flat = [part for value in values for part in (value if isinstance(value, list) else [value])]
+    if item.type == _TXT:
+        return " ".join(f'"{_text(part)}"' for part in flat)
+    return " ".join(map(_text, flat))
 
 
 def _text(value: Any) -> str:

@@ -119,7 +119,6 @@ def _answer(batch: list[dict[str, Any]], descriptors: list[int], channel: socket
             watch=watches.get(target),
             inner=tuple(item["inner"]) if item["inner"] else None,
             reached_by=item["reached_by"],
-            record=item["record"],
         )
         plain = not (request.traceroute or request.pmtu)
         count = request.count if plain else 1

@@ -25,12 +25,11 @@ _PARALLEL_FROM = 200  # packets: fewer are not worth a second process that loads
 
 
 class Job(NamedTuple):
-    """A probe whose places are known. ``record`` is the type that a DNS query asks for."""
+    """A probe whose places are known."""
 
     source: Place
     target: Target
     request: ProbeRequest
-    record: str = "A"
 
 
 class Worker:
@@ -142,7 +141,6 @@ def _item(job: Job, namespaces: _Namespaces) -> dict[str, Any]:
         "address": target.address,
         "inner": target.inner,
         "reached_by": target.place.title if target.place is not None else "",
-        "record": job.record,
     }
 
 
@@ -155,8 +153,8 @@ def check(request: ProbeRequest) -> None:
         raise UsageError("a DNS probe needs a name to ask for", "--dns NAME")
     if request.traceroute and request.pmtu:
         raise UsageError("--traceroute and --pmtu exclude each other", "ask one after the other")
-    if request.pmtu and name != values.ICMP:
-        raise UsageError(f"--pmtu works with ICMP echo, not with {name}", f"leave --{name} out")
+    if request.pmtu and name not in (values.ICMP, values.TCP):  # kernels send few ICMP errors a second, which is what UDP is refused with
+        raise UsageError(f"--pmtu works with ICMP echo and TCP, not with {name}", f"leave --{name} out")
     if request.traceroute and name in (values.ARP, values.ND):
         raise UsageError(f"--traceroute does not work with {name}, which never leaves the link", f"leave --{name} out")
     for what, value, least, most in (

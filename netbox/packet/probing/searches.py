@@ -9,12 +9,12 @@ import dataclasses
 from typing import Any
 
 from netbox.packet.probing import values
-from netbox.packet.probing.exchange import Exchange, Order
+from netbox.packet.probing.exchange import HEADERS, Exchange, Order
 from netbox.packet.probing.values import ProbeAnswer
 
 _HOPS_AT_ONCE = 5
 _SMALLEST, _SMALLEST_6 = 68, 1280  # bytes that every link carries: RFC 791, RFC 8200
-_ICMP_HEADERS, _ICMP_HEADERS_6 = 28, 48
+_IP_HEADER, _IP_HEADER_6 = 20, 40
 _SIZES_AT_ONCE = 32
 _ANNOUNCEMENTS = 8
 _PATIENCE = 0.3  # seconds at least for a packet that may have vanished
@@ -53,12 +53,17 @@ def path_mtu(exchange: Exchange, first: Order) -> dict[str, Any]:
     return _Search(exchange, first).run()
 
 
+def _passed(answer: ProbeAnswer) -> bool:
+    """Whether the packet got there: the target answered, with a refusal perhaps, or it was seen to arrive."""
+    return answer.reached or answer.state == values.CLOSED or bool(answer.arrived)
+
+
 class _Search:
     def __init__(self, exchange: Exchange, first: Order) -> None:
         self._exchange = exchange
         self._first = first
         ipv6 = ":" in first.address
-        self._headers = _ICMP_HEADERS_6 if ipv6 else _ICMP_HEADERS
+        self._headers = HEADERS[first.request.protocol] + (_IP_HEADER_6 if ipv6 else _IP_HEADER)
         self._smallest = _SMALLEST_6 if ipv6 else _SMALLEST
         self._timeout = first.request.timeout
         self._steps: list[dict[str, Any]] = []
@@ -68,7 +73,7 @@ class _Search:
         if small.state == values.NO_ROUTE:
             return self._result(None, 0)
         link_mtu = self._link_mtu()
-        if not small.reached:
+        if not _passed(small):
             return self._result(None, link_mtu)
         self._timeout = min(self._timeout, max(_PATIENCE, 10 * (small.rtt or 0)))
         size, limit = link_mtu, None
@@ -76,7 +81,7 @@ class _Search:
             answer = self._send([size])[size]
             if answer.state == values.FILTERED:  # lost by chance, perhaps
                 answer = self._send([size])[size]
-            if answer.reached:
+            if _passed(answer):
                 return self._result(size, link_mtu, limit)
             if answer.state != values.TOO_BIG:
                 break
@@ -107,7 +112,7 @@ class _Search:
         answers = dict(zip(sizes, self._exchange.run(orders), strict=True))
         if ttl is None:
             self._steps += [
-                {"size": size, "passed": answer.reached, "answer": dataclasses.asdict(answer)} for size, answer in answers.items()
+                {"size": size, "passed": _passed(answer), "answer": dataclasses.asdict(answer)} for size, answer in answers.items()
             ]
         return answers
 
@@ -118,7 +123,7 @@ class _Search:
             stride = max(1, (bad - good) // (_SIZES_AT_ONCE + 1))
             sizes = list(range(good + stride, bad, stride))
             answers = self._send(sizes)
-            passed = [size for size, answer in answers.items() if answer.reached]
+            passed = [size for size, answer in answers.items() if _passed(answer)]
             good = max(passed, default=good)
             failed = [size for size in sizes if size > good]
             if failed:

@@ -18,6 +18,9 @@ NO_ROUTE, UNREACHABLE, TIME_EXCEEDED, TOO_BIG = "no route", "unreachable", "time
 REACHABLE = (OPEN, ANSWERED, DELIVERED)
 """The states that count as reached."""
 
+RECORDS = ("A", "AAAA", "PTR", "CNAME", "MX", "NS", "SOA", "SRV", "TXT", "CAA", "HTTPS", "SVCB", "DS", "DNSKEY", "ANY")
+"""The types that a DNS probe may ask for."""
+
 DEFAULT_TIMEOUT = 1.0
 DNS_PORT = 53
 MAXIMUM_HOPS = 30
@@ -27,7 +30,8 @@ MAXIMUM_HOPS = 30
 class ProbeRequest:
     """One question.
 
-    ``protocol`` is one of ``PROTOCOLS``; ``port`` is needed by tcp, udp and sctp (dns: 53 if not given); ``name`` is what dns asks for.
+    ``protocol`` is one of ``PROTOCOLS``; ``port`` is needed by tcp, udp and sctp (dns: 53 if not given); ``name`` and ``record`` (one of
+    ``RECORDS``) are what dns asks for.
     ``size`` counts bytes of payload behind the transport header (ICMP: behind its eight bytes); ``None`` lets the protocol choose. ``ttl``
     is also the hop limit. ``source`` is the address to send from, any address: with a foreign one, answers go elsewhere. ``count`` packets
     are sent, ``interval`` seconds apart, each waited for ``timeout`` seconds. ``traceroute`` sends with rising ttl, ``pmtu`` looks for the
@@ -37,6 +41,7 @@ class ProbeRequest:
     protocol: str = ICMP
     port: int | None = None
     name: str | None = None
+    record: str = "A"
     size: int | None = None
     ttl: int | None = None
     count: int = 1
@@ -53,8 +58,12 @@ class ProbeRequest:
         """``TCP port 80``, ``ICMP echo``, ``DNS query for db``: how a sentence names it."""
         if self.protocol in (TCP, UDP, SCTP):
             return f"{self.protocol.upper()} port {self.port}"
-        words = {ICMP: "ICMP echo", ARP: "ARP request", ND: "neighbour solicitation", DNS: f"DNS query for {self.name}"}
+        words = {ICMP: "ICMP echo", ARP: "ARP request", ND: "neighbour solicitation", DNS: f"DNS query for {self._question}"}
         return words[self.protocol]
+
+    @property
+    def _question(self) -> str:
+        return f"{self.name}" if self.record == "A" else f"{self.name} {self.record}"
 
     def to_json(self) -> dict[str, Any]:
         """The request as plain JSON values."""

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from netbox.errors import NetboxError, UsageError, WrongState
+from netbox.packet.diagnosis.values import EXPIRED, NO_ROUTE, NOT_ASKED, REFUSED, SILENT, UNREACHABLE
 from netbox.packet.reachability import expectation, listening
 from netbox.packet.reachability.expectation import Statement
 from netbox.packet.reachability.values import ICMP, Cell, Column, Explanation, Matrix
 
 if TYPE_CHECKING:
     from netbox.engine import Engine, Sandbox
+    from netbox.packet.diagnosis.values import Answer
     from netbox.packet.probing.values import ProbeReport, ProbeRequest
 
 HOST, LAN = "host", "lan"
@@ -22,7 +23,15 @@ DEFAULT_TIMEOUT = 1.0
 """Seconds that a probe waits: nobody answers what a rule drops."""
 
 Progress = Callable[[str, int, int], None]  # what is done, how many are, of how many
-_AT_ONCE = 4  # explanations, most of whose time is waiting for answers that do not come
+# What a probe's state is for ``why``.
+_OUTCOMES = {
+    "closed": REFUSED,
+    "filtered": SILENT,
+    "no answer": SILENT,
+    "no route": NO_ROUTE,
+    "unreachable": UNREACHABLE,
+    "time exceeded": EXPIRED,
+}
 
 
 def matrix(
@@ -132,22 +141,27 @@ def _cell(source: str, column: Column, report: ProbeReport | None) -> Cell:
 
 
 def _explained(engine: Engine, cells: Sequence[Cell], timeout: float, progress: Progress | None) -> list[Cell]:
-    """The cells, those that were not reached with the answer of ``why``, a few at a time."""
+    """The cells, those that were not reached with the answer of ``why``."""
+    from netbox.packet.diagnosis.survey import Asked, survey
+
     wanted = [cell for cell in cells if not cell.reachable]
-    reasons: dict[tuple[str, Column], Explanation] = {}
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        for cell, reason in zip(wanted, pool.map(lambda cell: _explanation(engine, cell, timeout), wanted), strict=True):
-            reasons[cell.source, cell.column] = reason
-            if progress is not None:
-                progress("asking why", len(reasons), len(wanted))
-    return [replace(cell, why=reasons.get((cell.source, cell.column))) for cell in cells]
+    done = 0
+
+    def answered() -> None:
+        nonlocal done
+        done += 1
+        if progress is not None:
+            progress("asking why", done, len(wanted))
+
+    questions = [
+        Asked(cell.source, cell.column.target, cell.column.protocol, cell.column.port, _OUTCOMES.get(cell.state, NOT_ASKED), cell.answer)
+        for cell in wanted
+    ]
+    reasons = dict(zip([(cell.source, cell.column) for cell in wanted], survey(engine, questions, timeout, answered), strict=True))
+    return [replace(cell, why=_explanation(reasons[cell.source, cell.column])) if not cell.reachable else cell for cell in cells]
 
 
-def _explanation(engine: Engine, cell: Cell, timeout: float) -> Explanation:
-    from netbox.packet.diagnosis.api import why
-
-    try:
-        answer = why(engine, cell.source, cell.column.target, protocol=cell.column.protocol, port=cell.column.port, timeout=timeout)
-    except NetboxError as error:  # it ended, say, since it was probed
-        return Explanation(str(error), error.hint or None)
+def _explanation(answer: Answer | NetboxError) -> Explanation:
+    if isinstance(answer, NetboxError):  # it ended, say, since it was probed
+        return Explanation(str(answer), answer.hint or None)
     return Explanation(answer.sentence, answer.command)

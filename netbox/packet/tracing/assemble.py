@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from ipaddress import ip_address, ip_network
+from types import MappingProxyType
 from typing import NamedTuple
 
 from netbox.kernel.packet_event import CONSUME, DELIVER, DROP, TRANSMIT, PacketEvent
@@ -17,6 +19,7 @@ _FIREWALL_REASON = "NETFILTER_DROP"
 _ELSEWHERE = ("OTHERHOST",)  # copies that a bridge flooded: not this packet's end
 _COPY_REASONS = ("QUEUE_PURGE", "PACKET_SOCK_ERROR")
 _COPY_FUNCTIONS = ("raw_rcv", "rawv6_rcv", "raw_rcv_skb", "packet_rcv", "tpacket_rcv")
+_DECISIONS = ("accept", "drop", "masquerade")
 _ON_A_PORT = ("netdev ingress", "bridge prerouting", "prerouting", "bridge input")
 _NAT_VERDICTS = ("dnat", "snat", "masquerade", "redirect")
 
@@ -26,7 +29,8 @@ class Surroundings(NamedTuple):
 
     ``labels`` are the names of network namespaces by inode, ``order`` the namespaces from the source to the destination. ``devices`` says
     in words what a device is, by namespace and name (``network front``, ``link of db``); ``bridges`` are those that are one. ``addresses``
-    are those of sandboxes, with their names; ``peers`` are the namespaces that the host's devices lead to.
+    are those of sandboxes, with their names; ``peers`` are the namespaces that the host's devices lead to; ``subnets`` are those of
+    networks, with their names.
     """
 
     labels: Mapping[int, str]
@@ -35,10 +39,26 @@ class Surroundings(NamedTuple):
     bridges: frozenset[tuple[int, str]]
     addresses: Mapping[str, str]
     peers: Mapping[str, int]
+    subnets: Mapping[str, str] = MappingProxyType({})
 
     def label(self, netns: int) -> str:
         """A namespace's name."""
         return self.labels.get(netns) or (f"netns:{netns}" if netns else "?")
+
+    def owned(self, hit: RuleHit, flow: Flow | None, netns: int, in_device: str, out_device: str = "") -> RuleHit:
+        """A rule of netbox's may stand for all networks and ask a set which one it is about. It is that network's here: the one of the
+        source's subnet or of the device that it asks about; of a device that is not known, the one that the address is in.
+        """
+        if hit.owner.kind != "netbox" or "@" not in hit.text or hit.verdict not in _DECISIONS or flow is None:
+            return hit
+        out = "oifname" in hit.text
+        device, address = (out_device, flow.destination) if out else (in_device, flow.source)
+        kind, _, name = self.devices.get((netns, device), "").partition(" ")
+        if "@subnets_" in hit.text:
+            kind, address = "", flow.source
+        if kind != "network":
+            name = next((name for subnet, name in self.subnets.items() if ip_address(address) in ip_network(subnet)), "")
+        return hit._replace(owner=Owner("network", name)) if name else hit
 
 
 @dataclass
@@ -109,7 +129,8 @@ class _Assembly:
         elif passage.hook == "postrouting" and direction.out.get(netns, passage.out_device) != passage.out_device:
             # A new destination address is a new way.
             self._route(direction, netns, f"routed anew, out by {self._described(netns, passage.out_device)}", passage.out_device)
-        for hit in passage.hits:
+        for found in passage.hits:
+            hit = self.around.owned(found, direction.flow, netns, passage.in_device, passage.out_device)
             direction.last[netns] = hit
             if hit.verdict in _NAT_VERDICTS:
                 direction.nat = hit
@@ -236,12 +257,19 @@ def _chosen(events: Iterable[PacketEvent], role: Role, around: Surroundings) -> 
             continue
         event = event._replace(netns=event.netns or where.get(event.skb) or where.get(known, 0))
         where[event.skb] = where[known] = event.netns
-        if event.kind == CONSUME and not event.function.startswith(_SOCKET_FUNCTIONS):
+        if event.kind == CONSUME and not _is_taken(event, known, around):
             continue
         if event.kind == DROP and (is_copy(event) or (event.reason in _ELSEWHERE and event.netns not in around.order)):
             continue
         found.append((event, known, header))
     return _answered_first(found)
+
+
+def _is_taken(event: PacketEvent, role: str, around: Surroundings) -> bool:
+    """Whether it is a socket that has freed the packet. Linux before 6.4 does not say who: there it is, where the packet's way ends."""
+    if event.function:
+        return event.function.startswith(_SOCKET_FUNCTIONS)
+    return bool(around.order) and event.netns == around.order[-1 if role == REQUEST else 0]
 
 
 def _answered_first(found: list[tuple[PacketEvent, str, Header | None]]) -> list[tuple[PacketEvent, str, Header | None]]:

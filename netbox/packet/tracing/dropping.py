@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from netbox.errors import NotFound
 from netbox.kernel.packet_event import DROP, PacketEvent
 from netbox.kernel.packet_source import DROPS, TRACEFS
-from netbox.packet.tracing.assemble import is_copy
+from netbox.packet.tracing.assemble import Surroundings, is_copy
 from netbox.packet.tracing.decisions import WORDS, Decisions, dropper
 from netbox.packet.tracing.headers import Header, parse
 from netbox.packet.tracing.located import Locator
@@ -127,7 +127,8 @@ def _drops(
             if ready is not None:
                 ready()
             rules, looked = Decisions(), time.monotonic()
-            locator = Locator(spaces.surroundings([]), spaces.host.inode)
+            around = spaces.surroundings([])
+            locator = Locator(around, spaces.host.inode)
             while deadline is None or time.monotonic() < deadline:
                 session.collect(_REFRESH if deadline is None else min(_REFRESH, deadline - time.monotonic()))
                 events, records = session.drain()
@@ -135,17 +136,18 @@ def _drops(
                 for event in sorted(events, key=lambda event: event.time):
                     if session.tracer == TRACEFS:
                         event = event._replace(netns=locator.netns(event))
-                    found = _drop(event, scope, spaces, session, rules, offset)
+                    found = _drop(event, scope, around, session, rules, offset)
                     if found is not None:
                         yield found
                 if time.monotonic() - looked > _REFRESH:
                     spaces.refresh(engine)
                     scope, looked = Scope(spaces, names, network), time.monotonic()
                     session.add(scope.spaces())
-                    locator = Locator(spaces.surroundings([]), spaces.host.inode)
+                    around = spaces.surroundings([])
+                    locator = Locator(around, spaces.host.inode)
 
 
-def _drop(event: PacketEvent, scope: Scope, spaces: Spaces, session: Session, rules: Decisions, offset: float) -> Drop | None:
+def _drop(event: PacketEvent, scope: Scope, around: Surroundings, session: Session, rules: Decisions, offset: float) -> Drop | None:
     if event.kind != DROP or is_copy(event):
         return None
     header = parse(event.packet)
@@ -155,9 +157,11 @@ def _drop(event: PacketEvent, scope: Scope, spaces: Spaces, session: Session, ru
     rule: RuleHit | None = None
     if event.reason == _FIREWALL:
         rule = dropper([session.rule(record) for record in rules.of(event.packet) if record.netns == event.netns])
+    if rule is not None:
+        rule = around.owned(rule, header.flow if header else None, event.netns, event.device)
     return Drop(
         offset + event.time / 1e9,
-        spaces.label(event.netns),
+        around.label(event.netns),
         event.device,
         header.flow if header else None,
         header.length if header else event.length,

@@ -16,9 +16,9 @@ from types import TracebackType
 from netbox.engine import leftovers
 from netbox.engine.context import Context
 from netbox.errors import HostError, Unsupported
-from netbox.kernel import sysctl
+from netbox.kernel import log_group, sysctl
 from netbox.kernel.namespaces import inside_netns
-from netbox.kernel.rule_trace import LOG_SYSCTL, LOG_TO_NETLINK, has_legacy_tables, load_log
+from netbox.kernel.rule_trace import LOG_SYSCTL, LOG_TO_NETLINK, has_legacy_tables
 from netbox.network.facts import boot_id
 from netbox.settings import Settings
 
@@ -50,7 +50,7 @@ class Footprint:
         with inside_netns(netns_fd):
             wanted = [family for family in families if has_legacy_tables(family)]
             if wanted:
-                load_log()
+                log_group.load()
             for family in wanted:
                 self._route(netns_fd, LOG_SYSCTL[family])
         return bool(wanted)

@@ -122,8 +122,8 @@ class Rules:
         ours = record.chain.startswith("NETBOX-") if record.backend == "iptables" else record.table == "netbox"
         comment = rule.comment if rule else ""
         if not ours:
-            return _OURS if comment == "netbox" and "NETBOX-" in (rule.text if rule else "") else FOREIGN
-        return owner(comment, self._naming) or (_OURS if comment in ("", "netbox") else FOREIGN)
+            return _OURS if rule is not None and "-j NETBOX-" in rule.text else FOREIGN
+        return owner(comment, self._naming) or (_OURS if comment.partition("/")[0] in ("", "netbox") else FOREIGN)
 
 
 def owner(comment: str, naming: Naming) -> Owner | None:

@@ -75,12 +75,11 @@ class Session:
             self.close()
             raise
 
-    def require_events(self, tracer: str | None = None) -> None:
-        """Raises ``Unsupported`` when nothing tells about packets here, or not this tracer."""
-        if self._source is None or tracer not in (None, self.tracer):
-            why = "; ".join(self.notes) or f"{self.tracer} tells too little about packets"
+    def require_events(self) -> None:
+        """Raises ``Unsupported`` when nothing tells about packets here."""
+        if self._source is None:
             raise Unsupported(
-                f"live packets cannot be seen: {why}", "'netbox trace SRC DST' names the rules that a probe meets all the same"
+                f"drops cannot be seen: {'; '.join(self.notes)}", "'netbox trace' names the rules that packets meet all the same"
             )
 
     def add(self, traced: Sequence[Space]) -> None:

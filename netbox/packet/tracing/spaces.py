@@ -108,6 +108,13 @@ class Spaces:
                 if sandbox.id in self.of_sandbox
                 for endpoint in sandbox.network_plan.get("endpoints") or []
             },
+            {
+                endpoint[key]: endpoint["network"]
+                for sandbox in self.sandboxes
+                for endpoint in sandbox.network_plan.get("endpoints") or []
+                for key in ("subnet", "subnet6")
+                if endpoint.get(key)
+            },
         )
 
     def _describe(self, sandbox: Sandbox, devices: dict[tuple[int, str], str]) -> None:

@@ -13,15 +13,16 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from netbox.errors import WrongState
+from netbox.errors import Unsupported, WrongState
 from netbox.kernel.packet_event import CONSUME, DROP, PacketEvent
 from netbox.kernel.packet_programs import Match, Wanted
-from netbox.kernel.packet_source import BPF
+from netbox.kernel.packet_source import BPF, NONE, TRACEFS
 from netbox.kernel.rule_trace import RuleRecord
+from netbox.kernel.trace_tables import OWN_PREFIX
 from netbox.packet.tracing import values
 from netbox.packet.tracing.assemble import hops
 from netbox.packet.tracing.headers import Header, parse
-from netbox.packet.tracing.hooks import passages
+from netbox.packet.tracing.hooks import Passage, passages
 from netbox.packet.tracing.session import Session
 from netbox.packet.tracing.spaces import Space, Spaces
 from netbox.packet.tracing.values import DELIVERED, DROPPED, REQUEST, Flow, Hop
@@ -36,6 +37,7 @@ _SETTLED = 50_000_000  # nanoseconds after which no more is heard of a packet
 _PAUSE = 0.1  # seconds
 _NUMBERS = {"tcp": 6, "udp": 17, "sctp": 132}
 _MAXIMUM_MATCHES = 100
+SIGHTING = "sighting"  # a kind of event: the firewall has seen the packet
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,8 @@ def watch(
 ) -> Generator[Followed, None, None]:
     """Yields the packets of a running sandbox as they pass, for ``timeout`` seconds or until the iterator is closed.
 
-    ``accepts`` gets a packet as it was seen first, from its network header on, and chooses. ``tracer`` asks for ``bpf``; ``notes`` gets
+    ``accepts`` gets a packet as it was seen first, from its network header on, and chooses. ``tracer`` asks for ``bpf``, or for ``none``:
+    what the firewall sees, of packets whose rules are traced. ``notes`` gets
     sentences about what does not work on this host, ``ready`` is called as soon as nothing is missed any more.
 
     Raises:
@@ -165,8 +168,8 @@ def _watch(
         addresses = [address for address in sandbox.networks.values() if address]
         order = [own, spaces.host] if own is not spaces.host else [own]
         wanted = Wanted([own.inode], _matches(addresses, sandbox.ports))
-        with Session(engine.settings, spaces, order, _words(addresses, sandbox.ports), wanted, tracer) as session:
-            session.require_events(BPF)
+        words = _words(addresses, sandbox.ports)
+        with _listening(lambda kind: Session(engine.settings, spaces, order, words, wanted, kind), tracer) as session:
             notes += session.notes
             if ready is not None:
                 ready()
@@ -176,6 +179,8 @@ def _watch(
                 session.collect(_PAUSE)
                 events, fresh = session.drain()
                 records += fresh
+                if session.tracer == NONE:
+                    events = _sightings(fresh)
                 for event in sorted(events, key=lambda event: event.time):
                     grouping.add(event)
                 yield from _followed(grouping, time.monotonic_ns() - _SETTLED, records, session, spaces, order, accepts)
@@ -183,6 +188,43 @@ def _watch(
                     records.clear()
                 if deadline is not None and time.monotonic() > deadline:
                     return
+
+
+def _listening(opened: Callable[[str], Session], tracer: str | None) -> Session:
+    """By BPF or, where that is not allowed, through the firewall alone: it sees the headers as well, which tracefs does not tell."""
+    session, notes = None, []
+    if tracer in (None, BPF):
+        try:
+            session = opened(BPF)
+        except Unsupported as error:
+            if tracer == BPF:
+                raise
+            notes = [f"only what the firewall sees is shown, of packets that open a connection: {error.message}"]
+    if session is None:
+        if tracer == TRACEFS:
+            raise Unsupported("live packets cannot be followed: tracefs tells too little about packets", "leave --tracer out")
+        session = opened(NONE)
+        if not session.filenos():
+            session.close()
+            raise Unsupported(f"live packets cannot be seen: {'; '.join([*notes, *session.notes])}")
+    session.notes[:0] = notes
+    return session
+
+
+def _sightings(records: Sequence[RuleRecord]) -> list[PacketEvent]:
+    """The packets that the firewall has shown, as events without a time of their own."""
+    now = time.monotonic_ns()
+    return [
+        PacketEvent(now, SIGHTING, record.identity, record.netns, 0, record.in_device, 0, 0, record.packet)
+        for record in records
+        if record.packet and record.table.startswith(OWN_PREFIX)
+    ]
+
+
+def _in_order(passages: Sequence[Passage], order: Sequence[Space]) -> list[Space]:
+    """The namespaces from source to destination: a packet leaves its source by the hook output."""
+    start = next((passage.netns for passage in passages if passage.hook == "output"), None)
+    return sorted(order, key=lambda space: space.inode != start) if start else list(reversed(order))
 
 
 def _followed(
@@ -202,13 +244,15 @@ def _followed(
         return
     names = _Names(groups)
     found = passages(records, session.rules_of(records), names.role)
-    around = spaces.surroundings(order)
+    around, by_rules = spaces.surroundings(order), session.tracer == NONE
     offset = time.time() - time.monotonic()
     for number, group in enumerate(groups):
         mine = [passage for passage in found if passage.role == str(number)]
         for passage in mine:
             passage.role = REQUEST
-        way = hops(group.events, mine, lambda header: REQUEST if header else None, around)
+        if by_rules:
+            around = around._replace(order=[space.inode for space in _in_order(mine, order)])
+        way = hops([] if by_rules else group.events, mine, lambda header: REQUEST if header else None, around)
         first = parse(group.events[0].packet)
         if way and first is not None:
             yield Followed(offset + group.events[0].time / 1e9, first.flow, way, _outcome(way))

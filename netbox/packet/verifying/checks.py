@@ -63,7 +63,7 @@ def _refused(protocol: str = values.ICMP, port: int | None = None) -> ProbeReque
     return ProbeRequest(protocol, port, timeout=_SILENCE)
 
 
-def _seen(server: Server, address: str | None) -> Callable[[ProbeReport], str | None]:
+def seen(server: Server, address: str | None) -> Callable[[ProbeReport], str | None]:
     """Answered, and the server saw the client under this address."""
 
     def judge(report: ProbeReport) -> str | None:
@@ -74,7 +74,7 @@ def _seen(server: Server, address: str | None) -> Callable[[ProbeReport], str | 
     return judge
 
 
-class _Prober:
+class Prober:
     """Makes checks of what is on a stage, with ``ipv6`` by its IPv6 addresses."""
 
     def __init__(self, stage: Stage, ipv6: bool = False) -> None:
@@ -135,7 +135,7 @@ def _networks(stage: Stage, with_ipv6: bool) -> list[Check]:
     stage.serve(web, _HIDDEN_PORT, everywhere)
     stage.serve(other, _PORT, everywhere)
     published = {item.protocol: item.host_port for item in stage.engine.get(web.title).ports}
-    make = _Prober(stage, with_ipv6)
+    make = Prober(stage, with_ipv6)
     finds, answers, protocol = ("ND", "ICMPv6", values.ND) if with_ipv6 else ("ARP", "ICMP", values.ARP)
     make.add(f"{finds}: neighbours on a network find each other", peer, web.title, _request(protocol))
     make.add(f"{answers}: a neighbour answers", peer, web.title, _request())
@@ -147,10 +147,10 @@ def _networks(stage: Stage, with_ipv6: bool) -> list[Check]:
     make.add("host: the host reaches a sandbox", host, web.title, _request(values.TCP, _HIDDEN_PORT))
     make.add("host: a sandbox reaches the host", web, HOST, _request())
     make.add("NAT: a sandbox reaches another machine", peer, places.LAN, _request(values.TCP, _PORT))
-    nat = _seen(lan_server, of_host)
+    nat = seen(lan_server, of_host)
     make.add("NAT: that machine sees the host's address", peer, places.LAN, _request(values.UDP, _PORT), nat)
     make.add("publish: another machine reaches the port", lan, f"{web.title}:{_PORT}", _request(values.TCP))
-    kept = _seen(web_server, its_own)
+    kept = seen(web_server, its_own)
     make.add("publish: its own address is what the sandbox sees", lan, f"{web.title}:{_PORT}/udp", _request(values.UDP), kept)
     # Whether ::1 leads to a sandbox depends on the host's bridge netfilter.
     way, here = ("", f"[{of_host}]") if with_ipv6 else (" by 127.0.0.1", "127.0.0.1")
@@ -177,12 +177,12 @@ def host(stage: Stage) -> list[Check]:
     shared, here, lan = stage.sandbox("host", network="host"), Place(HOST, HOST, HOST), stage.lan()
     assert lan.neighbour is not None
     local, lan_server = stage.serve(shared, 0), stage.serve(lan, _PORT + 1)
-    make = _Prober(stage)
-    make.add_fact("the sandbox is in the host's network namespace", lambda: _same(shared, here))
+    make = Prober(stage)
+    make.add_fact("the sandbox is in the host's network namespace", lambda: same_namespace(shared, here))
     make.add("TCP: the host reaches it by 127.0.0.1", here, f"127.0.0.1:{local.port}", _request(values.TCP))
     make.add("TCP: another machine reaches it without publishing", lan, f"{HOST}:{local.port}", _request(values.TCP))
-    seen = _seen(lan_server, lan.neighbour.host_address)
-    make.add("UDP: it goes out with the host's address", shared, places.LAN, _request(values.UDP, lan_server.port), seen)
+    by_host = seen(lan_server, lan.neighbour.host_address)
+    make.add("UDP: it goes out with the host's address", shared, places.LAN, _request(values.UDP, lan_server.port), by_host)
     return make.checks
 
 
@@ -193,8 +193,8 @@ def container(stage: Stage) -> list[Check]:
     outside = stage.sandbox("beside")
     private = stage.serve(guest, 0, "127.0.0.1")
     shared = stage.serve(guest, 0)
-    make = _Prober(stage)
-    make.add_fact("both sandboxes are in one network namespace", lambda: _same(owner, guest))
+    make = Prober(stage)
+    make.add_fact("both sandboxes are in one network namespace", lambda: same_namespace(owner, guest))
     make.add("TCP: one reaches the other by 127.0.0.1", owner, f"127.0.0.1:{private.port}", _request(values.TCP))
     make.add("TCP: its port is open at the other's address", outside, owner.title, _request(values.TCP, shared.port))
     make.add(
@@ -208,7 +208,7 @@ def none(stage: Stage) -> list[Check]:
     alone, peer, lan = stage.sandbox("none", network="none"), stage.sandbox("reachable"), stage.lan()
     stage.serve(peer, _PORT)
     stage.serve(lan, _PORT + 2)
-    make = _Prober(stage)
+    make = Prober(stage)
     make.add_fact("it has no interface but lo", lambda: _links(alone))
     make.add("ICMP: it reaches itself", alone, "127.0.0.1", _request())
     make.add("TCP: no way to a sandbox", alone, peer.title, _refused(values.TCP, _PORT), expect(values.NO_ROUTE))
@@ -217,7 +217,8 @@ def none(stage: Stage) -> list[Check]:
     return make.checks
 
 
-def _same(one: Place, other: Place) -> str | None:
+def same_namespace(one: Place, other: Place) -> str | None:
+    """Complains when two places are not in one network namespace."""
     found = []
     for place in (one, other):
         fd = place.open()

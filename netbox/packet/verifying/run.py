@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, NamedTuple
 from netbox.errors import NetboxError, NoPermission, UsageError
 from netbox.network import forwarding
 from netbox.packet.probing.run import Worker, run_probes
-from netbox.packet.verifying.checks import MODES, Check
+from netbox.packet.verifying import beside, checks
+from netbox.packet.verifying.checks import Check
 from netbox.packet.verifying.stage import Stage
 
 if TYPE_CHECKING:
     from netbox.engine import Engine
 
+MODES = {**checks.MODES, **beside.MODES}
 BUILDING, PROBING, REMOVING = "building", "probing", "removing"
 
 
@@ -58,23 +60,23 @@ def _verify_mode(engine: Engine, mode: str, progress: Callable[[str], None]) -> 
     progress(BUILDING)
     try:
         with Stage(engine) as stage, Worker() as worker:
-            checks = MODES[mode](stage)
+            promises = MODES[mode](stage)
             progress(PROBING)
-            outcomes = _outcomes(mode, checks, worker)
+            outcomes = _outcomes(mode, promises, worker)
             progress(REMOVING)
         return outcomes
     except (NetboxError, OSError) as error:
         return [Outcome(mode, "sandboxes can be built and probed", False, str(error))]
 
 
-def _outcomes(mode: str, checks: list[Check], worker: Worker) -> list[Outcome]:
+def _outcomes(mode: str, promises: list[Check], worker: Worker) -> list[Outcome]:
     """All packets at once, so that silence costs its time but once."""
-    probes = [check.probe for check in checks if check.probe is not None]
+    probes = [check.probe for check in promises if check.probe is not None]
     start = time.monotonic()
     reports = iter(run_probes(probes, worker))
     elapsed = time.monotonic() - start
     outcomes = []
-    for check in checks:
+    for check in promises:
         if check.probe is None:
             detail = check.fact() if check.fact is not None else None
             outcomes.append(Outcome(mode, check.title, detail is None, detail or ""))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from netbox.packet.diagnosis import resolving
+from netbox.packet import resolving
 from netbox.packet.diagnosis.values import NOT_ASKED, Facts, Finding
 
 

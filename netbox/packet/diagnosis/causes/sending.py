@@ -69,16 +69,18 @@ def source_ports_used_up(facts: Facts) -> Finding | None:
         return None
     first, last = _range(facts.source.sysctl("net.ipv4.ip_local_port_range", "32768 60999"))
     reserved = _reserved(facts.source.sysctl("net.ipv4.ip_local_reserved_ports"))
-    ports = set(range(first, last + 1)) - reserved
+    usable = last - first + 1 - len({port for port in reserved if first <= port <= last})
     to = (facts.address, facts.port)
     taken = {
         item.port
         for item in facts.source.sockets
-        if item.port in ports and (facts.request.protocol == UDP or not item.peer_port or (item.peer, item.peer_port) == to)
+        if first <= item.port <= last
+        and item.port not in reserved
+        and (facts.request.protocol == UDP or not item.peer_port or (item.peer, item.peer_port) == to)
     }
-    if not ports or len(taken) < len(ports):
+    if usable < 1 or len(taken) < usable:
         return None
-    count = f"{len(ports)} port{'s' if len(ports) > 1 else ''}"
+    count = f"{usable} port{'s' if usable > 1 else ''}"
     box = facts.source_box
     prefix = f"nsenter -t {box.pid} -n " if box is not None and box.pid else ""
     return Finding(
@@ -86,7 +88,7 @@ def source_ports_used_up(facts: Facts) -> Finding | None:
         f"{facts.source_name} has no port left to send from: connections to {endpoint(*to)} use all {count} of {first}-{last}",
         f"opening a socket in {facts.source.label}",
         evidence=(
-            ("ports", f"{len(taken)} of {len(ports)} taken in {facts.source.label}"),
+            ("ports", f"{len(taken)} of {usable} taken in {facts.source.label}"),
             ("range", f"ip_local_port_range {first} {last}"),
         ),
         command=f'{prefix}sysctl -w net.ipv4.ip_local_port_range="1024 65535"' if last - first < 60000 else "",
