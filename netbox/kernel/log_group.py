@@ -8,7 +8,6 @@ namespace, in the abstract name space (unix(7)): nothing stays of it. Source: <l
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import select
@@ -270,6 +269,15 @@ def _is_ours(connection: socket.socket) -> bool:
         return False
 
 
+def load_module() -> None:
+    """Has the kernel load the module behind the groups: its sysctl takes the module's name only then. One that it lacks is no error."""
+    try:
+        with open_socket() as log:
+            _configure(log, b"")
+    except OSError:
+        pass
+
+
 def _bound(netns_fd: int) -> socket.socket:
     """A socket that has the group. Raises ``OSError``; EPERM and EBUSY: somebody else reads it."""
     with inside_netns(netns_fd):
@@ -282,12 +290,6 @@ def _bound(netns_fd: int) -> socket.socket:
         raise
     log.setblocking(False)
     return log
-
-
-def load_module() -> None:
-    """Has the kernel load the module that sends its log to netlink: a sysctl takes the name only then. One that it lacks is no error."""
-    with contextlib.suppress(OSError), open_socket() as log:
-        _configure(log, b"")
 
 
 def _configure(log: socket.socket, attribute_: bytes) -> None:

@@ -334,9 +334,10 @@ class _ForChildren:
         if self._new_time:
             self._home_time = os.open("/proc/self/ns/time", os.O_RDONLY | os.O_CLOEXEC)
             syscalls.unshare(namespaces.CLONE_NEWTIME)
-            offsets = "".join(
-                f"{name} -{int(time.clock_gettime(clock))} 0\n" for name, clock in (("monotonic", time.CLOCK_MONOTONIC), ("boottime", 7))
-            )
+            offsets = ""
+            for name, clock in (("monotonic", time.CLOCK_MONOTONIC), ("boottime", 7)):
+                seconds, nanoseconds = divmod(-time.clock_gettime_ns(clock), 1_000_000_000)
+                offsets += f"{name} {seconds} {nanoseconds}\n"
             fd = os.open("/proc/self/timens_offsets", os.O_WRONLY | os.O_CLOEXEC)
             os.write(fd, offsets.encode())
             os.close(fd)

@@ -208,7 +208,13 @@ def test_the_network_can_be_built_by_hand(
     script = "\n".join(
         ["set -e", "mount -t tmpfs none /run", "ip link set lo up", "ip link add eth0 type bridge", *commands, "echo BUILT", *show]
     )
-    by_hand = subprocess.run(["unshare", "--net", "--mount", "sh", "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    by_hand = subprocess.run(
+        ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
     assert by_hand.returncode == 0, by_hand.stderr
     built = by_hand.stdout.partition("BUILT\n")[2]
     for line in ("inet6 fd00:30::fe/64", "inet6 fd00:30::2/64", "default via fd00:30::fe dev eth0", "local ::1 dev nb-"):

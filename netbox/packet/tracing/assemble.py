@@ -257,12 +257,19 @@ def _chosen(events: Iterable[PacketEvent], role: Role, around: Surroundings) -> 
             continue
         event = event._replace(netns=event.netns or where.get(event.skb) or where.get(known, 0))
         where[event.skb] = where[known] = event.netns
-        if event.kind == CONSUME and not event.function.startswith(_SOCKET_FUNCTIONS):
+        if event.kind == CONSUME and not _is_taken(event, known, around):
             continue
         if event.kind == DROP and (is_copy(event) or (event.reason in _ELSEWHERE and event.netns not in around.order)):
             continue
         found.append((event, known, header))
     return _answered_first(found)
+
+
+def _is_taken(event: PacketEvent, role: str, around: Surroundings) -> bool:
+    """Whether it is a socket that has freed the packet. Linux before 6.4 does not say who: there it is, where the packet's way ends."""
+    if event.function:
+        return event.function.startswith(_SOCKET_FUNCTIONS)
+    return bool(around.order) and event.netns == around.order[-1 if role == REQUEST else 0]
 
 
 def _answered_first(found: list[tuple[PacketEvent, str, Header | None]]) -> list[tuple[PacketEvent, str, Header | None]]:
