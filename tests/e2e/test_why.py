@@ -134,6 +134,11 @@ def test_routes(lab: WhyLab, outside: Neighbour) -> None:
     assert "blackhole" in lab.fails("peer", "10.99.0.1", "no-route").sentence
 
 
+def accepted_by_docker() -> str:
+    command = ["iptables-nft", "-S", "DOCKER-USER"]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+
+
 def test_foreign_rules(lab: WhyLab) -> None:
     lab.serve("web", 80)
     subprocess.run(["iptables-legacy", "-I", "FORWARD", "-p", "tcp", "--dport", "80", "-j", "DROP"], check=True)
@@ -151,6 +156,9 @@ def test_foreign_rules(lab: WhyLab) -> None:
     subprocess.run(["iptables-nft", "-F", "FORWARD"], check=True)
     subprocess.run(["iptables-nft", "-N", "DOCKER-USER"], check=True)
     subprocess.run(["iptables-nft", "-A", "FORWARD", "-j", "DOCKER-USER"], check=True)
+    # The name service hears of the chain and lets our networks pass, all by one commit. What somebody takes away again stays away.
+    wait_until(lambda: "network:front" in accepted_by_docker(), "the accepts in the chain")
+    subprocess.run(["iptables-nft", "-F", "DOCKER-USER"], check=True)
     answer = lab.fails("peer", "web:80", "foreign-rule")
     assert answer.command == f"iptables -I DOCKER-USER -i {lab.endpoint('web')['bridge']} -j ACCEPT"
     subprocess.run(["iptables-nft", "-P", "FORWARD", "ACCEPT"], check=True)
