@@ -32,9 +32,9 @@ def mounts() -> str:
 def made_in_tmp(private_host: PrivateHost) -> Iterator[Callable[[], list[str]]]:
     """What the processes of this test make below /tmp, where others work as well."""
     base = private_host.root / "tmp"
-    for name in ("upper", "work"):
+    for name in ("upper", "scratch"):
         (base / name).mkdir(parents=True)
-    linux.mount("overlay", "/tmp", "overlay", data=f"lowerdir=/tmp,upperdir={base}/upper,workdir={base}/work")
+    linux.mount("overlay", "/tmp", "overlay", data=f"lowerdir=/tmp,upperdir={base}/upper,workdir={base}/scratch")
 
     def made() -> list[str]:
         """Less what Python compiles, where the checkout is."""

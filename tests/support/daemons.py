@@ -106,12 +106,12 @@ class Libvirt:
 
     def __init__(self, host: PrivateHost) -> None:
         self._directory = host.base / "libvirt"
-        for name in ("drivers", "upper", "work"):
+        for name in ("drivers", "upper", "scratch"):
             (self._directory / name).mkdir(parents=True)
         (self._directory / "drivers/libvirt_driver_network.so").symlink_to(_DRIVERS / "libvirt_driver_network.so")
         (self._directory / "default.xml").write_text(_NETWORK.format(gateway=self.gateway, name=self.name))
         self._forwarding = Path("/proc/sys/net/ipv4/ip_forward").read_text()
-        layers = f"lowerdir=/var/lib,upperdir={self._directory}/upper,workdir={self._directory}/work"
+        layers = f"lowerdir=/var/lib,upperdir={self._directory}/upper,workdir={self._directory}/scratch"
         linux.mount("overlay", "/var/lib", "overlay", data=layers)
         linux.mount("tmpfs", "/etc/libvirt", "tmpfs")
         Path("/etc/libvirt/libvirtd.conf").write_text('auth_unix_rw = "none"\nauth_unix_ro = "none"\nunix_sock_dir = "/run/libvirt"\n')

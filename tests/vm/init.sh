@@ -11,9 +11,9 @@ for module in /modules/*; do
 done
 $bb mount -t 9p -o ro,trans=virtio,version=9p2000.L,msize=512000,cache=loose machine /machine || fail "cannot mount the machine's files"
 $bb mount -t tmpfs -o mode=0755,size=80% changes /changes || fail "no tmpfs"
-$bb mkdir /changes/upper /changes/work
+$bb mkdir /changes/upper /changes/scratch
 $bb chmod 755 /changes/upper
-$bb mount -t overlay -o lowerdir=/machine,upperdir=/changes/upper,workdir=/changes/work root /root || fail "cannot put a tmpfs above"
+$bb mount -t overlay -o lowerdir=/machine,upperdir=/changes/upper,workdir=/changes/scratch root /root || fail "cannot put a tmpfs above"
 $bb mount --move /dev /root/dev || fail "cannot move the devices"
 . /command
 exec $bb switch_root /root "$@"
