@@ -11,6 +11,7 @@ import ipaddress
 import logging
 from typing import Any, NamedTuple
 
+# E402: scapy's layers read these settings when they are imported, so the imports come after them.
 logging.getLogger("scapy").setLevel(logging.ERROR)
 
 from scapy.config import conf  # noqa: E402
