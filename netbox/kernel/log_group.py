@@ -3,7 +3,8 @@
 The kernel gives a group to one socket. So ours have all the same: the first to come binds it, reads it, and hands it and every message on
 to the others; the socket stays open as long as one of them has it. When the reader ends, however it does, another one goes on, and finds in
 the socket what was not read yet; the rest joins it as soon as they look again. The reader is who listens on a Unix address named after the
-namespace, in the abstract name space (unix(7)): nothing stays of it. Source: <linux/netfilter/nfnetlink_log.h>
+namespace, in the abstract name space (unix(7)): nothing stays of it. A message leaves the socket when everybody has it; whose reader was
+killed in between meets it again, and knows it by the number that the kernel gave it. Source: <linux/netfilter/nfnetlink_log.h>
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ class LogGroup:
         self._listener: socket.socket | None = None
         self._members: dict[int, socket.socket] = {}
         self._messages: deque[bytes] = deque()
+        self._latest = b""
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._asked = 0
@@ -156,16 +158,23 @@ class LogGroup:
         question = struct.pack("=Q", self._asked)
         try:
             reader.send(question)
-            while (message := reader.recv(1 << 17)) != question:
-                if not message:
-                    return False
-                if len(message) >= _SHORTEST_MESSAGE:
-                    self._messages.append(message)
         except TimeoutError:
-            pass  # it was stopped; its answer comes when it goes on
+            return True  # it was stopped; it answers when it goes on
         except ConnectionError:
-            return False
-        return True
+            pass  # it has ended; what it sent before is still to be read
+        while True:
+            try:
+                message = reader.recv(1 << 17)
+            except TimeoutError:
+                return True
+            except ConnectionError:
+                continue  # said once, before what it sent and the end
+            if not message:
+                return False
+            if message == question:
+                return True
+            if len(message) >= _SHORTEST_MESSAGE:
+                self._keep(message)
 
     # -- reading for all -------------------------------------------------------------------------------------------------------------
 
@@ -225,21 +234,38 @@ class LogGroup:
 
     def _take(self) -> None:
         """Reads what there is, for this process and for the others. Who does not keep up loses some."""
-        assert self._log is not None
         with self._lock:
-            while True:
-                try:
-                    message = self._log.recv(1 << 17, socket.MSG_DONTWAIT)
-                except OSError as error:
-                    if error.errno == errno.ENOBUFS:  # some were lost; those that are there can still be read
-                        continue
-                    return
-                self._messages.append(message)
+            while message := self._peek():
+                self._keep(message)
                 for member in self._members.values():
                     try:
                         member.send(message)
                     except OSError:
                         pass
+                self._drop()
+
+    def _peek(self) -> bytes:
+        """The next message in the socket, which stays there; none: empty."""
+        assert self._log is not None
+        while True:
+            try:
+                return self._log.recv(1 << 17, socket.MSG_PEEK)
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:  # some were lost; those that are there can still be read
+                    return b""
+
+    def _drop(self) -> None:
+        """Takes the next message out of the socket."""
+        assert self._log is not None
+        try:
+            self._log.recv(1)
+        except OSError:
+            pass
+
+    def _keep(self, message: bytes) -> None:
+        if message != self._latest:
+            self._messages.append(message)
+            self._latest = message
 
 
 def holder(netns_fd: int) -> str:
@@ -285,6 +311,7 @@ def _bound(netns_fd: int) -> socket.socket:
     try:
         _configure(log, attribute(1, struct.pack("=B", 1)))  # NFULA_CFG_CMD: NFULNL_CFG_CMD_BIND
         _configure(log, attribute(2, struct.pack(">IB", COPY_LENGTH, 2) + b"\0"))  # NFULA_CFG_MODE: NFULNL_COPY_PACKET
+        _configure(log, attribute(6, struct.pack(">H", 1)))  # NFULA_CFG_FLAGS: NFULNL_CFG_F_SEQ
     except BaseException:
         log.close()
         raise

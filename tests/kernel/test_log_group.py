@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -23,6 +25,11 @@ from netbox.kernel.log_group import LogGroup
 group = LogGroup(os.open("/proc/self/ns/net", os.O_RDONLY))
 print("ready", flush=True)
 sys.stdin.read()
+"""
+LAST_ACT = """
+import os, signal
+from netbox.kernel.log_group import LogGroup
+LogGroup._drop = lambda group: os.kill(os.getpid(), signal.SIGKILL)
 """
 OTHER = """
 import os, sys
@@ -60,6 +67,12 @@ def heard(group: LogGroup, count: int) -> list[str]:
 
     wait_until(all_there, f"{count} messages", timeout=30)
     return [message.rstrip(b"\0")[-3:].decode() for message in messages]
+
+
+def has_stopped(pid: int) -> bool:
+    """Whether every thread of a process has: a signal to the process comes to them one after the other."""
+    statuses = [task.read_text() for task in Path(f"/proc/{pid}/task").glob("*/stat")]
+    return all(status.rpartition(")")[2].split()[0] == "T" for status in statuses)
 
 
 @contextlib.contextmanager
@@ -101,6 +114,7 @@ def test_every_reader_has_every_message_and_the_next_one_goes_on(netns: int) -> 
 def test_a_killed_reader_takes_nothing_with_it(netns: int) -> None:
     with another(MEMBER) as process, contextlib.closing(LogGroup(netns)) as group, contextlib.closing(LogGroup(netns)) as bystander:
         process.send_signal(signal.SIGSTOP)
+        wait_until(lambda: has_stopped(process.pid), "the reader to stop")
         send(b"one")
         process.send_signal(signal.SIGKILL)
         process.wait(20)
@@ -109,6 +123,28 @@ def test_a_killed_reader_takes_nothing_with_it(netns: int) -> None:
         assert bystander.read() == []  # it finds the new reader
         send(b"tri")
         assert heard(bystander, 1) == heard(group, 1) == ["tri"]
+
+
+def test_what_a_killed_reader_has_handed_on_is_there(netns: int) -> None:
+    with another(MEMBER) as process, contextlib.closing(LogGroup(netns)) as group:
+        send(b"one")
+        wait_until(lambda: select.select(group.filenos(), [], [], 0)[0], "the message from the reader")
+        process.send_signal(signal.SIGKILL)
+        process.wait(20)
+        send(b"two")
+        assert heard(group, 2) == ["one", "two"]
+        assert group.read() == []
+
+
+def test_a_reader_killed_before_it_has_done_leaves_no_message_twice(netns: int) -> None:
+    with another(LAST_ACT + MEMBER) as process, contextlib.closing(LogGroup(netns)) as group:
+        send(b"one")
+        assert process.wait(20) == -signal.SIGKILL
+        send(b"two")
+        assert heard(group, 2) == ["one", "two"]
+        send(b"two")  # another one that looks the same
+        assert heard(group, 1) == ["two"]
+        assert group.read() == []
 
 
 def test_another_program_is_named(netns: int) -> None:
