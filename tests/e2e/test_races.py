@@ -1,4 +1,4 @@
-"""Two commands at once on one sandbox. Each test makes the worst moment happen: one of the two stands still there until the other has come."""
+"""Two commands at once on one sandbox. Each test makes the worst moment happen: one of the two stands still there until the other is done."""
 
 from __future__ import annotations
 
@@ -10,12 +10,17 @@ from typing import Any
 
 import pytest
 
+from netbox import names
+from netbox.cli import notice, run
+from netbox.cli.state import State
 from netbox.engine import Engine, Sandbox, ending, recovery
+from netbox.errors import WrongState
 from netbox.kernel import cgroups
 from netbox.network import networks, shaping
 from netbox.network.nameservice import files
 from netbox.runtime.launcher import Launcher
 from netbox.spec import Resources
+from netbox.state.journal import RUN
 from netbox.state.store import Store
 
 BOUND = 60.0  # seconds
@@ -281,3 +286,34 @@ def test_an_impairment_and_a_further_network(engine: Engine, other: Engine, monk
         assert sorted(shaped[-1]) == ["back", "front"]
     for name in ("front", "back"):
         engine.networks.remove(name)
+
+
+def test_an_impairment_and_a_removal(engine: Engine, other: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    with engine.run("busybox", "sleep", "1000", name="box") as box:
+        removing = [other.get("box").remove]
+        apply = shaping.apply
+
+        def remove(*arguments: Any) -> None:
+            apply(*arguments)
+            if removing:
+                removing.pop()(force=True)
+
+        monkeypatch.setattr(shaping, "apply", remove)
+        with pytest.raises(WrongState, match="has just ended"):
+            box.impair(rate="1mbit", duration="1h")
+        rows = engine._context.store.journal(names.sandbox_owner(box.id), RUN).rows()
+        assert "impairment" not in [row.kind for row in rows]
+
+
+def test_an_interrupt_right_after_the_start(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-c before the signals are the sandbox's: it ends as the command does."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(notice, "about_public_ports", interrupt)
+    spec = run.build_request("busybox", ("sleep", "1000"), {"network": ("none",), "name": "box"})
+    with pytest.raises(KeyboardInterrupt):
+        run._start(State(), spec, run.IdFile(None), False, run._Attachment((), b"", False, ()))
+    assert [box.state for box in engine.list(all=True)] == ["exited"]
+    engine.get("box").remove()
