@@ -147,6 +147,33 @@ def test_a_limit_for_one_that_is_just_being_started(
         assert box.refresh().spec.resources.pids_limit == 9
 
 
+@pytest.mark.parametrize("verb", ["publish", "unpublish", "connect", "disconnect"])
+def test_a_change_of_one_that_is_just_being_started(
+    engine: Engine, other: Engine, held_start: HeldStart, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    engine.networks.create("front")
+    acts: dict[str, Callable[[Sandbox], object]] = {
+        "publish": lambda box: box.publish("127.0.0.1:18081:81"),
+        "unpublish": lambda box: box.unpublish(80),
+        "connect": lambda box: box.connect("front"),
+        "disconnect": lambda box: box.disconnect("bridge"),
+    }
+    with other.create("busybox", "sleep", "1000", name="box", ports=["127.0.0.1:18080:80"] if "publish" in verb else []) as box:
+        starting = pool.submit(engine.get("box").start)
+        held_start.wait()
+        looked = looks_twice(monkeypatch)
+        changing = pool.submit(acts[verb], box)
+        looked()
+        held_start.go_on()
+        starting.result(BOUND)
+        changing.result(BOUND)
+        ports = {"publish": [18080, 18081], "unpublish": []}.get(verb, [])
+        networks = {"connect": ["bridge", "front"], "disconnect": []}.get(verb, ["bridge"])
+        assert [port.host_port for port in box.ports] == ports
+        assert list(box.networks) == networks
+    engine.networks.remove("front")
+
+
 def test_a_new_name_for_one_that_is_just_being_started(
     engine: Engine, other: Engine, held_start: HeldStart, pool: ThreadPoolExecutor
 ) -> None:
