@@ -303,8 +303,8 @@ def editing(name: str, ipv6: bool = False) -> Iterator[TableEditor]:
 
 
 def edit(name: str, change: Callable[[TableEditor], None], ipv6: bool = False) -> None:
-    """Calls ``change`` with a table as ``editing`` opens it. Anew when the kernel refuses with EAGAIN: a program that knows nothing of the lock,
-    or has another one (it runs in a container), has changed the table meanwhile.
+    """Calls ``change`` with a table as ``editing`` opens it. Anew when the kernel refuses with EAGAIN: a program that knows nothing of the
+    lock, or has another one (it runs in a container), has changed the table meanwhile.
 
     Raises what ``editing`` raises.
     """

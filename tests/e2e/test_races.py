@@ -1,4 +1,4 @@
-"""Two commands at once on one sandbox. Each test makes the worst moment happen: one of the two stands still there until the other is done."""
+"""Two commands at once on one sandbox. Each test makes the worst moment happen: one of the two stands still until the other is done."""
 
 from __future__ import annotations
 
