@@ -51,7 +51,7 @@ def test_a_file_of_a_killed_writer_has_whole_lines(tmp_path: Path, monkeypatch: 
             self._file.truncate(*size)
 
     def opened(*arguments: Any, **options: Any) -> Writer:
-        return Writer(open(*arguments, **options))  # noqa: SIM115 - closed by the writer
+        return Writer(open(*arguments, **options))
 
     monkeypatch.setattr(connecting, "open", opened, raising=False)
     context = Context(settings)
