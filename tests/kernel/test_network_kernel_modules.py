@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -126,11 +126,12 @@ def test_a_program_with_another_lock_changes_the_table_meanwhile(
     monkeypatch.setattr(firewall_iptables, "_ensure_base", ensured)
     monkeypatch.setattr(firewall_iptables, "_own_rules", read)
     group = firewall.network_rules("network:front", "nb-front", "10.9.0.0/24", internal=False)
-    for change, left in (
+    changes: list[tuple[Callable[[], None], set[str]]] = [
         (lambda: backend.apply([group]), {group.owner}),
         (lambda: backend.repair([group]), {group.owner}),
         (lambda: backend.apply(remove=[group.owner]), set()),
-    ):
+    ]
+    for change, left in changes:
         stranger.times += 2
         change()
         assert len(stranger.rules) == stranger.times
