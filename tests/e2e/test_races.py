@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +15,8 @@ import pytest
 from netbox import names
 from netbox.cli import notice, run
 from netbox.cli.state import State
-from netbox.engine import Engine, Sandbox, ending, recovery
+from netbox.engine import Engine, Sandbox, ending, locks, recovery
+from netbox.engine.networks import Networks
 from netbox.errors import WrongState
 from netbox.kernel import cgroups
 from netbox.network import networks, shaping
@@ -251,6 +254,47 @@ def test_a_collection_meets_a_sandbox_that_is_just_being_made(engine: Engine, ot
     made[0].start()
     assert made[0].wait(BOUND) == 0
     made[0].remove()
+
+
+def test_a_collection_finds_the_directory_of_a_sandbox_that_is_just_being_made(
+    engine: Engine, other: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has been made, and its lock not been taken yet: the collection is quicker."""
+    opened, acquire = locks._open, locks.SandboxLock.acquire
+    collecting: list[locks.SandboxLock] = []
+
+    def open_file(run_directory: str, path: str) -> int:
+        fd = opened(run_directory, path)
+        if not collecting:
+            monkeypatch.setattr(locks, "_open", opened)
+            lock = acquire(run_directory)
+            assert lock is not None
+            collecting.append(lock)
+        return fd
+
+    def sleep(seconds: float) -> None:
+        monkeypatch.setattr(locks, "time", time)
+        collecting[0].release()
+        assert other.gc() != []
+
+    monkeypatch.setattr(locks, "_open", open_file)
+    monkeypatch.setattr(locks, "time", SimpleNamespace(monotonic=time.monotonic, sleep=sleep))
+    engine.create("busybox", "true", network="none").remove()
+
+
+def test_two_prunes(engine: Engine, other: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("back", "front"):
+        engine.networks.create(name)
+    remove = Networks.remove
+    pruning = [other.networks.prune]
+
+    def meet(networks: Networks, name: str) -> None:
+        if pruning:
+            assert pruning.pop()() == ["back", "front"]
+        remove(networks, name)
+
+    monkeypatch.setattr(Networks, "remove", meet)
+    assert engine.networks.prune() == []
 
 
 def test_a_limit_and_a_port_at_once(engine: Engine, other: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
