@@ -38,7 +38,7 @@ NETLINK_CAP_ACK = 10
 NETLINK_EXT_ACK = 11
 
 NLMSG_ERROR, NLMSG_DONE = 2, 3
-NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP = 0x1, 0x4, 0x300
+NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP_INTR, NLM_F_DUMP = 0x1, 0x4, 0x10, 0x300
 NLM_F_REPLACE, NLM_F_EXCL, NLM_F_CREATE = 0x100, 0x200, 0x400
 NLM_F_CAPPED, NLM_F_ACK_TLVS = 0x100, 0x200
 NLMSGERR_ATTR_MSG = 1
@@ -401,18 +401,22 @@ class RouteSocket:
                 found.append(Prefix(destination, length, index, gateway, metric, table, _BITS[family]))
         return found
 
-    def _dump(self, kind: int, body: bytes) -> Iterator[bytes]:
+    def _dump(self, kind: int, body: bytes, times: int = 10) -> list[bytes]:
+        """Every answer. When something changed while the kernel told, some may be missing: it is asked again, ``times`` times in all."""
         self._socket.send(self._message(kind, NLM_F_DUMP, body))
-        while True:
-            for answer, _, sequence, payload in _messages(self._socket.recv(_RECEIVE_BUFFER)):
+        found: list[bytes] = []
+        done = interrupted = False
+        while not done:
+            for answer, flags, sequence, payload in _messages(self._socket.recv(_RECEIVE_BUFFER)):
                 if sequence != self._sequence:
                     continue
-                if answer == NLMSG_DONE:
-                    return
                 if answer == NLMSG_ERROR:
                     code = -struct.unpack_from("=i", payload)[0]
                     raise OSError(code, os.strerror(code), "netlink dump")
-                yield payload
+                done, interrupted = answer == NLMSG_DONE, interrupted or bool(flags & NLM_F_DUMP_INTR)
+                if not done:
+                    found.append(payload)
+        return self._dump(kind, body, times - 1) if interrupted and times > 1 else found
 
     def _message(self, kind: int, flags: int, body: bytes) -> bytes:
         self._sequence += 1

@@ -92,3 +92,40 @@ def test_a_link_that_says_little_is_read() -> None:
     link = rt.Link(struct.pack("=BxHiII", 0, 1, 1, 0, 0))
     assert (link.name, link.mtu, link.master, link.kind, link.port_state, link.is_up) == ("", 0, 0, "", 0, False)
     assert link.traffic == (0,) * 8
+
+
+class Kernel:
+    """Answers dumps of links, each with the flags and the indexes of its parts."""
+
+    def __init__(self, *dumps: list[tuple[int, list[int]]]) -> None:
+        self._dumps = iter(dumps)
+        self._waiting: list[bytes] = []
+
+    def setsockopt(self, *_: int) -> None:
+        pass
+
+    def send(self, data: bytes) -> None:
+        sequence = struct.unpack_from("=IHHI", data)[3]
+        for flags, indexes in next(self._dumps):
+            links = [self._message(rt.RTM_NEWLINK, flags, sequence, struct.pack("=BxHiII", 0, 1, index, 0, 0)) for index in indexes]
+            self._waiting.append(b"".join(links) or self._message(rt.NLMSG_DONE, flags, sequence, bytes(4)))
+
+    def recv(self, size: int) -> bytes:
+        return self._waiting.pop(0)
+
+    @staticmethod
+    def _message(kind: int, flags: int, sequence: int, body: bytes) -> bytes:
+        return struct.pack("=IHHII", 16 + len(body), kind, flags, sequence, 0) + body
+
+
+def indexes(kernel: Kernel) -> list[int]:
+    return [link.index for link in rt.RouteSocket(kernel).links()]  # type: ignore[arg-type]
+
+
+def test_a_dump_that_was_interrupted_is_asked_for_again() -> None:
+    changed = [(0, [1, 2]), (rt.NLM_F_DUMP_INTR, [4]), (0, [])]
+    whole: list[tuple[int, list[int]]] = [(0, [1, 2, 3]), (0, [4]), (0, [])]
+    assert indexes(Kernel(whole)) == [1, 2, 3, 4]
+    assert indexes(Kernel(changed, changed, whole)) == [1, 2, 3, 4]
+    assert indexes(Kernel([(0, [1]), (rt.NLM_F_DUMP_INTR, [])], whole)) == [1, 2, 3, 4]
+    assert indexes(Kernel(*[changed] * 10)) == [1, 2, 4]  # where everything changes all the time, what there is
