@@ -67,7 +67,7 @@ def _engine(config: dict[str, object], lock: int, victim: str, last: int) -> Non
     code = 1
     try:
         launcher = Launcher.prespawn()
-        monitor = launcher._monitor
+        monitor = launcher._helper.pid
         assert monitor is not None
         pid = 0
         steps: list[Callable[[], object]] = [
