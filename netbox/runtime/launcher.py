@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from netbox.errors import CommandNotExecutable, CommandNotFound, HostError, NetboxError, Unsupported, UsageError, hint_of, host_error
+from netbox.kernel import syscalls
 from netbox.runtime import protocol
 from netbox.runtime.client import Attachment
 from netbox.runtime.failure import Failure
@@ -27,6 +29,8 @@ _ENOTDIR = 20
 _EISDIR = 21
 _EINVAL = 22
 _EPERM = 1
+_SIGKILL = 9
+_ABORT_PATIENCE = 10.0  # seconds
 
 
 class Namespaces(NamedTuple):
@@ -141,8 +145,20 @@ class Launcher:
         """Gives up, at any step before ``go`` returned; returns when neither monitor nor sandbox is left. Idempotent."""
         channel, self._channel = self._channel, None
         if channel is not None:
+            if self._handshake.last in (protocol.GO, protocol.STARTED):
+                self._kill()
             self._helper.end()
         self.close()
+
+    def _kill(self) -> None:
+        """From GO on the monitor runs the sandbox without us: it has written how that ended when it reaps the first process."""
+        give_up = time.monotonic() + _ABORT_PATIENCE
+        try:
+            while time.monotonic() < give_up:
+                syscalls.pidfd_send_signal(self._fds[0], _SIGKILL)
+                time.sleep(0.001)
+        except ProcessLookupError:
+            pass
 
     def close(self) -> None:
         """Closes the descriptors of ``wait_namespaces``.
