@@ -82,9 +82,16 @@ def test_closing_an_exec_ends_its_process(lab: Lab) -> None:
     with lab.running() as sandbox:
         attachment = execute.start(sandbox.config, sandbox.pid, sandbox.pid_start, ["sleep", "78"])
         assert attachment is not None
-        assert "sleep 78" in sandbox.exec("ps", "-o", "args").out
+        wait_until(lambda: "sleep 78" in sandbox.exec("ps", "-o", "args").out, "its arguments, which come a moment after STARTED")
         attachment.close()
         wait_until(lambda: "sleep 78" not in sandbox.exec("ps", "-o", "args").out, "the end of the process")
+
+
+def test_an_exec_ends_although_what_it_started_goes_on_writing(lab: Lab) -> None:
+    with lab.running() as sandbox:
+        result = sandbox.exec("sh", "-c", "echo begun; yes & exit 3")
+        assert result.code == 3
+        assert result.out.startswith("begun\n")
 
 
 def test_sandbox_end_ends_an_exec(lab: Lab) -> None:
