@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import itertools
 import json
 import os
 import socket
@@ -30,7 +31,8 @@ _STATELESS, _HANDLE, _JSON, _TERSE = 1 << 2, 1 << 3, 1 << 4, 1 << 11  # NFT_CTX_
 
 _NETLINK_NETFILTER = 12
 _SUBSYSTEM, _GETCHAIN, _GETTABLE, _GETSETELEM = 10, 4, 1, 13  # NFNL_SUBSYS_NFTABLES, NFT_MSG_* (<linux/netfilter/nf_tables.h>)
-_REQUEST, _ACK, _DUMP = 1, 4, 0x300  # NLM_F_*
+_REQUEST, _ACK, _DUMP_INTERRUPTED, _DUMP = 1, 4, 0x10, 0x300  # NLM_F_*
+_DUMPS = 10
 _ELEMENT_KEY, _ELEMENT_USERDATA = 1, 6  # NFTA_SET_ELEM_*
 _NESTED = 0x8000
 _KEYS_AT_ONCE = 500  # an attribute holds 64 KiB
@@ -48,6 +50,7 @@ _HOOKS = ("prerouting", "input", "forward", "output", "postrouting")  # NF_INET_
 
 _thread_lock = threading.Lock()
 _library: Any = None
+_sequence = itertools.count(1)
 
 
 class BaseChain(NamedTuple):
@@ -322,6 +325,8 @@ def some_elements(table: str, set_name: str, family: int = socket.AF_INET) -> It
     try:
         for _, attributes in _ask(_GETSETELEM, _DUMP, body, family):
             yield from _elements(attributes)
+    except InterruptedError:
+        return  # something else changed: the caller sees to it that this set does not
     except OSError as error:
         _raise_unless_absent(error)
 
@@ -363,7 +368,17 @@ def has_owned_table() -> bool:
 
 
 def _dump(message: int) -> list[tuple[int, dict[int, bytes]]]:
-    return list(_ask(message, _DUMP, b"", socket.AF_UNSPEC))
+    """Every object; when somebody changed the rules while the kernel told, some may be missing: then it is asked again, some times."""
+    found: list[tuple[int, dict[int, bytes]]] = []
+    for _ in range(_DUMPS):
+        found = []
+        try:
+            for answer in _ask(message, _DUMP, b"", socket.AF_UNSPEC):
+                found.append(answer)
+            break
+        except InterruptedError:
+            continue
+    return found
 
 
 def _ask(message: int, flags: int, body: bytes, family: int) -> Iterator[tuple[int, dict[int, bytes]]]:
@@ -381,23 +396,33 @@ def _socket() -> socket.socket:
 
 
 def _answers(sock: socket.socket, message: int, flags: int, body: bytes, family: int) -> Iterator[tuple[int, dict[int, bytes]]]:
-    """The family and the attributes of every object of the answer (struct nfgenmsg, struct nlattr)."""
-    request = struct.pack("=IHHIIBBH", 20 + len(body), _SUBSYSTEM << 8 | message, _REQUEST | flags, 1, 0, family, 0, 0) + body
+    """The family and the attributes of every object of the answer (struct nfgenmsg, struct nlattr).
+
+    Raises InterruptedError at the end of a dump that may lack some. What another question has left unread, when its caller was interrupted,
+    is passed over.
+    """
+    sequence, interrupted = next(_sequence), 0
+    request = struct.pack("=IHHIIBBH", 20 + len(body), _SUBSYSTEM << 8 | message, _REQUEST | flags, sequence, 0, family, 0, 0) + body
     sock.send(request)
     while True:
         data = sock.recv(1 << 17)
         offset = 0
         while offset + 16 <= len(data):
-            length, kind = struct.unpack_from("=IH", data, offset)
+            length, kind, told, number = struct.unpack_from("=IHHI", data, offset)
+            start, offset = offset, offset + ((length + 3) & ~3)
+            if number != sequence:
+                continue
+            interrupted |= told & _DUMP_INTERRUPTED
             if kind == _DONE:
+                if interrupted:
+                    raise InterruptedError
                 return
             if kind == _ERROR:
-                number = -struct.unpack_from("=i", data, offset + 16)[0]
-                if number == 0:
+                code = -struct.unpack_from("=i", data, start + 16)[0]
+                if code == 0:
                     return  # the acknowledgement
-                raise OSError(number, os.strerror(number))
-            yield data[offset + 16], _attributes(data[offset + 20 : offset + length])
-            offset += (length + 3) & ~3
+                raise OSError(code, os.strerror(code))
+            yield data[start + 16], _attributes(data[start + 20 : start + length])
 
 
 def _attribute(kind: int, value: bytes) -> bytes:
