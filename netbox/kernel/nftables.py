@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import itertools
 import json
 import os
 import socket
@@ -31,8 +30,8 @@ _STATELESS, _HANDLE, _JSON, _TERSE = 1 << 2, 1 << 3, 1 << 4, 1 << 11  # NFT_CTX_
 
 _NETLINK_NETFILTER = 12
 _SUBSYSTEM, _GETCHAIN, _GETTABLE, _GETSETELEM = 10, 4, 1, 13  # NFNL_SUBSYS_NFTABLES, NFT_MSG_* (<linux/netfilter/nf_tables.h>)
-_REQUEST, _ACK, _DUMP_INTERRUPTED, _DUMP = 1, 4, 0x10, 0x300  # NLM_F_*
-_DUMPS = 10
+_REQUEST, _ACK, _DUMP, _DUMP_INTERRUPTED = 1, 4, 0x300, 0x10  # NLM_F_*
+DUMPS_MAX = 4  # where rules change all the time they are taken as they are then
 _ELEMENT_KEY, _ELEMENT_USERDATA = 1, 6  # NFTA_SET_ELEM_*
 _NESTED = 0x8000
 _KEYS_AT_ONCE = 500  # an attribute holds 64 KiB
@@ -50,7 +49,6 @@ _HOOKS = ("prerouting", "input", "forward", "output", "postrouting")  # NF_INET_
 
 _thread_lock = threading.Lock()
 _library: Any = None
-_sequence = itertools.count(1)
 
 
 class BaseChain(NamedTuple):
@@ -184,6 +182,12 @@ class _Kept:
             self._socket = _socket()
         return self._socket
 
+    def forget_channel(self) -> None:
+        """The next question gets another socket."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
     def close_later(self, sock: socket.socket) -> None:
         """Closes a socket: with the context while there is one, because that is when deletions may be under way."""
         with _thread_lock:
@@ -216,9 +220,7 @@ class _Kept:
         if self._context:
             _library.nft_ctx_free(self._context)
             self._context = None
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
+        self.forget_channel()
         for sock in self._waiting:
             sock.close()
         self._waiting.clear()
@@ -316,6 +318,9 @@ def elements(table: str, set_name: str, keys: Sequence[bytes], family: int = soc
         except OSError as error:
             _raise_unless_absent(error)
             return None
+        except BaseException:  # an interrupt: what is still unread would answer the next question
+            _kept.forget_channel()
+            raise
     return found
 
 
@@ -326,7 +331,7 @@ def some_elements(table: str, set_name: str, family: int = socket.AF_INET) -> It
         for _, attributes in _ask(_GETSETELEM, _DUMP, body, family):
             yield from _elements(attributes)
     except InterruptedError:
-        return  # something else changed: the caller sees to it that this set does not
+        pass  # others may have come and gone meanwhile
     except OSError as error:
         _raise_unless_absent(error)
 
@@ -368,13 +373,12 @@ def has_owned_table() -> bool:
 
 
 def _dump(message: int) -> list[tuple[int, dict[int, bytes]]]:
-    """Every object; when somebody changed the rules while the kernel told, some may be missing: then it is asked again, some times."""
-    found: list[tuple[int, dict[int, bytes]]] = []
-    for _ in range(_DUMPS):
+    """Everything of a kind; asked for anew when the rules have changed meanwhile, for then something that stands may have been left out."""
+    for _ in range(DUMPS_MAX):
         found = []
         try:
-            for answer in _ask(message, _DUMP, b"", socket.AF_UNSPEC):
-                found.append(answer)
+            for item in _ask(message, _DUMP, b"", socket.AF_UNSPEC):
+                found.append(item)
             break
         except InterruptedError:
             continue
@@ -396,33 +400,29 @@ def _socket() -> socket.socket:
 
 
 def _answers(sock: socket.socket, message: int, flags: int, body: bytes, family: int) -> Iterator[tuple[int, dict[int, bytes]]]:
-    """The family and the attributes of every object of the answer (struct nfgenmsg, struct nlattr).
-
-    Raises InterruptedError at the end of a dump that may lack some. What another question has left unread, when its caller was interrupted,
-    is passed over.
+    """The family and the attributes of every object of the answer (struct nfgenmsg, struct nlattr). ``InterruptedError`` at the end says
+    that the rules have changed meanwhile (NLM_F_DUMP_INTR, netlink(7)).
     """
-    sequence, interrupted = next(_sequence), 0
-    request = struct.pack("=IHHIIBBH", 20 + len(body), _SUBSYSTEM << 8 | message, _REQUEST | flags, sequence, 0, family, 0, 0) + body
+    request = struct.pack("=IHHIIBBH", 20 + len(body), _SUBSYSTEM << 8 | message, _REQUEST | flags, 1, 0, family, 0, 0) + body
     sock.send(request)
+    interrupted = False
     while True:
         data = sock.recv(1 << 17)
         offset = 0
         while offset + 16 <= len(data):
-            length, kind, told, number = struct.unpack_from("=IHHI", data, offset)
-            start, offset = offset, offset + ((length + 3) & ~3)
-            if number != sequence:
-                continue
-            interrupted |= told & _DUMP_INTERRUPTED
+            length, kind, its_flags = struct.unpack_from("=IHH", data, offset)
+            interrupted = interrupted or bool(its_flags & _DUMP_INTERRUPTED)
             if kind == _DONE:
                 if interrupted:
-                    raise InterruptedError
+                    raise InterruptedError(errno.EINTR, "the rules have changed meanwhile")
                 return
             if kind == _ERROR:
-                code = -struct.unpack_from("=i", data, start + 16)[0]
-                if code == 0:
+                number = -struct.unpack_from("=i", data, offset + 16)[0]
+                if number == 0:
                     return  # the acknowledgement
-                raise OSError(code, os.strerror(code))
-            yield data[start + 16], _attributes(data[start + 20 : start + length])
+                raise OSError(number, os.strerror(number))
+            yield data[offset + 16], _attributes(data[offset + 20 : offset + length])
+            offset += (length + 3) & ~3
 
 
 def _attribute(kind: int, value: bytes) -> bytes:
