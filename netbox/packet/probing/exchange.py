@@ -103,9 +103,10 @@ class Exchange:
                 sent.append(flight)
                 self._send(flight)
             self._wait(poll, queue[0].order.start + start if queue else sent[0].deadline)
+            looked = time.monotonic()  # what came in time is read, also when this process was stopped meanwhile
             for station in stations:
                 self._read(station, waiting)
-            while sent and (sent[0].answer is not None or sent[0].deadline <= time.monotonic()):
+            while sent and (sent[0].answer is not None or sent[0].deadline <= looked):
                 sent.popleft()
         return [self._settled(flight) for flight in flights]
 
