@@ -61,3 +61,33 @@ def test_an_answer_that_came_while_the_process_did_not_run(monkeypatch: pytest.M
     station: Any = Station(clock)
     (answer,) = Exchange().run([Order(station, ProbeRequest(timeout=TIMEOUT), TARGET)])
     assert (answer.state, answer.from_address) == ("answered", TARGET)
+
+
+class Silence(Station):
+    """A namespace that nothing comes back to."""
+
+    def received(self) -> Iterator[Received]:
+        return iter(())
+
+
+class Arrivals:
+    """The namespace of a target on a busy host."""
+
+    netns = -1
+
+    def __init__(self) -> None:
+        self.looks = 0
+
+    def read(self) -> None:
+        self.looks += 1
+
+    def has_seen(self, packet: bytes) -> bool:
+        assert self.looks  # there is not room for all that comes while an answer is waited for
+        return IP(packet).dst == TARGET
+
+
+def test_what_arrives_is_looked_at_meanwhile() -> None:
+    station: Any = Silence([])
+    watch: Any = Arrivals()
+    (answer,) = Exchange().run([Order(station, ProbeRequest(timeout=0.12), TARGET, watch=watch)])
+    assert (answer.state, answer.arrived) == ("filtered", True)
