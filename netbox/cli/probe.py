@@ -28,6 +28,7 @@ Examples:
   netbox probe web --dns example.org/MX
   netbox probe web 192.0.2.7 --traceroute
   netbox probe web lan --pmtu            # the largest packet that gets out
+  netbox probe web 192.0.2.7 --udp 51820 --pmtu
 
 The exit code is 0 when the target was reached, else 1; 125 when the probe could not be sent at all.
 """

@@ -328,6 +328,11 @@ def test_path_mtu(lab: Lab, private_host: object, black_hole: bool) -> None:
         found = probe(lab.engine, "web", neighbour.address, ProbeRequest("tcp", 9, pmtu=True)).path_mtu
         assert found is not None
         assert (found.mtu, found.black_hole) == (1400, black_hole), found
+        # By UDP it is refused with ICMP errors, which the neighbour's kernel sends but few of.
+        found = probe(lab.engine, "web", neighbour.address, udp=9, pmtu=True).path_mtu
+        assert found is not None
+        assert (found.mtu, found.link_mtu, found.black_hole) == (1400, 1500, black_hole), found
+        assert (found.last_seen_name if black_hole else found.limited_by_name) == "host"
         assert probe(lab.engine, "web", "host", pmtu=True).path_mtu[:2] == (1500, 1500)
     finally:
         if black_hole:

@@ -67,7 +67,7 @@ def make_request(written_port: int | None, written_protocol: str | None, options
         raise UsageError(f"{' and '.join(given)} exclude each other", "ask one after the other")
     rest = {_FIELDS.get(key, key): value for key, value in options.items() if key not in values.PROTOCOLS and value is not None}
     if not given:
-        protocol = (written_protocol or values.TCP) if written_port is not None and not options.get("pmtu") else values.ICMP
+        protocol = (written_protocol or values.TCP) if written_port is not None else values.ICMP
         return ProbeRequest(protocol, written_port if protocol in values.WITH_PORT else None, **rest)  # type: ignore[arg-type]
     ((protocol, value),) = given.items()
     if written_protocol is not None and protocol != written_protocol:

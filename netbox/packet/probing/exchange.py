@@ -86,6 +86,13 @@ class Exchange:
         """A look at what arrives in a namespace."""
         return Watch(netns_fd, self.first_id, IDENTIFICATIONS)
 
+    def pause(self, seconds: float) -> None:
+        """Lets time pass, as long as somebody waits for the answers."""
+        until = time.monotonic() + seconds
+        poll, _ = self._poll([])
+        while time.monotonic() < until:
+            self._wait(poll, until)
+
     def run(self, orders: Iterable[Order]) -> list[ProbeAnswer]:
         """Sends every packet, waits for the answers, and returns them in the order of the orders."""
         flights = [self._prepare(order) for order in orders]

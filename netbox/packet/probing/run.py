@@ -153,8 +153,8 @@ def check(request: ProbeRequest) -> None:
         raise UsageError("a DNS probe needs a name to ask for", "--dns NAME")
     if request.traceroute and request.pmtu:
         raise UsageError("--traceroute and --pmtu exclude each other", "ask one after the other")
-    if request.pmtu and name not in (values.ICMP, values.TCP):  # kernels send few ICMP errors a second, which is what UDP is refused with
-        raise UsageError(f"--pmtu works with ICMP echo and TCP, not with {name}", f"leave --{name} out")
+    if request.pmtu and name not in (values.ICMP, values.TCP, values.UDP):
+        raise UsageError(f"--pmtu works with ICMP echo, TCP and UDP, not with {name}", f"leave --{name} out")
     if request.traceroute and name in (values.ARP, values.ND):
         raise UsageError(f"--traceroute does not work with {name}, which never leaves the link", f"leave --{name} out")
     for what, value, least, most in (
