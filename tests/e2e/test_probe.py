@@ -21,13 +21,14 @@ from netbox.errors import NotFound, UsageError, WrongState
 from netbox.packet import probe, probe_many
 from netbox.packet.probing.api import Probe
 from netbox.packet.probing.values import ProbeReport, ProbeRequest
-from tests.support import linux
+from tests.support import dns, linux
 from tests.support.cli import Cli
 from tests.support.host import Neighbour
 from tests.support.leaks import links
 
 SILENCE = 0.4  # seconds: an answer inside one machine takes less than a millisecond
 SCTP = 132
+TRUNCATED = 0x200  # the flag TC of a DNS message
 
 
 class Lab:
@@ -217,6 +218,42 @@ def test_name_servers(lab: Lab, outside: Neighbour) -> None:
     with outside.inside(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as deaf:
         deaf.bind((outside.address, 53))
         assert probe(lab.engine, "web", outside.address, dns="x", timeout=SILENCE).state == "no answer"
+
+
+def test_name_servers_by_tcp(lab: Lab, outside: Neighbour) -> None:
+    """When it was asked for, and when an answer by UDP is cut off: then by TCP or not at all."""
+    lab.box("web")
+
+    def behave(name: str, tcp: bool, data: bytes) -> bytes | None:
+        if not tcp:
+            return dns.answer_to(data, ["192.0.2.1"], flags=0 if name == "short" else TRUNCATED)
+        if name == "mute":
+            return None
+        return dns.answer_to(data, [f"192.0.2.{number}" for number in range(1, 101)], dns.NXDOMAIN * (name == "no"))
+
+    def ask(name: str, **options: Any) -> ProbeReport:
+        return probe(lab.engine, "web", outside.address, dns=name, **options)
+
+    with outside.inside():
+        resolver = dns.Resolver(outside.address, behave)
+    try:
+        short, long, by_tcp = ask("short"), ask("long"), ask("short", tcp=53)
+        for report, records, truncated in ((short, 1, False), (long, 100, True), (by_tcp, 100, False)):
+            assert report.best is not None
+            assert (report.state, len(report.best.records), report.best.truncated) == ("answered", records, truncated), report.sentence
+            assert report.best.rtt is not None
+        assert "192.0.2.100 (by TCP: too long for a datagram)" in long.sentence
+        assert by_tcp.sentence.startswith(f"web → {outside.address}, DNS query for short by TCP: answered: A 192.0.2.1, ")
+        assert ask("no").state == ask("no", tcp=53).state == "no such name"
+        mute = ask("mute", timeout=SILENCE)  # the server ends the connection without a word
+        assert (mute.state, "and by TCP failed: connected, and then: it was closed" in told(mute)[1]) == ("failed", True), mute.sentence
+        assert ask("short", tcp=54).state == "closed"
+        with outside.inside():
+            subprocess.run("iptables-legacy -A INPUT -p tcp --dport 53 -j DROP".split(), check=True, timeout=60)
+        cut = ask("long", timeout=SILENCE)
+        assert (cut.state, told(cut)[1]) == ("failed", "too long for a datagram (TC), and by TCP filtered: nothing came back")
+    finally:
+        resolver.close()
 
 
 def test_names_are_resolved_as_the_source_does(lab: Lab) -> None:
