@@ -18,7 +18,7 @@ import pytest
 
 from netbox.engine import Engine, Sandbox
 from netbox.errors import NotFound, UsageError, WrongState
-from netbox.packet import probe, probe_many
+from netbox.packet import probe, probe_many, resolving
 from netbox.packet.probing.api import Probe
 from netbox.packet.probing.values import ProbeReport, ProbeRequest
 from tests.support import dns, linux
@@ -27,6 +27,7 @@ from tests.support.host import Neighbour
 from tests.support.leaks import links
 
 SILENCE = 0.4  # seconds: an answer inside one machine takes less than a millisecond
+PATIENCE = 20.0  # seconds
 SCTP = 132
 TRUNCATED = 0x200  # the flag TC of a DNS message
 
@@ -254,6 +255,28 @@ def test_name_servers_by_tcp(lab: Lab, outside: Neighbour) -> None:
         assert (cut.state, told(cut)[1]) == ("failed", "too long for a datagram (TC), and by TCP filtered: nothing came back")
     finally:
         resolver.close()
+
+
+@pytest.mark.parametrize("speaks_tcp", [True, False])
+def test_a_name_with_more_addresses_than_a_datagram_holds(outside: Neighbour, speaks_tcp: bool) -> None:
+    """The part that came by UDP does not count (RFC 2181, 9)."""
+
+    def behave(name: str, tcp: bool, data: bytes) -> bytes | None:
+        if tcp:
+            return dns.answer_to(data, [f"192.0.2.{number}" for number in range(1, 101)]) if speaks_tcp else None
+        return dns.answer_to(data, ["192.0.2.200"], flags=TRUNCATED)
+
+    with outside.inside():
+        resolver = dns.Resolver(outside.address, behave)
+    try:
+        found = resolving.resolve("db", "", f"nameserver {outside.address}\n", -1, PATIENCE)
+    finally:
+        resolver.close()
+    if speaks_tcp:
+        assert (found.outcome, found.addresses[0], len(set(found.addresses))) == (resolving.FOUND, "192.0.2.1", 100)
+    else:
+        assert (found.outcome, found.addresses) == (resolving.SILENT, ())
+        assert "and by TCP: the connection ended without an answer" in found.said
 
 
 def test_names_are_resolved_as_the_source_does(lab: Lab) -> None:
