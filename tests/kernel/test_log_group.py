@@ -120,9 +120,27 @@ def test_a_killed_reader_takes_nothing_with_it(netns: int) -> None:
         process.wait(20)
         send(b"two")
         assert heard(group, 2) == ["one", "two"]
-        assert bystander.read() == []  # it finds the new reader
         send(b"tri")
-        assert heard(bystander, 1) == heard(group, 1) == ["tri"]
+        assert heard(group, 1) == ["tri"]
+        assert heard(bystander, 3) == ["one", "two", "tri"]  # though it has found the new reader only now
+        send(b"for")
+        assert heard(bystander, 1) == heard(group, 1) == ["for"]
+
+
+def test_who_finds_the_next_reader_late_has_nothing_twice(netns: int) -> None:
+    with another(MEMBER) as process, contextlib.closing(LogGroup(netns)) as group, contextlib.closing(LogGroup(netns)) as bystander:
+        send(b"one")
+        assert heard(group, 1) == heard(bystander, 1) == ["one"]
+        process.send_signal(signal.SIGKILL)
+        process.wait(20)
+        send(b"two")
+        assert heard(group, 1) == ["two"]
+        with contextlib.closing(LogGroup(netns)) as newcomer:
+            send(b"tri")
+            assert heard(newcomer, 1) == ["tri"]  # of what was before it is not told
+            assert heard(bystander, 2) == ["two", "tri"]
+            assert heard(group, 1) == ["tri"]
+            assert [newcomer.read(), bystander.read(), group.read()] == [[], [], []]
 
 
 def test_what_a_killed_reader_has_handed_on_is_there(netns: int) -> None:
