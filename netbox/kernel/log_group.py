@@ -38,6 +38,7 @@ _KEPT = 4096  # messages, for those who have not found the next reader yet
 
 class LogGroup:
     """Its messages from now on, until it is closed; as long as it is open, the descriptor has to be, too. Not for several threads.
+    ``is_waiting`` says that the process that reads for all was stopped: what was logged meanwhile comes when it goes on.
 
     Raises:
         OSError: EBUSY where another program reads the group (see ``holder``), EOPNOTSUPP and EINVAL where the kernel has none.
@@ -58,6 +59,7 @@ class LogGroup:
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._asked = 0
+        self.is_waiting = False
         self._fresh, self._end = (os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK) for _ in range(2))
         try:
             self._join()
@@ -166,25 +168,29 @@ class LogGroup:
         """Takes what the reader has sent, all that was logged before the question; whether it is still there."""
         self._asked += 1
         question = struct.pack("=Q", self._asked)
+        reader.settimeout(0.0 if self.is_waiting else _ANSWER)  # it is waited for but once
         try:
             reader.send(question)
-        except TimeoutError:
-            return True  # it was stopped; it answers when it goes on
+        except (TimeoutError, BlockingIOError):
+            self.is_waiting = True  # it was stopped; it answers when it goes on
+            return True
         except ConnectionError:
             pass  # it has ended; what it sent before is still to be read
         while True:
             try:
                 message = reader.recv(1 << 17)
-            except TimeoutError:
+            except (TimeoutError, BlockingIOError):
+                self.is_waiting = True
                 return True
             except ConnectionError:
                 continue  # said once, before what it sent and the end
-            if not message:
-                return False
-            if message == question:
-                return True
             if len(message) >= _SHORTEST_MESSAGE:
                 self._keep(message)
+                continue
+            self.is_waiting = False
+            if message in (b"", question):
+                return bool(message)
+            reader.settimeout(_ANSWER)  # it answers again, to an older question
 
     # -- reading for all -------------------------------------------------------------------------------------------------------------
 
