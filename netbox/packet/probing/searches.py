@@ -17,6 +17,7 @@ _SMALLEST, _SMALLEST_6 = 68, 1280  # bytes that every link carries: RFC 791, RFC
 _IP_HEADER, _IP_HEADER_6 = 20, 40
 _SIZES_AT_ONCE = 32
 _ANNOUNCEMENTS = 8
+_DOUBTS = 8
 _PATIENCE = 0.3  # seconds at least for a packet that may have vanished
 _LARGEST = 65535
 
@@ -90,6 +91,10 @@ class _Search:
                 break
             size = answer.next_mtu
         found, silent = self._between(self._smallest, size)
+        for _ in range(_DOUBTS):  # the one that was too large may have been late or lost by chance
+            if not silent or found + 1 >= size or not _passed(self._send([found + 1], timeout=self._first.request.timeout)[found + 1]):
+                break
+            found, silent = self._between(found + 1, size)
         seen = self._last_seen(found + 1) if silent else None
         return self._result(found, link_mtu, limit, silent, seen)
 
@@ -97,14 +102,17 @@ class _Search:
         route = self._first.station.route(self._first.address)
         return min(self._first.station.link(route.link).mtu, _LARGEST)
 
-    def _send(self, sizes: list[int], ttl: int | None = None) -> dict[int, ProbeAnswer]:
+    def _send(self, sizes: list[int], ttl: int | None = None, timeout: float = 0.0) -> dict[int, ProbeAnswer]:
         orders = [
             dataclasses.replace(
                 self._first,
                 sequence=len(self._steps) + number,
                 dont_fragment=True,
                 request=dataclasses.replace(
-                    self._first.request, size=size - self._headers, timeout=self._timeout, ttl=ttl or self._first.request.ttl
+                    self._first.request,
+                    size=size - self._headers,
+                    timeout=timeout or self._timeout,
+                    ttl=ttl or self._first.request.ttl,
                 ),
             )
             for number, size in enumerate(sizes)
