@@ -261,7 +261,7 @@ class Sandbox(Record, Impairable):
             detach=detach,
             privileged=privileged,
             console_size=console_size,
-            spawner=self._context.spawner,
+            helper=lambda: self._context.helper(execute.KIND),
         )
 
     def stats(self, previous: Stats | None = None) -> Stats:

@@ -182,6 +182,12 @@ class _Kept:
             self._socket = _socket()
         return self._socket
 
+    def forget_channel(self) -> None:
+        """The next question gets another socket."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
     def close_later(self, sock: socket.socket) -> None:
         """Closes a socket: with the context while there is one, because that is when deletions may be under way."""
         with _thread_lock:
@@ -214,9 +220,7 @@ class _Kept:
         if self._context:
             _library.nft_ctx_free(self._context)
             self._context = None
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
+        self.forget_channel()
         for sock in self._waiting:
             sock.close()
         self._waiting.clear()
@@ -314,6 +318,9 @@ def elements(table: str, set_name: str, keys: Sequence[bytes], family: int = soc
         except OSError as error:
             _raise_unless_absent(error)
             return None
+        except BaseException:  # an interrupt: what is still unread would answer the next question
+            _kept.forget_channel()
+            raise
     return found
 
 
