@@ -185,7 +185,7 @@ def _watch(
                     grouping.add(event)
                 yield from _followed(grouping, time.monotonic_ns() - _SETTLED, records, session, spaces, order, accepts)
                 if not grouping.waits:
-                    records.clear()
+                    records = fresh  # read after the events: those of the newest packets come with the next ones
                 if deadline is not None and time.monotonic() > deadline:
                     return
 
