@@ -81,12 +81,13 @@ class _Source:
 
     def _next(self, size: int) -> bytes:
         """What comes next, empty at the end; waits for it, also where somebody made the file non-blocking."""
-        data: bytes | None
-        while (data := self._raw.read(size)) is None:
+        while True:
+            data = cast("bytes | None", self._raw.read(size))
+            if data is not None:
+                return data
             poller = select.poll()
             poller.register(self._raw.fileno(), select.POLLIN)
             poller.poll()
-        return data
 
 
 def _decompress(source: _Source) -> tuple[str, _Readable, tuple[type[Exception], ...]]:
