@@ -27,7 +27,7 @@ def follow(engine: Engine, facts: Facts, opened: Opened) -> Observation:
     Raises:
         NetboxError: packets cannot be followed here.
     """
-    from netbox.packet.tracing.follow import follow, outcome
+    from netbox.packet.tracing.follow import PATIENCE, follow, outcome
     from netbox.packet.tracing.identity import Identity
     from netbox.packet.tracing.spaces import Spaces
 
@@ -49,7 +49,8 @@ def follow(engine: Engine, facts: Facts, opened: Opened) -> Observation:
                 if error.errno not in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EPERM, errno.EINVAL, errno.ENETDOWN):
                     raise
 
-        seen = follow(engine.settings, spaces, way, identity, send)
+        # No longer than the attempt beside it waits anyway.
+        seen = follow(engine.settings, spaces, way, identity, send, patience=max(PATIENCE, facts.request.timeout))
     # A namespace that several sandboxes share has the name of one of them: here it is that of whom was asked about.
     names = {start.label: facts.source.label} if facts.source is not facts.host else {}
     if opened.target >= 0 and facts.target is not None and facts.target not in (facts.host, facts.source):
