@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -65,16 +64,15 @@ class Machine:
 
 @pytest.mark.parametrize(("delay", "place"), [(0.0, "on the host at nbweb"), (0.7, "on the host at nbweb"), (5.0, "")])
 def test_a_packet_that_is_late(monkeypatch: pytest.MonkeyPatch, delay: float, place: str) -> None:
-    """It is waited for as long as for an answer, which takes its time anyway."""
+    """It is waited for as long as an answer is, which takes its time anyway."""
     machine = Machine(delay)
     monkeypatch.setattr(spaces, "Spaces", lambda _: machine)
     monkeypatch.setattr(follow, "Session", lambda *_: machine)
     monkeypatch.setattr(follow, "netns_counters", lambda *_: {})
     monkeypatch.setattr(follow.time, "monotonic", lambda: machine.now)
     monkeypatch.setattr(packets, "send", machine.send)
-    asked = facts()
     opened = Opened(os.open("/dev/null", os.O_RDONLY))
     engine: Any = SimpleNamespace(settings=None)
-    found = following.follow(engine, replace(asked, request=replace(asked.request, timeout=0.8)), opened)
+    found = following.follow(engine, facts(), opened, lambda: machine.now < 0.8)
     opened.close()
     assert (found.dropped_at, machine.now < 1.0) == (place, True)
