@@ -25,6 +25,7 @@ from netbox.kernel.netfilter_socket import attribute, messages, open_socket
 COPY_LENGTH = 128  # bytes of each packet
 _CONFIG = 4 << 8 | 1  # NFNL_SUBSYS_ULOG, NFULNL_MSG_CONFIG
 _BUFFER = 4 << 20
+_WAITING_MAX = 1 << 14  # messages: more than the buffer holds
 _SO_SNDBUFFORCE = 32
 _PATIENCE = 0.5  # seconds that one reader may take to follow another
 _LONG_PATIENCE = 5.0  # where who bound the socket has ended: somebody else has it, who must be one of ours
@@ -263,9 +264,15 @@ class LogGroup:
         member.close()
 
     def _take(self) -> None:
-        """Reads what there is, for this process and for the others. Who does not keep up loses some."""
+        """Reads what there is, for this process and for the others. Who does not keep up loses some.
+
+        What comes meanwhile may come faster than it is read: the next call has the rest.
+        """
         with self._lock:
-            while message := self._peek():
+            for _ in range(_WAITING_MAX):
+                message = self._peek()
+                if not message:
+                    break
                 self._keep(message)
                 for member in self._members.values():
                     try:

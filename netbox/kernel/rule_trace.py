@@ -51,6 +51,7 @@ _VERDICTS = {0: "drop", 1: "accept", 2: "stolen", 3: "queue", -1: "continue", -2
 _FAMILIES = {1: "inet", 2: "ip", 3: "arp", 5: "netdev", 7: "bridge", 10: "ip6"}
 _PACKET_HEADER, _LOG_IIF, _LOG_OIF, _PAYLOAD, _PREFIX = 1, 4, 5, 9, 10  # NFULA_*
 _BUFFER = 4 << 20
+_WAITING_MAX = 1 << 14  # messages: more than the buffer holds
 _JUMP_TARGET = 2  # NFTA_VERDICT_CHAIN
 _WAITING = "rules of legacy iptables may be missing: the netbox that reads them for all who trace was stopped (bring it to the foreground)"
 _numbers = itertools.count(1)
@@ -243,7 +244,8 @@ def has_legacy_tables(family: int) -> bool:
 
 
 def _waiting(sock: socket.socket) -> Iterator[bytes]:
-    while True:
+    """What is there: not all that comes meanwhile, which may come faster than it is read."""
+    for _ in range(_WAITING_MAX):
         try:
             yield sock.recv(1 << 17)
         except BlockingIOError:

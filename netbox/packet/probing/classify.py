@@ -108,6 +108,7 @@ def answered(question: Question, reply: Reply, rtt: float, observed: Observed = 
         mac_address=reply.mac or None,
         next_mtu=reply.next_mtu,
         records=reply.records,
+        truncated=reply.truncated,
         ip_id=question.ip_id,
     )
 
@@ -117,7 +118,7 @@ def _meaning(question: Question, reply: Reply) -> tuple[str, str]:
         return _error(question, reply, reply.icmp)
     if reply.kind in ("arp", "advertisement"):
         return values.ANSWERED, f"{question.address} is at {reply.mac or 'an unnamed link-layer address'}"
-    if question.protocol == values.DNS and reply.kind == "datagram":
+    if question.protocol == values.DNS and reply.kind in ("datagram", "message"):
         return _dns(reply)
     return _REPLIES[reply.kind]
 
@@ -135,7 +136,7 @@ def _error(question: Question, reply: Reply, icmp: tuple[int, int]) -> tuple[str
 
 def _dns(reply: Reply) -> tuple[str, str]:
     if reply.code is None:
-        return values.FAILED, "a datagram that is no DNS answer"
+        return values.FAILED, f"a {reply.kind} that is no DNS answer"
     if reply.code == 0:
         cut = ", and more than fits into a datagram (TC)" if reply.truncated else ""
         return values.ANSWERED, (", ".join(reply.records) if reply.records else "NOERROR without a record") + cut

@@ -88,6 +88,21 @@ class Exchange:
         """A look at what arrives in a namespace."""
         return Watch(netns_fd, self.first_id, IDENTIFICATIONS)
 
+    def pause(self, seconds: float) -> None:
+        """Lets time pass, as long as somebody waits for the answers."""
+        until = time.monotonic() + seconds
+        poll, _ = self._poll([])
+        while time.monotonic() < until:
+            self._wait(poll, until)
+
+    def ready(self, sock: socket.socket, event: int, until: float) -> bool:
+        """Waits for an event (poll(2)) of a socket until a moment of ``time.monotonic``; false when it did not come."""
+        poll, _ = self._poll([])
+        poll.register(sock, event)
+        while not (come := sock.fileno() in self._wait(poll, until)) and time.monotonic() < until:
+            pass
+        return come
+
     def run(self, orders: Iterable[Order]) -> list[ProbeAnswer]:
         """Sends every packet, waits for the answers, and returns them in the order of the orders."""
         orders = list(orders)
@@ -130,11 +145,14 @@ class Exchange:
             poll.register(self._control, select.POLLHUP | select.POLLRDHUP)
         return poll, stations
 
-    def _wait(self, poll: select.poll, until: float) -> None:
+    def _wait(self, poll: select.poll, until: float) -> list[int]:
+        """The descriptors that are ready."""
         pause = max(0.0, until - time.monotonic())
-        for fd, event in poll.poll(pause * 1000 + (0.5 if pause else 0)):
+        ready = poll.poll(pause * 1000 + (0.5 if pause else 0))
+        for fd, event in ready:
             if self._control is not None and fd == self._control.fileno() and event & (select.POLLHUP | select.POLLRDHUP):
                 os._exit(1)  # whoever asked is gone
+        return [fd for fd, _ in ready]
 
     # -- one packet ------------------------------------------------------------------------------------------------------------------------
 
@@ -226,7 +244,8 @@ class Exchange:
                 continue
             for flight in waiting.get((id(station), reply.key), []):
                 if flight.answer is None and _belongs(reply, flight):
-                    flight.answer = classify.answered(flight.question, reply, max(0.0, packet.time - flight.sent))
+                    told = packets.with_dns(reply, flight.outline.serial) if flight.outline.protocol == values.DNS else reply
+                    flight.answer = classify.answered(flight.question, told, max(0.0, packet.time - flight.sent))
                     break
 
     # -- silence ---------------------------------------------------------------------------------------------------------------------------

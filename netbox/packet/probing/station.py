@@ -167,6 +167,23 @@ class Station:
             self._senders[family] = sock
         return self._senders[family]
 
+    def connection(self, address: str, port: int, source: str | None, ttl: int | None) -> socket.socket:
+        """A TCP connection that the kernel is about to make. Raises OSError when it cannot even try."""
+        ipv6 = ":" in address
+        sock = self._socket(socket.AF_INET6 if ipv6 else socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK, socket.IPPROTO_TCP)
+        try:
+            if ttl is not None:
+                level, option = (socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS) if ipv6 else (socket.IPPROTO_IP, socket.IP_TTL)
+                sock.setsockopt(level, option, ttl)
+            if source is not None:
+                sock.bind((source, 0))
+            with contextlib.suppress(BlockingIOError):
+                sock.connect((address, port))
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
     def send_frame(self, frame: bytes, index: int) -> None:
         """Sends a whole Ethernet frame by a link. Raises OSError."""
         with self._socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as sock:

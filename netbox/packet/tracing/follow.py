@@ -71,7 +71,7 @@ def trace(
         NoPermission: not root.
     """
     request = request or (api.request_for(target, {}) if isinstance(target, str) else ProbeRequest(ICMP))
-    if request.protocol in (ARP, ND) or request.traceroute or request.pmtu:
+    if request.protocol in (ARP, ND) or request.traceroute or request.pmtu or request.over_tcp:
         raise UsageError(f"a trace follows one IP packet, and {_named(request)} is none", "use 'netbox probe' for it")
     with ExitStack() as stack:
         start = stack.enter_context(places.source(engine, source)) if isinstance(source, str) else source
