@@ -13,6 +13,7 @@ import pytest
 from netbox.kernel import log_group, rule_trace, tracefs
 from netbox.kernel.bpf import RingBuffer
 from netbox.kernel.log_group import LogGroup
+from netbox.kernel.netfilter_socket import attribute
 from netbox.kernel.tracefs import TracefsSource
 
 ENOUGH = 100_000
@@ -42,7 +43,8 @@ class Socket:
     def recv(self, size: int, flags: int = 0) -> bytes:
         self._more()
         self._number += 1
-        return struct.pack("=IHHII", 16, 0, 0, self._number, 0)
+        number = attribute(12, struct.pack(">I", self._number))  # NFULA_SEQ
+        return struct.pack("=IHHIIBBH", 20 + len(number), 0, 0, self._number, 0, 0, 0, 0) + number
 
 
 def test_a_ring_that_fills_while_it_is_read(more: Callable[[], None]) -> None:
@@ -86,6 +88,6 @@ def test_records_of_nf_tables(more: Callable[[], None]) -> None:
 def test_records_of_the_log(more: Callable[[], None]) -> None:
     group: Any = object.__new__(LogGroup)
     group._log, group._lock, group._members = Socket(more), threading.Lock(), {}
-    group._messages, group._latest = deque(), b""
+    group._messages, group._history, group._number = deque(), deque(), -1
     group._take()
     assert len(group._messages) == log_group._WAITING_MAX
