@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 _FIRST_PORT, _PORTS = 40000, 20000
 
 
-def follow(engine: Engine, facts: Facts, opened: Opened) -> Observation:
-    """Sends one packet like those of the request and says what became of it.
+def follow(engine: Engine, facts: Facts, opened: Opened, waits: Callable[[], bool] = lambda: False) -> Observation:
+    """Sends one packet like those of the request and says what became of it. While ``waits`` says so, an end is waited for that has not
+    come yet.
 
     Raises:
         NetboxError: packets cannot be followed here.
@@ -49,7 +50,7 @@ def follow(engine: Engine, facts: Facts, opened: Opened) -> Observation:
                 if error.errno not in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EPERM, errno.EINVAL, errno.ENETDOWN):
                     raise
 
-        seen = follow(engine.settings, spaces, way, identity, send)
+        seen = follow(engine.settings, spaces, way, identity, send, waits=waits)
     # A namespace that several sandboxes share has the name of one of them: here it is that of whom was asked about.
     names = {start.label: facts.source.label} if facts.source is not facts.host else {}
     if opened.target >= 0 and facts.target is not None and facts.target not in (facts.host, facts.source):

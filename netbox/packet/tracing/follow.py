@@ -146,9 +146,10 @@ def follow(
     send: Callable[[], object],
     tracer: str | None = None,
     patience: float = PATIENCE,
+    waits: Callable[[], bool] = lambda: False,
 ) -> Observed:
     """Calls ``send``, which sends one packet of that identity, and follows it. ``way`` are the namespaces from source to destination;
-    ``patience`` is as for ``trace``.
+    ``patience`` is as for ``trace``, and goes on as long as ``waits`` says so.
 
     Raises as ``Session``, and what ``send`` raises.
     """
@@ -164,7 +165,7 @@ def follow(
             found = hops(events, met, identity.role, around)
             # A packet that was sent has left a trace by now; on a busy host the rest of its way, or why it ended, may take a while.
             unexplained = session.tracer != NONE and any(hop.kind == values.DROP and not hop.reason for hop in found)
-            if not found or (outcome(found, False) != LOST and not unexplained) or time.monotonic() > deadline:
+            if not found or (outcome(found, False) != LOST and not unexplained) or (time.monotonic() > deadline and not waits()):
                 break
     after = netns_counters(end.fd, COUNTERS)
     grown = {name: count - before.get(name, 0) for name, count in after.items() if count > before.get(name, 0)}
