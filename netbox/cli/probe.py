@@ -26,14 +26,16 @@ Examples:
   netbox probe web db --udp 53
   netbox probe web --dns db              # what web's own name server says
   netbox probe web --dns example.org/MX
+  netbox probe web --dns example.org/TXT --tcp 53
   netbox probe web 192.0.2.7 --traceroute
   netbox probe web lan --pmtu            # the largest packet that gets out
+  netbox probe web 192.0.2.7 --udp 51820 --pmtu
 
 The exit code is 0 when the target was reached, else 1; 125 when the probe could not be sent at all.
 """
 )
 @click.option("--icmp", is_flag=True, help="ICMP echo (the default without a port).")
-@click.option("--tcp", type=int, metavar="PORT", help="A TCP SYN (the default with a port).")
+@click.option("--tcp", type=int, metavar="PORT", help="A TCP SYN (the default with a port); with --dns the query, by TCP.")
 @click.option("--udp", type=int, metavar="PORT", help="A UDP datagram.")
 @click.option("--sctp", type=int, metavar="PORT", help="An SCTP INIT.")
 @click.option("--arp", is_flag=True, help="An ARP request: who has the address (IPv4, same link).")
@@ -41,7 +43,8 @@ The exit code is 0 when the target was reached, else 1; 125 when the probe could
 @click.option(
     "--dns",
     metavar="NAME[/TYPE]",
-    help="Ask the name server DST for NAME (A) or NAME/TYPE; for an address its name. Without DST, the first one of SRC.",
+    help="Ask the name server DST for NAME (A) or NAME/TYPE; for an address its name. Without DST, the first one of SRC. By UDP, and by"
+    " TCP what is too long for that.",
 )
 @click.option("-6", "--ipv6", is_flag=True, help="Use DST's IPv6 address.")
 @click.option("--size", type=int, metavar="BYTES", help="Payload behind the transport header.")

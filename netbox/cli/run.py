@@ -214,7 +214,7 @@ class _Attachment:
 def _start(state: State, spec: SandboxSpec, id_file: IdFile, detach: bool, wanted: _Attachment) -> int:
     from netbox.engine import Engine
 
-    with Engine(warm=False, prespawned=state.take_launcher()) as engine:
+    with Engine(warm=False, prespawned=state.take_helper()) as engine:
         sandbox = engine.prepare_run(spec)
         id_file.write(sandbox.id)
         size = terminal.console_size() if spec.tty else None

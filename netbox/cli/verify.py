@@ -39,21 +39,22 @@ def verify(modes: tuple[str, ...], output_format: str) -> int:
     Builds sandboxes in every mode (bridge, the same with ipv6, host, container, none, on a LAN by macvlan, in somebody else's namespace)
     and another machine on the host's network, all of them temporary, and sends packets between them: what must arrive, and what must
     not. Everything is removed again, also after ctrl-c.
-    Where the kernel has no IPv6, ipv6 is left out unless it is named.
+    A mode that this kernel cannot have (ipv6, macvlan) is left out, which is said, unless it is named: then it is an error.
     """
     from netbox.engine import Engine
     from netbox.packet.verifying import formats, run
 
     start = time.monotonic()
     progress = _Progress(output_format == "text")
+
+    def finished(mode: str, outcomes: list[Outcome]) -> None:
+        progress.clear()
+        if output_format == "text":
+            output.echo("\n".join(block(mode, outcomes)))
+            output.echo()
+
     with Engine() as engine:
-        outcomes: dict[str, list[Outcome]] = {}
-        for mode in dict.fromkeys(modes or run.offered()):
-            outcomes |= run.verify(engine, [mode], progress.step)
-            progress.clear()
-            if output_format == "text":
-                output.echo("\n".join(block(mode, outcomes[mode])))
-                output.echo()
+        outcomes = run.verify(engine, modes, progress.step, finished)
     flat = [outcome for group in outcomes.values() for outcome in group]
     if output_format == "text":
         output.echo(summary(flat, time.monotonic() - start))
@@ -65,7 +66,9 @@ def verify(modes: tuple[str, ...], output_format: str) -> int:
 
 
 def block(mode: str, outcomes: list[Outcome]) -> list[str]:
-    """A mode: its promises, and below each broken one what happened instead."""
+    """A mode: its promises, and below each broken one what happened instead; or why it was left out."""
+    if outcomes[0].skipped:
+        return [output.style(mode, "bold"), f"  {output.style(f'{outcomes[0].title}: {outcomes[0].detail}', 'yellow')}"]
     width = max(len(outcome.title) for outcome in outcomes)
     lines = [output.style(mode, "bold")]
     for outcome in outcomes:
@@ -78,12 +81,14 @@ def block(mode: str, outcomes: list[Outcome]) -> list[str]:
 
 
 def summary(outcomes: list[Outcome], seconds: float) -> str:
-    """``33 of 33 promises kept in 2.4 s``."""
-    kept = sum(outcome.passed for outcome in outcomes)
-    text = f"{kept} of {len(outcomes)} promises kept in {seconds:.1f} s"
-    if kept == len(outcomes):
+    """``33 of 33 promises kept in 2.4 s``, and what was left out."""
+    judged = [outcome for outcome in outcomes if not outcome.skipped]
+    kept = sum(outcome.passed for outcome in judged)
+    left_out = ", ".join(outcome.mode for outcome in outcomes if outcome.skipped)
+    text = f"{kept} of {len(judged)} promises kept in {seconds:.1f} s" + (f"; left out: {left_out}" if left_out else "")
+    if kept == len(judged):
         return f"{output.style('this machine is sound', 'green')}: {text}"
-    broken = ", ".join(dict.fromkeys(outcome.mode for outcome in outcomes if not outcome.passed))
+    broken = ", ".join(dict.fromkeys(outcome.mode for outcome in judged if not outcome.passed))
     return f"{output.style('this machine is not sound', 'red')}: {text}; broken in {broken}; 'netbox check' says what is missing"
 
 

@@ -69,8 +69,13 @@ def acquire_or_conflict(run_directory: str, name: str, timeout: float = 0.0) -> 
     """
     lock = SandboxLock.acquire(run_directory, timeout)
     if lock is None:
-        raise Conflict(f"another netbox command is working on {name}", "try again in a moment")
+        raise held(name)
     return lock
+
+
+def held(name: str) -> Conflict:
+    """The error for a sandbox whose lock stays taken."""
+    return Conflict(f"another netbox command is working on {name}", "try again in a moment")
 
 
 def is_free(run_directory: str) -> bool:

@@ -62,6 +62,21 @@ def rename(index: int, name: str) -> rtnetlink.Request:
     )
 
 
+def lacks_kind(kind: str) -> bool:
+    """Whether this kernel, with the modules that lie ready, says that it has no such kind of Ethernet links (``macvlan``, ``vlan``).
+
+    It is asked for one with an address of a single byte, which it refuses whatever the kind: nothing is made.
+    """
+    info = rtnetlink.attribute(rtnetlink.IFLA_LINKINFO, rtnetlink.text(rtnetlink.IFLA_INFO_KIND, kind))
+    body = _LINK.pack(0, 0, 0, 0, 0) + rtnetlink.attribute(rtnetlink.IFLA_ADDRESS, b"\0") + info
+    try:
+        with RouteSocket() as route:
+            route.request(rtnetlink.Request(rtnetlink.RTM_NEWLINK, rtnetlink.NLM_F_CREATE | rtnetlink.NLM_F_EXCL, body, f"a link {kind}"))
+    except OSError as error:
+        return error.errno == errno.EOPNOTSUPP
+    return False
+
+
 def namespace_id(route: RouteSocket, netns_fd: int) -> int:
     """A number by which the socket's namespace knows another one as long as that lives, also when no process is left in it; it is given
     one unless it has. Numbers are used again.

@@ -22,6 +22,7 @@ from netbox.kernel import namespaces, syscalls
 
 FOUND, UNKNOWN, SILENT, REFUSED, NO_SERVER = "found", "unknown", "silent", "refused", "no server"
 _A, _AAAA, _IN = 1, 28, 1
+_TC = 0x02  # in the third byte of a message
 _SERVFAIL, _NXDOMAIN = 2, 3
 _CODES = {1: "FORMERR", 2: "SERVFAIL", 3: "NXDOMAIN", 4: "NOTIMP", 5: "REFUSED"}
 _PORT = 53
@@ -214,13 +215,16 @@ def _ask(name: str, candidate: str, servers: tuple[str, ...], netns_fd: int, tim
             except OSError as error:
                 said = _failure(server, error)
                 del waiting[sock]
-        while (left := deadline - time.monotonic()) > 0 and waiting:
-            for sock in select.select(list(waiting), [], [], left)[0]:
+        while waiting:
+            left = deadline - time.monotonic()  # asked before the last look, so that what has come by then counts
+            ready = select.select(list(waiting), [], [], max(0.0, left))[0]
+            if not ready and left <= 0:
+                break
+            for sock in ready:
                 server = waiting[sock]
-                try:
-                    data = sock.recv(4096)
-                except OSError as error:
-                    said = _failure(server, error)
+                data, failure = _received(sock, server, netns_fd, questions, deadline)
+                if failure:
+                    said = failure
                     del waiting[sock]
                     continue
                 code, addresses, number = next(((*found, key) for key in questions if (found := parse_answer(data, key))), (-1, (), -1))
@@ -243,11 +247,49 @@ def _ask(name: str, candidate: str, servers: tuple[str, ...], netns_fd: int, tim
             sock.close()
 
 
-def _socket(server: str, netns_fd: int) -> socket.socket:
+def _received(sock: socket.socket, server: str, netns_fd: int, questions: dict[int, bytes], deadline: float) -> tuple[bytes, str]:
+    """A datagram, in the place of one that is cut off (TC) what the server says by TCP; or why there is none, in words."""
+    try:
+        data = sock.recv(4096)
+    except OSError as error:
+        return b"", _failure(server, error)
+    message = questions.get(int.from_bytes(data[:2], "big"))
+    if message is None or len(data) < 3 or not data[2] & _TC:
+        return data, ""
+    try:
+        return _by_tcp(server, netns_fd, message, deadline), ""
+    except OSError as error:
+        return b"", f"{server} has more to say than fits into a datagram, and by TCP: {error.strerror or error}"
+
+
+def _by_tcp(server: str, netns_fd: int, message: bytes, deadline: float) -> bytes:
+    """What the server says by TCP, as resolvers ask when an answer by UDP was cut off (RFC 7766, 5). Raises OSError."""
+    with _socket(server, netns_fd, socket.SOCK_STREAM) as sock:
+
+        def left() -> float:
+            seconds = deadline - time.monotonic()
+            if seconds <= 0:
+                raise TimeoutError("no answer")
+            return seconds
+
+        sock.settimeout(left())
+        sock.connect((server, _PORT))
+        sock.sendall(len(message).to_bytes(2, "big") + message)
+        data = b""
+        while len(data) < 2 or len(data) < 2 + int.from_bytes(data[:2], "big"):
+            sock.settimeout(left())
+            piece = sock.recv(1 << 16)
+            if not piece:
+                raise ConnectionError("the connection ended without an answer")
+            data += piece
+    return data[2:]
+
+
+def _socket(server: str, netns_fd: int, kind: int = socket.SOCK_DGRAM) -> socket.socket:
     family = socket.AF_INET6 if ":" in server else socket.AF_INET
     if netns_fd < 0:
-        return socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
-    return namespaces.socket_in(netns_fd, family, socket.SOCK_DGRAM)
+        return socket.socket(family, kind | socket.SOCK_CLOEXEC)
+    return namespaces.socket_in(netns_fd, family, kind)
 
 
 def _failure(server: str, error: OSError) -> str:

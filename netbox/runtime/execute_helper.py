@@ -127,6 +127,8 @@ def _become(config: dict[str, Any], sync: _socket.socket, sandbox: int, cgroup_f
     environment = init.environment_of(config["env"], home)
     syscalls.reset_signals(init.IGNORED_SIGNALS)
     privileges.drop(config, uid, gid, groups, program, dies_with_parent)
+    # A helper that died while the change of credentials had cleared the parent-death signal: this fails then.
+    protocol.write_message(sync.fileno(), protocol.READY, {})
     init.execute(config["argv"], environment)
 
 

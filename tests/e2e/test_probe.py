@@ -18,16 +18,18 @@ import pytest
 
 from netbox.engine import Engine, Sandbox
 from netbox.errors import NotFound, UsageError, WrongState
-from netbox.packet import probe, probe_many
+from netbox.packet import probe, probe_many, resolving
 from netbox.packet.probing.api import Probe
 from netbox.packet.probing.values import ProbeReport, ProbeRequest
-from tests.support import linux
+from tests.support import dns, linux
 from tests.support.cli import Cli
 from tests.support.host import Neighbour
 from tests.support.leaks import links
 
 SILENCE = 0.4  # seconds: an answer inside one machine takes less than a millisecond
+PATIENCE = 20.0  # seconds
 SCTP = 132
+TRUNCATED = 0x200  # the flag TC of a DNS message
 
 
 class Lab:
@@ -219,6 +221,64 @@ def test_name_servers(lab: Lab, outside: Neighbour) -> None:
         assert probe(lab.engine, "web", outside.address, dns="x", timeout=SILENCE).state == "no answer"
 
 
+def test_name_servers_by_tcp(lab: Lab, outside: Neighbour) -> None:
+    """When it was asked for, and when an answer by UDP is cut off: then by TCP or not at all."""
+    lab.box("web")
+
+    def behave(name: str, tcp: bool, data: bytes) -> bytes | None:
+        if not tcp:
+            return dns.answer_to(data, ["192.0.2.1"], flags=0 if name == "short" else TRUNCATED)
+        if name == "mute":
+            return None
+        return dns.answer_to(data, [f"192.0.2.{number}" for number in range(1, 101)], dns.NXDOMAIN * (name == "no"))
+
+    def ask(name: str, **options: Any) -> ProbeReport:
+        return probe(lab.engine, "web", outside.address, dns=name, **options)
+
+    with outside.inside():
+        resolver = dns.Resolver(outside.address, behave)
+    try:
+        short, long, by_tcp = ask("short"), ask("long"), ask("short", tcp=53)
+        for report, records, truncated in ((short, 1, False), (long, 100, True), (by_tcp, 100, False)):
+            assert report.best is not None
+            assert (report.state, len(report.best.records), report.best.truncated) == ("answered", records, truncated), report.sentence
+            assert report.best.rtt is not None
+        assert "192.0.2.100 (by TCP: too long for a datagram)" in long.sentence
+        assert by_tcp.sentence.startswith(f"web → {outside.address}, DNS query for short by TCP: answered: A 192.0.2.1, ")
+        assert ask("no").state == ask("no", tcp=53).state == "no such name"
+        mute = ask("mute", timeout=SILENCE)  # the server ends the connection without a word
+        assert (mute.state, "and by TCP failed: connected, and then: it was closed" in told(mute)[1]) == ("failed", True), mute.sentence
+        assert ask("short", tcp=54).state == "closed"
+        with outside.inside():
+            subprocess.run("iptables-legacy -A INPUT -p tcp --dport 53 -j DROP".split(), check=True, timeout=60)
+        cut = ask("long", timeout=SILENCE)
+        assert (cut.state, told(cut)[1]) == ("failed", "too long for a datagram (TC), and by TCP filtered: nothing came back")
+    finally:
+        resolver.close()
+
+
+@pytest.mark.parametrize("speaks_tcp", [True, False])
+def test_a_name_with_more_addresses_than_a_datagram_holds(outside: Neighbour, speaks_tcp: bool) -> None:
+    """The part that came by UDP does not count (RFC 2181, 9)."""
+
+    def behave(name: str, tcp: bool, data: bytes) -> bytes | None:
+        if tcp:
+            return dns.answer_to(data, [f"192.0.2.{number}" for number in range(1, 101)]) if speaks_tcp else None
+        return dns.answer_to(data, ["192.0.2.200"], flags=TRUNCATED)
+
+    with outside.inside():
+        resolver = dns.Resolver(outside.address, behave)
+    try:
+        found = resolving.resolve("db", "", f"nameserver {outside.address}\n", -1, PATIENCE)
+    finally:
+        resolver.close()
+    if speaks_tcp:
+        assert (found.outcome, found.addresses[0], len(set(found.addresses))) == (resolving.FOUND, "192.0.2.1", 100)
+    else:
+        assert (found.outcome, found.addresses) == (resolving.SILENT, ())
+        assert "and by TCP: the connection ended without an answer" in found.said
+
+
 def test_names_are_resolved_as_the_source_does(lab: Lab) -> None:
     lab.network("front")
     lab.box("web", network="front", extra_hosts=["written:10.9.8.7"])
@@ -328,6 +388,11 @@ def test_path_mtu(lab: Lab, private_host: object, black_hole: bool) -> None:
         found = probe(lab.engine, "web", neighbour.address, ProbeRequest("tcp", 9, pmtu=True)).path_mtu
         assert found is not None
         assert (found.mtu, found.black_hole) == (1400, black_hole), found
+        # By UDP it is refused with ICMP errors, which the neighbour's kernel sends but few of.
+        found = probe(lab.engine, "web", neighbour.address, udp=9, pmtu=True).path_mtu
+        assert found is not None
+        assert (found.mtu, found.link_mtu, found.black_hole) == (1400, 1500, black_hole), found
+        assert (found.last_seen_name if black_hole else found.limited_by_name) == "host"
         assert probe(lab.engine, "web", "host", pmtu=True).path_mtu[:2] == (1500, 1500)
     finally:
         if black_hole:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from netbox.errors import CleanupError, Conflict, HostError, NetboxError, NotFound, Unsupported, UsageError
+from netbox.kernel import sublinks
 from netbox.kernel.rtnetlink import RouteSocket
 from netbox.network import parents, shaping
 from netbox.network.shaping import IN, OUT, Impairment
@@ -20,6 +21,7 @@ from netbox.spec import NetworkAttachment, NetworkSpec, PortSpec
 from tests.kernel.network_lab import REFUSAL, TIMEOUT, Guest, Lab, ask, out_of_reach, reachable, serve
 from tests.support import linux
 from tests.support.host import Neighbour, PrivateHost
+from tests.support.leaks import links
 from tests.support.waiting import wait_until
 
 LAN = Neighbour.network
@@ -69,6 +71,12 @@ def test_who_reaches_whom(lab: Lab, outside: Neighbour) -> None:
     finally:
         for server in servers:
             server.close()
+
+
+def test_whether_the_kernel_has_it_is_asked_without_making_one(private_host: PrivateHost) -> None:
+    before = links()
+    assert [sublinks.lacks_kind(kind) for kind in ("macvlan", "bridge", "veth", "nonesuch")] == [False, False, False, True]
+    assert links() == before
 
 
 @pytest.mark.parametrize(("mode", "each_other"), [("bridge", True), ("private", False), ("vepa", False)])

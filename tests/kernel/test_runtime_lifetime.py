@@ -15,6 +15,7 @@ import pytest
 
 from netbox.errors import CommandNotFound, WrongState
 from netbox.runtime import client, execute, protocol, status
+from netbox.runtime.helper import Helper
 from netbox.runtime.launcher import Launcher
 from netbox.runtime.log_reader import read_logs
 from netbox.runtime.spawner import Spawner
@@ -230,7 +231,7 @@ def test_spawner_starts_monitors_and_execs_that_outlive_it(lab: Lab) -> None:
         assert found is not None
         assert found.pid is not None
         assert found.pid_start is not None
-        executed = execute.start(config, found.pid, found.pid_start, ["echo", "warm"], spawner=spawner)
+        executed = execute.start(config, found.pid, found.pid_start, ["echo", "warm"], helper=lambda: Helper.start(execute.KIND, spawner))
         assert executed is not None
         assert client.communicate(executed) == (0, b"warm\n", b"")
         executed.close()

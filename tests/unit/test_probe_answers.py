@@ -52,7 +52,7 @@ def outline(protocol: str, ipv6: bool = False, **values: Any) -> Outline:
     )
 
 
-def error(protocol: str, type_: int, code: int, source: str = ROUTER, **fields: int) -> bytes:
+def error(protocol: str, type_: int, code: int, source: str = ROUTER, **fields: Any) -> bytes:
     quoted = packets.build(outline(protocol))[0][:28]  # as RFC 792: the header and eight bytes
     return bytes(IP(src=source, dst=OWN) / ICMP(type=type_, code=code, **fields) / Raw(quoted))
 
@@ -66,6 +66,8 @@ def classified(protocol: str, data: bytes, ipv6: bool = False) -> ProbeAnswer:
     assert reply is not None
     sent = outline(protocol, ipv6)
     assert reply.key == sent.key
+    if protocol == "dns":
+        reply = packets.with_dns(reply, sent.serial)
     return classify.answered(Question(0, protocol, sent.address, sent.port, sent.id), reply, 0.001)
 
 
@@ -145,12 +147,32 @@ def test_dns_answers(rcode: int, records: Any, state: str, words: str) -> None:
     assert (answer.state, words in answer.answer) == (state, True), answer
 
 
+def test_dns_by_another_port() -> None:
+    message = DNS(id=7, qr=1, qd=DNSQR(qname="db"), an=DNSRR(rrname="db", type="A", rdata="10.0.0.5"))
+    reply = packets.read(bytes(IP(**TO_OWN) / UDP(sport=5300, dport=40000) / message), 4)
+    assert reply is not None
+    assert packets.with_dns(reply, 7).records == ("A 10.0.0.5",)
+    assert packets.with_dns(reply, 8).code is None  # the answer to another query
+
+
+def test_what_is_no_dns_message() -> None:
+    whole = bytes(
+        DNS(id=7, qr=1, qd=DNSQR(qname="db"), an=[DNSRRMX(rrname="db", exchange="m."), DNSRR(rrname="db", type="TXT", rdata=[b"x"])])
+    )
+    for data in [*(whole[:length] for length in range(len(whole))), b"\xff" * 40, whole[:2] + b"\xff" * 40]:
+        reply = packets.read(bytes(IP(**TO_OWN) / UDP(sport=53, dport=40000) / Raw(data)), 4)
+        assert reply is not None
+        assert classify.answered(Question(0, "dns", TARGET, 53), packets.with_dns(reply, 7), 0.001).state in ("failed", "answered")
+
+
 def test_packets_of_others_are_no_answers() -> None:
     for data in (
         bytes(IP(**TO_OWN) / ICMP(type=8)),
         bytes(IP(**TO_OWN) / ICMP(type=3, code=3)),
         bytes(IP(src=TARGET, dst=OWN, proto=47) / Raw(b"xxxx")),
         bytes(IP(**TO_OWN) / ICMP(type=3) / Raw(b"\x45\0")),
+        error("icmp", 5, 1, gw=TARGET),  # a router sends it before it forwards the packet
+        error("icmp", 4, 0),
     ):
         assert packets.read(data, 4) is None
 

@@ -51,10 +51,17 @@ def test_what_is_no_target(text: str) -> None:
         (80, None, {"tcp": 80, "count": 3}, ProbeRequest("tcp", 80, count=3)),
         (None, None, {"sctp": 9, "udp": None}, ProbeRequest("sctp", 9)),
         (80, None, {"icmp": True}, ProbeRequest("icmp")),
+        (None, None, {"pmtu": True}, ProbeRequest("icmp", pmtu=True)),
+        (80, None, {"pmtu": True}, ProbeRequest("tcp", 80, pmtu=True)),
+        (53, "udp", {"pmtu": True}, ProbeRequest("udp", 53, pmtu=True)),
         (None, None, {"dns": "db"}, ProbeRequest("dns", 53, "db")),
         (5353, None, {"dns": "db"}, ProbeRequest("dns", 5353, "db")),
         (None, None, {"dns": "example.org/mx"}, ProbeRequest("dns", 53, "example.org", "MX")),
         (None, None, {"dns": "10.0.0.5"}, ProbeRequest("dns", 53, "5.0.0.10.in-addr.arpa", "PTR")),
+        (None, None, {"dns": "db", "tcp": 53}, ProbeRequest("dns", 53, "db", over_tcp=True)),
+        (5353, "tcp", {"dns": "db/TXT"}, ProbeRequest("dns", 5353, "db", "TXT", over_tcp=True)),
+        (5353, "tcp", {"dns": "db", "tcp": 5353}, ProbeRequest("dns", 5353, "db", over_tcp=True)),
+        (None, None, {"dns": "db", "udp": 5353}, ProbeRequest("dns", 5353, "db")),
         (None, None, {"source_address": "192.0.2.1", "icmp": False}, ProbeRequest("icmp", source="192.0.2.1")),
     ],
 )
@@ -64,7 +71,18 @@ def test_requests(port: int | None, protocol: str | None, options: ProbeOptions,
 
 @pytest.mark.parametrize(
     ("port", "protocol", "options"),
-    [(None, None, {"tcp": 80, "udp": 80}), (80, None, {"tcp": 81}), (80, "udp", {"tcp": 80}), (None, None, {"arp": True, "nd": True})],
+    [
+        (None, None, {"tcp": 80, "udp": 80}),
+        (80, None, {"tcp": 81}),
+        (80, "udp", {"tcp": 80}),
+        (None, None, {"arp": True, "nd": True}),
+        (None, None, {"dns": "db", "tcp": 53, "udp": 53}),
+        (None, None, {"dns": "db", "sctp": 53}),
+        (None, None, {"dns": "db", "icmp": True}),
+        (53, None, {"dns": "db", "tcp": 54}),
+        (53, "udp", {"dns": "db", "tcp": 53}),
+        (53, "sctp", {"dns": "db"}),
+    ],
 )
 def test_requests_that_contradict_themselves(port: int | None, protocol: str | None, options: ProbeOptions) -> None:
     with pytest.raises(UsageError):
@@ -83,8 +101,12 @@ def test_requests_that_contradict_themselves(port: int | None, protocol: str | N
         ProbeRequest(count=0),
         ProbeRequest(timeout=0),
         ProbeRequest(pmtu=True, traceroute=True),
-        ProbeRequest("udp", 80, pmtu=True),
+        ProbeRequest("sctp", 80, pmtu=True),
+        ProbeRequest("udp", pmtu=True),
         ProbeRequest("arp", traceroute=True),
+        ProbeRequest("tcp", 53, over_tcp=True),
+        ProbeRequest("dns", 53, "db", over_tcp=True, traceroute=True),
+        ProbeRequest("dns", 53, "db", over_tcp=True, size=100),
     ],
 )
 def test_requests_that_make_no_sense(request_: ProbeRequest) -> None:

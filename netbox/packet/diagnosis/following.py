@@ -39,7 +39,8 @@ def follow(engine: Engine, facts: Facts, opened: Opened) -> Observation:
         if opened.target >= 0:
             way.append(spaces.add(facts.target.label if facts.target else HOST, os.dup(opened.target)))
         way = list(dict.fromkeys(way))
-        identity = Identity(6 if ":" in facts.address else 4, facts.request.protocol, crafted.number, crafted.source_port)
+        version, ports = 6 if ":" in facts.address else 4, (facts.port, facts.destination[1])
+        identity = Identity(version, facts.request.protocol, crafted.number, crafted.source_port, ports)
 
         def send() -> None:
             try:

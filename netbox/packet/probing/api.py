@@ -26,11 +26,12 @@ if TYPE_CHECKING:
 
 
 _FIELDS = {"source_address": "source"}
+_CARRIERS = frozenset({values.TCP, values.UDP})  # what DNS goes by
 
 
 class ProbeOptions(TypedDict, total=False):
     """What ``probe`` takes by name: at most one of ``tcp``, ``udp``, ``sctp`` (a port), ``icmp``, ``arp``, ``nd`` (true), ``dns`` (a
-    name, with ``/TYPE`` for another record than A; an address for its name);
+    name, with ``/TYPE`` for another record than A; an address for its name), but ``dns`` may have ``tcp`` or ``udp`` beside it;
     ``source_address`` to send from; the others as in ``ProbeRequest``. Without a protocol it is that of the target's port, TCP by default,
     or ICMP without a port.
     """
@@ -63,23 +64,28 @@ class Probe(NamedTuple):
 def make_request(written_port: int | None, written_protocol: str | None, options: ProbeOptions) -> ProbeRequest:
     """The request that the options and the text of a target mean. Raises UsageError."""
     given = {key: options.get(key) for key in values.PROTOCOLS if options.get(key) not in (None, False)}
-    if len(given) > 1:
-        raise UsageError(f"{' and '.join(given)} exclude each other", "ask one after the other")
-    rest = {_FIELDS.get(key, key): value for key, value in options.items() if key not in values.PROTOCOLS and value is not None}
-    if not given:
-        protocol = (written_protocol or values.TCP) if written_port is not None and not options.get("pmtu") else values.ICMP
-        return ProbeRequest(protocol, written_port if protocol in values.WITH_PORT else None, **rest)  # type: ignore[arg-type]
-    ((protocol, value),) = given.items()
-    if written_protocol is not None and protocol != written_protocol:
+    asked = given.pop(values.DNS, None)
+    if len(given) > 1 or (asked is not None and given.keys() - _CARRIERS):
+        names = [*given, *([values.DNS] if asked is not None else [])]
+        raise UsageError(f"{' and '.join(names)} exclude each other", "ask one after the other")
+    protocol, value = next(iter(given.items()), (None, None))
+    if written_protocol is not None and protocol not in (None, written_protocol):
         raise UsageError(f"the target says {written_protocol}, the option {protocol}", "write one of the two")
-    if protocol == values.DNS:
-        name, record = dns_question(str(value))
-        return ProbeRequest(protocol, written_port or values.DNS_PORT, name, record, **rest)  # type: ignore[arg-type]
-    if protocol not in values.WITH_PORT:
-        return ProbeRequest(protocol, **rest)  # type: ignore[arg-type]
-    if written_port is not None and written_port != value:
-        raise UsageError(f"the target says port {written_port}, the option {value}", "write one of the two")
-    return ProbeRequest(protocol, int(str(value)), **rest)  # type: ignore[arg-type]
+    port = written_port
+    if protocol in values.WITH_PORT:
+        port = int(str(value))
+        if written_port not in (None, port):
+            raise UsageError(f"the target says port {written_port}, the option {value}", "write one of the two")
+    rest = {_FIELDS.get(key, key): value for key, value in options.items() if key not in values.PROTOCOLS and value is not None}
+    protocol = protocol or written_protocol
+    if asked is not None:
+        if protocol not in (None, *_CARRIERS):
+            raise UsageError(f"DNS does not go by {protocol}", "ask by UDP, or by TCP: --tcp 53")
+        name, record = dns_question(str(asked))
+        rest["over_tcp"] = protocol == values.TCP
+        return ProbeRequest(values.DNS, port or values.DNS_PORT, name, record, **rest)  # type: ignore[arg-type]
+    protocol = protocol or (values.ICMP if port is None else values.TCP)
+    return ProbeRequest(protocol, port if protocol in values.WITH_PORT else None, **rest)  # type: ignore[arg-type]
 
 
 def dns_question(text: str) -> tuple[str, str]:

@@ -26,9 +26,6 @@ _ERRORS = {
     (3, 11): (values.NO_ROUTE, "network unreachable for this type of service"),
     (3, 12): (values.UNREACHABLE, "host unreachable for this type of service"),
     (3, 13): (values.FILTERED, "communication administratively prohibited"),
-    (4, 0): (values.UNREACHABLE, "source quench"),
-    (5, 0): (values.UNREACHABLE, "redirect for the network"),
-    (5, 1): (values.UNREACHABLE, "redirect for the host"),
     (11, 0): (values.TIME_EXCEEDED, "time to live exceeded in transit"),
     (11, 1): (values.TIME_EXCEEDED, "fragment reassembly time exceeded"),
     (12, 0): (values.UNREACHABLE, "parameter problem"),
@@ -111,6 +108,7 @@ def answered(question: Question, reply: Reply, rtt: float, observed: Observed = 
         mac_address=reply.mac or None,
         next_mtu=reply.next_mtu,
         records=reply.records,
+        truncated=reply.truncated,
         ip_id=question.ip_id,
     )
 
@@ -120,7 +118,7 @@ def _meaning(question: Question, reply: Reply) -> tuple[str, str]:
         return _error(question, reply, reply.icmp)
     if reply.kind in ("arp", "advertisement"):
         return values.ANSWERED, f"{question.address} is at {reply.mac or 'an unnamed link-layer address'}"
-    if question.protocol == values.DNS and reply.kind == "datagram":
+    if question.protocol == values.DNS and reply.kind in ("datagram", "message"):
         return _dns(reply)
     return _REPLIES[reply.kind]
 
@@ -138,7 +136,7 @@ def _error(question: Question, reply: Reply, icmp: tuple[int, int]) -> tuple[str
 
 def _dns(reply: Reply) -> tuple[str, str]:
     if reply.code is None:
-        return values.FAILED, "a datagram that is no DNS answer"
+        return values.FAILED, f"a {reply.kind} that is no DNS answer"
     if reply.code == 0:
         cut = ", and more than fits into a datagram (TC)" if reply.truncated else ""
         return values.ANSWERED, (", ".join(reply.records) if reply.records else "NOERROR without a record") + cut

@@ -24,6 +24,7 @@ from netbox.packet.probing.values import ProbeAnswer, ProbeRequest
 
 _PROTOCOLS = {values.TCP: socket.IPPROTO_TCP, values.UDP: socket.IPPROTO_UDP, values.SCTP: 132, values.DNS: socket.IPPROTO_UDP}
 _BURST = 32
+_GLANCE = 0.05  # seconds between two looks at what arrives
 _DEFAULT_TTL = 64
 HEADERS = {values.ICMP: 8, values.UDP: 8, values.TCP: 24, values.SCTP: 32}  # bytes in front of the payload
 IDENTIFICATIONS = 1 << 14
@@ -61,6 +62,7 @@ class _Flight:
     way: _Way | None = None
     sent: float = 0.0
     deadline: float = 0.0
+    data: bytes = b""
     answer: ProbeAnswer | None = field(default=None)
 
     @property
@@ -86,12 +88,30 @@ class Exchange:
         """A look at what arrives in a namespace."""
         return Watch(netns_fd, self.first_id, IDENTIFICATIONS)
 
+    def pause(self, seconds: float) -> None:
+        """Lets time pass, as long as somebody waits for the answers."""
+        until = time.monotonic() + seconds
+        poll, _ = self._poll([])
+        while time.monotonic() < until:
+            self._wait(poll, until)
+
+    def ready(self, sock: socket.socket, event: int, until: float) -> bool:
+        """Waits for an event (poll(2)) of a socket until a moment of ``time.monotonic``; false when it did not come."""
+        poll, _ = self._poll([])
+        poll.register(sock, event)
+        while not (come := sock.fileno() in self._wait(poll, until)) and time.monotonic() < until:
+            pass
+        return come
+
     def run(self, orders: Iterable[Order]) -> list[ProbeAnswer]:
         """Sends every packet, waits for the answers, and returns them in the order of the orders."""
+        orders = list(orders)
         flights = [self._prepare(order) for order in orders]
         waiting: dict[tuple[int, Key], list[_Flight]] = {}
         poll, stations = self._poll(flights)
+        watches = {id(order.watch): order.watch for order in orders if order.watch is not None}.values()
         start = time.monotonic()
+        glance = start + _GLANCE
         queue = deque(sorted((flight for flight in flights if flight.answer is None), key=lambda item: item.order.start))
         sent: deque[_Flight] = deque()
         while queue or sent:
@@ -102,10 +122,16 @@ class Exchange:
                 waiting.setdefault((id(flight.order.station), flight.outline.key), []).append(flight)
                 sent.append(flight)
                 self._send(flight)
-            self._wait(poll, queue[0].order.start + start if queue else sent[0].deadline)
+            until = queue[0].order.start + start if queue else sent[0].deadline
+            self._wait(poll, min(until, glance) if watches else until)
+            looked = time.monotonic()  # what came in time is read, also when this process was stopped meanwhile
+            if looked >= glance:
+                glance = looked + _GLANCE
+                for watch in watches:
+                    watch.read()
             for station in stations:
                 self._read(station, waiting)
-            while sent and (sent[0].answer is not None or sent[0].deadline <= time.monotonic()):
+            while sent and (sent[0].answer is not None or sent[0].deadline <= looked):
                 sent.popleft()
         return [self._settled(flight) for flight in flights]
 
@@ -119,11 +145,14 @@ class Exchange:
             poll.register(self._control, select.POLLHUP | select.POLLRDHUP)
         return poll, stations
 
-    def _wait(self, poll: select.poll, until: float) -> None:
+    def _wait(self, poll: select.poll, until: float) -> list[int]:
+        """The descriptors that are ready."""
         pause = max(0.0, until - time.monotonic())
-        for fd, event in poll.poll(pause * 1000 + (0.5 if pause else 0)):
+        ready = poll.poll(pause * 1000 + (0.5 if pause else 0))
+        for fd, event in ready:
             if self._control is not None and fd == self._control.fileno() and event & (select.POLLHUP | select.POLLRDHUP):
                 os._exit(1)  # whoever asked is gone
+        return [fd for fd, _ in ready]
 
     # -- one packet ------------------------------------------------------------------------------------------------------------------------
 
@@ -194,6 +223,7 @@ class Exchange:
         station, outline, way = flight.order.station, flight.outline, flight.way
         assert way is not None  # only what has a way is queued
         parts = packets.build(outline, way.mtu)
+        flight.data = parts[0]
         flight.deadline = time.monotonic() + flight.order.request.timeout
         try:
             flight.sent = time.time()
@@ -214,7 +244,8 @@ class Exchange:
                 continue
             for flight in waiting.get((id(station), reply.key), []):
                 if flight.answer is None and _belongs(reply, flight):
-                    flight.answer = classify.answered(flight.question, reply, max(0.0, packet.time - flight.sent))
+                    told = packets.with_dns(reply, flight.outline.serial) if flight.outline.protocol == values.DNS else reply
+                    flight.answer = classify.answered(flight.question, told, max(0.0, packet.time - flight.sent))
                     break
 
     # -- silence ---------------------------------------------------------------------------------------------------------------------------
@@ -222,10 +253,10 @@ class Exchange:
     def _settled(self, flight: _Flight) -> ProbeAnswer:
         if flight.answer is None:
             return classify.silent(flight.question, self._observed(flight))
-        watch, version = flight.order.watch, 6 if ":" in flight.order.address else 4
+        watch = flight.order.watch
         if watch is None or not flight.sent or flight.order.request.protocol in (values.ARP, values.ND):
             return flight.answer
-        return dataclasses.replace(flight.answer, arrived=watch.has_seen(version, flight.outline.id))
+        return dataclasses.replace(flight.answer, arrived=watch.has_seen(flight.data))
 
     def _observed(self, flight: _Flight) -> Observed:
         order, request = flight.order, flight.order.request
@@ -234,7 +265,7 @@ class Exchange:
         missing = order.station.missing_neighbour(order.address)
         if order.watch is None:
             return Observed(neighbour=missing)
-        arrived = order.watch.has_seen(6 if ":" in order.address else 4, flight.outline.id)
+        arrived = order.watch.has_seen(flight.data)
         listening = _listening(order.watch.netns, request.protocol, order.inner or (order.address, request.port))
         return Observed(arrived, listening, None if arrived else missing)
 

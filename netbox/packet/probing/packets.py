@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import struct
 from typing import Any, NamedTuple
 
 # E402: scapy's layers read these settings when they are imported, so the imports come after them.
@@ -20,6 +21,7 @@ conf.route_autoload = False  # the kernel routes; scapy would read every route a
 conf.route6_autoload = False
 conf.verb = 0
 
+from scapy.error import Scapy_Exception  # noqa: E402
 from scapy.layers.dns import DNS, DNSQR, dnstypes  # noqa: E402
 from scapy.layers.inet import ICMP, IP, TCP, UDP, IPerror, fragment  # noqa: E402
 from scapy.layers.inet6 import (  # noqa: E402
@@ -48,7 +50,7 @@ from netbox.packet.probing.values import UDP as UDP_PROBE  # noqa: E402
 
 ECHO, ECHO_REPLY, ECHO_6, ECHO_REPLY_6, ADVERTISEMENT = 8, 0, 128, 129, 136
 _ICMP, _TCP, _UDP, _ICMPV6, _SCTP = 1, 6, 17, 58, 132
-_ERRORS = frozenset({3, 4, 5, 11, 12})
+_ERRORS = frozenset({3, 11, 12})  # a redirect or a source quench comes beside the answer: the packet has gone on
 _ERRORS_6 = frozenset({1, 2, 3, 4})
 _SERVICES = {_TCP: TCP_PROBE, _UDP: UDP_PROBE, _SCTP: SCTP_PROBE}
 _MX, _TXT, _SRV, _SOA = 15, 16, 33, 6
@@ -92,10 +94,11 @@ class Outline(NamedTuple):
 
 
 class Reply(NamedTuple):
-    """A packet that came back. ``kind`` is echo-reply, syn-ack, rst, tcp, datagram, init-ack, abort, sctp, arp, advertisement or error.
+    """A packet that came back. ``kind`` is echo-reply, syn-ack, rst, tcp, datagram, init-ack, abort, sctp, arp, advertisement or error;
+    message stands for one that came by a TCP connection.
 
     ``icmp`` is (type, code) of an error, ``version`` the IP version that its numbers belong to. ``acknowledges`` is the TCP sequence number
-    that is confirmed; ``code``, ``records`` and ``truncated`` come from a DNS answer.
+    that is confirmed; ``payload`` is what a datagram or message says; ``code``, ``records`` and ``truncated`` come from a DNS answer.
     """
 
     key: Key
@@ -107,6 +110,7 @@ class Reply(NamedTuple):
     next_mtu: int | None = None
     acknowledges: int | None = None
     mac: str = ""
+    payload: bytes = b""
     code: int | None = None
     records: tuple[str, ...] = ()
     truncated: bool = False
@@ -148,12 +152,17 @@ def _transport(outline: Outline) -> Any:
         streams = {"n_out_streams": 1, "n_in_streams": 1}
         return SCTP(**ports) / SCTPChunkInit(init_tag=outline.serial, init_tsn=outline.serial, a_rwnd=65535, **streams)
     if outline.protocol == DNS_PROBE:
-        return UDP(**ports) / DNS(id=outline.serial & 0xFFFF, rd=1, qd=DNSQR(qname=outline.name, qtype=outline.record))
+        return UDP(**ports) / Raw(query(outline.name, outline.record, outline.serial & 0xFFFF))
     if outline.protocol == ND_PROBE:
         return ICMPv6ND_NS(tgt=outline.address) / ICMPv6NDOptSrcLLAddr(lladdr=outline.mac)
     if ":" in outline.address:
         return ICMPv6EchoRequest(id=outline.own_port, seq=outline.serial)
     return ICMP(type=ECHO, id=outline.own_port, seq=outline.serial)
+
+
+def query(name: str, record: str, identity: int) -> bytes:
+    """What a name server is asked, with recursion desired."""
+    return bytes(DNS(id=identity, rd=1, qd=DNSQR(qname=name, qtype=record)))
 
 
 def _filling(size: int) -> bytes:
@@ -196,16 +205,19 @@ def _service_reply(packet: Any) -> Reply | None:
         return Reply((SCTP_PROBE, source, part.dport, part.sport), kind, source)
     if UDP in packet and packet[UDP].underlayer is packet:
         part = packet[UDP]
-        reply = Reply((UDP_PROBE, source, part.dport, part.sport), "datagram", source)
-        return _with_dns(reply, part) if part.sport == 53 or DNS in part else reply
+        return Reply((UDP_PROBE, source, part.dport, part.sport), "datagram", source, payload=bytes(part.payload))
     return None
 
 
-def _with_dns(reply: Reply, part: Any) -> Reply:
-    message = part[DNS] if DNS in part else DNS(bytes(part.payload))
-    if not message.qr:
+def with_dns(reply: Reply, identity: int) -> Reply:
+    """The reply with what it answers to the query of this identity, if it is an answer to it."""
+    try:
+        message = DNS(reply.payload)
+        if not message.qr or message.id != identity & 0xFFFF:
+            return reply
+        records = tuple(f"{dnstypes.get(item.type, str(item.type))} {_data(item)}".rstrip() for item in message.an or ())
+    except (AttributeError, LookupError, TypeError, ValueError, struct.error, Scapy_Exception):  # bytes that are no message, or half of one
         return reply
-    records = tuple(f"{dnstypes.get(item.type, str(item.type))} {_data(item)}".rstrip() for item in message.an or ())
     return reply._replace(code=message.rcode, records=records, truncated=bool(message.tc))
 
 

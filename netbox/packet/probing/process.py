@@ -96,6 +96,7 @@ def _exactly(channel: socket.socket, size: int) -> bytes:
 
 
 def _answer(batch: list[dict[str, Any]], descriptors: list[int], channel: socket.socket) -> list[dict[str, Any]]:
+    from netbox.packet.probing import queries
     from netbox.packet.probing.exchange import Exchange, Order
     from netbox.packet.probing.searches import path_mtu, traceroute
     from netbox.packet.probing.station import Station
@@ -120,10 +121,10 @@ def _answer(batch: list[dict[str, Any]], descriptors: list[int], channel: socket
             inner=tuple(item["inner"]) if item["inner"] else None,
             reached_by=item["reached_by"],
         )
-        plain = not (request.traceroute or request.pmtu)
-        count = request.count if plain else 1
+        count = 1 if request.traceroute or request.pmtu else request.count
         orders.append([dataclasses.replace(first, sequence=number, start=number * request.interval) for number in range(count)])
-    answers = iter(exchange.run(order for group in orders for order in group if not (order.request.traceroute or order.request.pmtu)))
+    plain = [order for group in orders for order in group if not (order.request.traceroute or order.request.pmtu)]
+    answers = iter(queries.ask(exchange, plain))
     results: list[dict[str, Any]] = []
     for group in orders:
         first = group[0]

@@ -151,10 +151,15 @@ def check(request: ProbeRequest) -> None:
         raise UsageError(f"a {name} probe needs a port", f"write it behind the target (db:80) or as --{name} 80")
     if name == values.DNS and not request.name:
         raise UsageError("a DNS probe needs a name to ask for", "--dns NAME")
+    if request.over_tcp and name != values.DNS:
+        raise UsageError(f"only DNS queries go by TCP, not {name}", "leave it out")
+    if request.over_tcp and (request.traceroute or request.size is not None):
+        option = "--traceroute" if request.traceroute else "--size"
+        raise UsageError(f"{option} does not go with a DNS query by TCP, which is no single packet", "leave --tcp or --dns out")
     if request.traceroute and request.pmtu:
         raise UsageError("--traceroute and --pmtu exclude each other", "ask one after the other")
-    if request.pmtu and name not in (values.ICMP, values.TCP):  # kernels send few ICMP errors a second, which is what UDP is refused with
-        raise UsageError(f"--pmtu works with ICMP echo and TCP, not with {name}", f"leave --{name} out")
+    if request.pmtu and name not in (values.ICMP, values.TCP, values.UDP):
+        raise UsageError(f"--pmtu works with ICMP echo, TCP and UDP, not with {name}", f"leave --{name} out")
     if request.traceroute and name in (values.ARP, values.ND):
         raise UsageError(f"--traceroute does not work with {name}, which never leaves the link", f"leave --{name} out")
     for what, value, least, most in (

@@ -6,6 +6,7 @@ A part of the worker process.
 from __future__ import annotations
 
 import dataclasses
+import time
 from typing import Any
 
 from netbox.packet.probing import values
@@ -18,6 +19,7 @@ _IP_HEADER, _IP_HEADER_6 = 20, 40
 _SIZES_AT_ONCE = 32
 _ANNOUNCEMENTS = 8
 _PATIENCE = 0.3  # seconds at least for a packet that may have vanished
+_REFUSAL_INTERVAL = 1.1  # seconds after which Linux says again to the same machine that a port is closed: icmp_ratelimit, icmp(7)
 _LARGEST = 65535
 
 
@@ -49,13 +51,21 @@ def _ends(answer: ProbeAnswer, address: str) -> bool:
 
 
 def path_mtu(exchange: Exchange, first: Order) -> dict[str, Any]:
-    """Finds the largest packet that passes with DF set: as RFC 1191 and RFC 8201 do, and by trying sizes where nobody says anything."""
+    """Finds the largest packet that passes with DF set: as RFC 1191 and RFC 8201 do, and by trying sizes where nobody says anything.
+
+    What nobody asks for by UDP is refused with an ICMP error, and of those a machine sends few. Where nothing else tells that a datagram
+    arrived, one is sent at a time, and silence counts when it is there again after the machine may speak again.
+    """
     return _Search(exchange, first).run()
 
 
 def _passed(answer: ProbeAnswer) -> bool:
     """Whether the packet got there: the target answered, with a refusal perhaps, or it was seen to arrive."""
     return answer.reached or answer.state == values.CLOSED or bool(answer.arrived)
+
+
+def _is_silent(answer: ProbeAnswer) -> bool:
+    return answer.state in (values.FILTERED, values.OPEN_OR_FILTERED)
 
 
 class _Search:
@@ -67,20 +77,21 @@ class _Search:
         self._smallest = _SMALLEST_6 if ipv6 else _SMALLEST
         self._timeout = first.request.timeout
         self._steps: list[dict[str, Any]] = []
+        self._may_be_mute = first.request.protocol == values.UDP and first.watch is None
+        self._last_refusal = time.monotonic()  # another search may have ended just now
 
     def run(self) -> dict[str, Any]:
-        small = self._send([self._smallest])[self._smallest]
+        small = self._try(self._smallest) if self._may_be_mute else self._send([self._smallest])[self._smallest]
         if small.state == values.NO_ROUTE:
             return self._result(None, 0)
         link_mtu = self._link_mtu()
         if not _passed(small):
             return self._result(None, link_mtu)
+        self._may_be_mute = self._may_be_mute and small.icmp is not None
         self._timeout = min(self._timeout, max(_PATIENCE, 10 * (small.rtt or 0)))
         size, limit = link_mtu, None
         for _ in range(_ANNOUNCEMENTS):
-            answer = self._send([size])[size]
-            if answer.state == values.FILTERED:  # lost by chance, perhaps
-                answer = self._send([size])[size]
+            answer = self._try(size)
             if _passed(answer):
                 return self._result(size, link_mtu, limit)
             if answer.state != values.TOO_BIG:
@@ -96,6 +107,17 @@ class _Search:
     def _link_mtu(self) -> int:
         route = self._first.station.route(self._first.address)
         return min(self._first.station.link(route.link).mtu, _LARGEST)
+
+    def _try(self, size: int) -> ProbeAnswer:
+        """What comes back for a packet of this size. What was lost by chance, perhaps, is sent again."""
+        answer = self._send([size])[size]
+        if _is_silent(answer):
+            if self._may_be_mute:
+                self._exchange.pause(self._last_refusal + _REFUSAL_INTERVAL - time.monotonic())
+            answer = self._send([size])[size]
+        if answer.icmp is not None:
+            self._last_refusal = time.monotonic()
+        return answer
 
     def _send(self, sizes: list[int], ttl: int | None = None) -> dict[int, ProbeAnswer]:
         orders = [
@@ -120,9 +142,13 @@ class _Search:
         """The largest size that passes, and whether the one above it vanished without a word."""
         silent = True
         while bad - good > 1:
-            stride = max(1, (bad - good) // (_SIZES_AT_ONCE + 1))
-            sizes = list(range(good + stride, bad, stride))
-            answers = self._send(sizes)
+            if self._may_be_mute:
+                sizes = [(good + bad) // 2]
+                answers = {size: self._try(size) for size in sizes}
+            else:
+                stride = max(1, (bad - good) // (_SIZES_AT_ONCE + 1))
+                sizes = list(range(good + stride, bad, stride))
+                answers = self._send(sizes)
             passed = [size for size, answer in answers.items() if _passed(answer)]
             good = max(passed, default=good)
             failed = [size for size in sizes if size > good]

@@ -31,7 +31,7 @@ class ProbeRequest:
     """One question.
 
     ``protocol`` is one of ``PROTOCOLS``; ``port`` is needed by tcp, udp and sctp (dns: 53 if not given); ``name`` and ``record`` (one of
-    ``RECORDS``) are what dns asks for.
+    ``RECORDS``) are what dns asks for, with ``over_tcp`` by TCP (RFC 7766); by UDP it asks again by TCP when the answer is cut off.
     ``size`` counts bytes of payload behind the transport header (ICMP: behind its eight bytes); ``None`` lets the protocol choose. ``ttl``
     is also the hop limit. ``source`` is the address to send from, any address: with a foreign one, answers go elsewhere. ``count`` packets
     are sent, ``interval`` seconds apart, each waited for ``timeout`` seconds. ``traceroute`` sends with rising ttl, ``pmtu`` looks for the
@@ -42,6 +42,7 @@ class ProbeRequest:
     port: int | None = None
     name: str | None = None
     record: str = "A"
+    over_tcp: bool = False
     size: int | None = None
     ttl: int | None = None
     count: int = 1
@@ -63,7 +64,7 @@ class ProbeRequest:
 
     @property
     def _question(self) -> str:
-        return f"{self.name}" if self.record == "A" else f"{self.name} {self.record}"
+        return f"{self.name}" + (f" {self.record}" if self.record != "A" else "") + (" by TCP" if self.over_tcp else "")
 
     def to_json(self) -> dict[str, Any]:
         """The request as plain JSON values."""
@@ -78,11 +79,13 @@ class ProbeAnswer:
     ``filtered`` (nothing came back), ``open or filtered`` (UDP to somebody whom we cannot ask), ``no answer`` (arp, nd, dns),
     ``no such name`` and ``failed`` (dns), ``no route``, ``unreachable``, ``time exceeded``, ``too big``. ``answer`` says in words what came
     back; ``icmp`` is (type, code) when that was an ICMP error or reply. ``from_address`` sent it, ``from_name`` says who that is where we
-    know: a sandbox, ``host``, ``lan``. ``rtt`` is in seconds; ``ttl`` is that of the answer when it arrived.
+    know: a sandbox, ``host``, ``lan``. ``rtt`` is in seconds (dns by TCP: from the query on); ``ttl`` is that of the answer when it
+    arrived.
 
     ``arrived`` says whether the packet was seen in the namespace of the target, before any firewall there; ``listening`` whether a socket
-    listens on the port there; ``None`` where we could not look. ``records`` are the answers of a name server. ``mac_address`` is what arp
-    and nd found, ``next_mtu`` the size that an ICMP error asked for. ``ip_id`` is the packet's IP id (IPv6: its flow label).
+    listens on the port there; ``None`` where we could not look. ``records`` are the answers of a name server, ``truncated`` says that
+    they did not fit into a datagram (TC, RFC 1035) and were asked for by TCP then. ``mac_address`` is what arp and nd found, ``next_mtu``
+    the size that an ICMP error asked for. ``ip_id`` is the packet's IP id (IPv6: its flow label).
     """
 
     sequence: int
@@ -98,6 +101,7 @@ class ProbeAnswer:
     mac_address: str | None = None
     next_mtu: int | None = None
     records: tuple[str, ...] = ()
+    truncated: bool = False
     ip_id: int | None = None
 
     @property

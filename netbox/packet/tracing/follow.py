@@ -71,7 +71,7 @@ def trace(
         NoPermission: not root.
     """
     request = request or (api.request_for(target, {}) if isinstance(target, str) else ProbeRequest(ICMP))
-    if request.protocol in (ARP, ND) or request.traceroute or request.pmtu:
+    if request.protocol in (ARP, ND) or request.traceroute or request.pmtu or request.over_tcp:
         raise UsageError(f"a trace follows one IP packet, and {_named(request)} is none", "use 'netbox probe' for it")
     with ExitStack() as stack:
         start = stack.enter_context(places.source(engine, source)) if isinstance(source, str) else source
@@ -91,6 +91,7 @@ def _trace(engine: Engine, source: Place, target: Target, request: ProbeRequest,
         UDP if request.protocol == DNS else request.protocol,
         random.randrange(_FIRST_ID, _LAST_ID),
         random.randrange(_FIRST_PORT, _LAST_PORT),
+        tuple(port for port in (request.port, target.port, target.inner[1] if target.inner else None) if port),
     )
     request = dataclasses.replace(request, count=1, ip_id=identity.number, own_port=identity.port)
     reports: list[ProbeReport] = []

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from netbox.errors import NetboxError, NoPermission, UsageError
+from netbox.kernel import sublinks
 from netbox.network import forwarding
 from netbox.packet.probing.run import Worker, run_probes
 from netbox.packet.verifying import beside, checks
@@ -19,27 +20,36 @@ if TYPE_CHECKING:
 
 MODES = {**checks.MODES, **beside.MODES}
 BUILDING, PROBING, REMOVING = "building", "probing", "removing"
+LEFT_OUT = "left out"
+_MISSING: dict[str, tuple[Callable[[], bool], str]] = {
+    "ipv6": (lambda: not forwarding.is_supported(), "this kernel has no IPv6 (CONFIG_IPV6, or it was started with ipv6.disable=1)"),
+    "macvlan": (lambda: sublinks.lacks_kind("macvlan"), "this kernel has no macvlan (CONFIG_MACVLAN)"),
+}
+"""The modes that a kernel need not have: how to see that it does not, and how to say so. All others need what every sandbox needs."""
 
 
 class Outcome(NamedTuple):
-    """One promise: kept, or ``detail`` says what happened instead. ``seconds`` is the round-trip time where there is one."""
+    """One promise: kept, or ``detail`` says what happened instead. ``seconds`` is the round-trip time where there is one.
+
+    ``skipped`` stands for a whole mode that was left out: nothing is broken, and ``detail`` says what this kernel lacks.
+    """
 
     mode: str
     title: str
     passed: bool
     detail: str = ""
     seconds: float | None = None
-
-
-def offered() -> tuple[str, ...]:
-    """The modes that this kernel can have: all, but for IPv6 where it has none."""
-    return tuple(mode for mode in MODES if mode != "ipv6" or forwarding.is_supported())
+    skipped: bool = False
 
 
 def verify(
-    engine: Engine, modes: Sequence[str] = (), progress: Callable[[str, str], None] = lambda mode, step: None
+    engine: Engine,
+    modes: Sequence[str] = (),
+    progress: Callable[[str, str], None] = lambda mode, step: None,
+    finished: Callable[[str, list[Outcome]], None] = lambda mode, outcomes: None,
 ) -> dict[str, list[Outcome]]:
-    """Proves every mode, or those named; the outcomes by mode. ``progress`` is told (mode, step) on the way.
+    """Proves every mode, or those named; the outcomes by mode. ``progress`` is told (mode, step) on the way, ``finished`` the outcomes of
+    each mode. A mode that this kernel cannot have is left out unless it is named: then it is broken.
 
     What it builds is gone when it returns or raises.
 
@@ -53,7 +63,21 @@ def verify(
     for mode in modes:
         if mode not in MODES:
             raise UsageError(f"no such mode: {mode}", f"one of {', '.join(MODES)}")
-    return {mode: _verify_mode(engine, mode, lambda step, mode=mode: progress(mode, step)) for mode in modes or offered()}  # type: ignore[misc]
+    found: dict[str, list[Outcome]] = {}
+    for mode in dict.fromkeys(modes or MODES):
+        lacking = None if modes else missing(mode)
+        if lacking is None:
+            found[mode] = _verify_mode(engine, mode, lambda step, mode=mode: progress(mode, step))  # type: ignore[misc]
+        else:
+            found[mode] = [Outcome(mode, LEFT_OUT, True, lacking, skipped=True)]
+        finished(mode, found[mode])
+    return found
+
+
+def missing(mode: str) -> str | None:
+    """What this kernel lacks for a mode, in words; ``None`` when it has all."""
+    is_missing, words = _MISSING.get(mode, (lambda: False, ""))
+    return words if is_missing() else None
 
 
 def _verify_mode(engine: Engine, mode: str, progress: Callable[[str], None]) -> list[Outcome]:
