@@ -41,6 +41,7 @@ def connect(context: Context, row: SandboxRow, attachment: NetworkAttachment) ->
         UsageError: its network is not its own, or the address does not fit.
     """
     context.require_root("connect a sandbox to a network")
+    ending.after_start(context, row)
     with networks.locked(context.settings):
         settle_links(context, row.id)
         fresh = _own_network(context, row)
@@ -63,6 +64,7 @@ def disconnect(context: Context, row: SandboxRow, network: str) -> None:
         NotFound: it is not on the network.
     """
     context.require_root("disconnect a sandbox from a network")
+    ending.after_start(context, row)
     with networks.locked(context.settings):
         settle_links(context, row.id)
         fresh = _own_network(context, row)

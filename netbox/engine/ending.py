@@ -361,8 +361,8 @@ def _oom_killed(context: Context, row: SandboxRow) -> bool:
 
 
 def _final_code(context: Context, row: SandboxRow) -> int | None:
-    """The exit code of the run that ``row`` speaks of, ``None`` while it goes on. The order matters: as long as the record knows of no later
-    run, the lock and the status that were looked at before it are those of this one.
+    """The exit code of the run that ``row`` speaks of, ``None`` while it goes on. The order matters: as long as the record knows of no
+    later run, the lock and the status that were looked at before it are those of this one.
     """
     alive = is_alive(context, row)
     status = read_status(context.settings.sandbox_run(row.id))
@@ -416,7 +416,7 @@ def is_starting(context: Context, row: SandboxRow) -> bool:
 
 
 def after_start(context: Context, row: SandboxRow) -> SandboxRow | None:
-    """The record when no start is under way any more; ``None`` when the sandbox does not run then.
+    """The record when no start is under way any more; ``None`` when the sandbox does not run then. What changes a sandbox waits for it.
 
     Raises:
         Conflict: the start took ``LOCK_TIMEOUT`` seconds.

@@ -125,6 +125,7 @@ def impair(context: Context, row: SandboxRow, wanted: Sequence[Impairment]) -> N
                 _revert(context, row, plan, netns, journal)
                 raise
             with context.store.database.transaction():
+                _expect_running(context, row)  # else the rows are its clean-up's, and nobody would see to further ones
                 journal.forget(_rows(journal))
                 journal.record_all([_entry(row, item, STANDING) for item in result])
         finally:
@@ -382,7 +383,11 @@ def _keep_time(context: Context, row: SandboxRow, standing: Sequence[Impairment]
     """One timer for each deadline; those of others end by themselves when their file is gone."""
     directory = context.settings.sandbox_run(row.id)
     wanted = {f"{_TIMER}{item.until!r}": item.until for item in standing if item.until is not None}
-    for name in os.listdir(directory):
+    try:
+        found = os.listdir(directory)
+    except FileNotFoundError:
+        return  # the sandbox has just been removed
+    for name in found:
         if name.startswith(_TIMER) and name not in wanted:
             os.unlink(f"{directory}/{name}")
     for name, until in wanted.items():

@@ -37,6 +37,7 @@ def publish(context: Context, row: SandboxRow, asked: Sequence[str | int | PortS
         UsageError: a port is malformed or asked for twice, or the sandbox has no network by which it could be reached.
     """
     context.require_root("publish a port")
+    ending.after_start(context, row)
     wanted = tuple(parse_port(port) for port in asked)
     with networks.locked(context.settings):
         settle_links(context, row.id)
@@ -59,6 +60,7 @@ def unpublish(context: Context, row: SandboxRow, selectors: Sequence[str | int |
         NotFound: a selector fits nothing that is published.
     """
     context.require_root("take a published port back")
+    ending.after_start(context, row)
     with networks.locked(context.settings):
         settle_links(context, row.id)
         fresh = context.store.find_sandbox(row.id)

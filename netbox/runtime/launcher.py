@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
 import time
 from collections.abc import Mapping, Sequence
@@ -30,7 +31,8 @@ _EISDIR = 21
 _EINVAL = 22
 _EPERM = 1
 _SIGKILL = 9
-_ABORT_PATIENCE = 10.0  # seconds
+_DEATH_PATIENCE = 10.0  # seconds
+_REAPING_PATIENCE = 1.0
 
 
 class Namespaces(NamedTuple):
@@ -151,11 +153,18 @@ class Launcher:
         self.close()
 
     def _kill(self) -> None:
-        """From GO on the monitor runs the sandbox without us: it has written how that ended when it reaps the first process."""
-        give_up = time.monotonic() + _ABORT_PATIENCE
+        """From GO on the monitor runs the sandbox without us: it has written how that ended when it reaps the first process.
+
+        One that was killed itself reaps nothing, hence the bound.
+        """
+        poller = select.poll()
+        poller.register(self._fds[0], select.POLLIN)
         try:
+            syscalls.pidfd_send_signal(self._fds[0], _SIGKILL)
+            poller.poll(_DEATH_PATIENCE * 1000)
+            give_up = time.monotonic() + _REAPING_PATIENCE
             while time.monotonic() < give_up:
-                syscalls.pidfd_send_signal(self._fds[0], _SIGKILL)
+                syscalls.pidfd_send_signal(self._fds[0], 0)
                 time.sleep(0.001)
         except ProcessLookupError:
             pass

@@ -1,21 +1,29 @@
-"""Two commands at once on one sandbox. Each test makes the worst moment happen: one of the two stands still there until the other has come."""
+"""Two commands at once on one sandbox. Each test makes the worst moment happen: one of the two stands still until the other is done."""
 
 from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from netbox.engine import Engine, Sandbox, ending, recovery
+from netbox import names
+from netbox.cli import notice, run
+from netbox.cli.state import State
+from netbox.engine import Engine, Sandbox, ending, locks, recovery
+from netbox.engine.networks import Networks
+from netbox.errors import WrongState
 from netbox.kernel import cgroups
 from netbox.network import networks, shaping
 from netbox.network.nameservice import files
 from netbox.runtime.launcher import Launcher
 from netbox.spec import Resources
+from netbox.state.journal import RUN
 from netbox.state.store import Store
 
 BOUND = 60.0  # seconds
@@ -142,6 +150,33 @@ def test_a_limit_for_one_that_is_just_being_started(
         assert box.refresh().spec.resources.pids_limit == 9
 
 
+@pytest.mark.parametrize("verb", ["publish", "unpublish", "connect", "disconnect"])
+def test_a_change_of_one_that_is_just_being_started(
+    engine: Engine, other: Engine, held_start: HeldStart, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    engine.networks.create("front")
+    acts: dict[str, Callable[[Sandbox], object]] = {
+        "publish": lambda box: box.publish("127.0.0.1:18081:81"),
+        "unpublish": lambda box: box.unpublish(80),
+        "connect": lambda box: box.connect("front"),
+        "disconnect": lambda box: box.disconnect("bridge"),
+    }
+    with other.create("busybox", "sleep", "1000", name="box", ports=["127.0.0.1:18080:80"] if "publish" in verb else []) as box:
+        starting = pool.submit(engine.get("box").start)
+        held_start.wait()
+        looked = looks_twice(monkeypatch)
+        changing = pool.submit(acts[verb], box)
+        looked()
+        held_start.go_on()
+        starting.result(BOUND)
+        changing.result(BOUND)
+        ports = {"publish": [18080, 18081], "unpublish": []}.get(verb, [])
+        networks = {"connect": ["bridge", "front"], "disconnect": []}.get(verb, ["bridge"])
+        assert [port.host_port for port in box.ports] == ports
+        assert list(box.networks) == networks
+    engine.networks.remove("front")
+
+
 def test_a_new_name_for_one_that_is_just_being_started(
     engine: Engine, other: Engine, held_start: HeldStart, pool: ThreadPoolExecutor
 ) -> None:
@@ -221,6 +256,47 @@ def test_a_collection_meets_a_sandbox_that_is_just_being_made(engine: Engine, ot
     made[0].remove()
 
 
+def test_a_collection_finds_the_directory_of_a_sandbox_that_is_just_being_made(
+    engine: Engine, other: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has been made, and its lock not been taken yet: the collection is quicker."""
+    opened, acquire = locks._open, locks.SandboxLock.acquire
+    collecting: list[locks.SandboxLock] = []
+
+    def open_file(run_directory: str, path: str) -> int:
+        fd = opened(run_directory, path)
+        if not collecting:
+            monkeypatch.setattr(locks, "_open", opened)
+            lock = acquire(run_directory)
+            assert lock is not None
+            collecting.append(lock)
+        return fd
+
+    def sleep(seconds: float) -> None:
+        monkeypatch.setattr(locks, "time", time)
+        collecting[0].release()
+        assert other.gc() != []
+
+    monkeypatch.setattr(locks, "_open", open_file)
+    monkeypatch.setattr(locks, "time", SimpleNamespace(monotonic=time.monotonic, sleep=sleep))
+    engine.create("busybox", "true", network="none").remove()
+
+
+def test_two_prunes(engine: Engine, other: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("back", "front"):
+        engine.networks.create(name)
+    remove = Networks.remove
+    pruning = [other.networks.prune]
+
+    def meet(networks: Networks, name: str) -> None:
+        if pruning:
+            assert pruning.pop()() == ["back", "front"]
+        remove(networks, name)
+
+    monkeypatch.setattr(Networks, "remove", meet)
+    assert engine.networks.prune() == []
+
+
 def test_a_limit_and_a_port_at_once(engine: Engine, other: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     with engine.create("busybox", "true", name="box") as box:
         manager = type(box._context.cgroups)
@@ -281,3 +357,34 @@ def test_an_impairment_and_a_further_network(engine: Engine, other: Engine, monk
         assert sorted(shaped[-1]) == ["back", "front"]
     for name in ("front", "back"):
         engine.networks.remove(name)
+
+
+def test_an_impairment_and_a_removal(engine: Engine, other: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    with engine.run("busybox", "sleep", "1000", name="box") as box:
+        removing = [other.get("box").remove]
+        apply = shaping.apply
+
+        def remove(*arguments: Any) -> None:
+            apply(*arguments)
+            if removing:
+                removing.pop()(force=True)
+
+        monkeypatch.setattr(shaping, "apply", remove)
+        with pytest.raises(WrongState, match="has just ended"):
+            box.impair(rate="1mbit", duration="1h")
+        rows = engine._context.store.journal(names.sandbox_owner(box.id), RUN).rows()
+        assert "impairment" not in [row.kind for row in rows]
+
+
+def test_an_interrupt_right_after_the_start(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-c before the signals are the sandbox's: it ends as the command does."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(notice, "about_public_ports", interrupt)
+    spec = run.build_request("busybox", ("sleep", "1000"), {"network": ("none",), "name": "box"})
+    with pytest.raises(KeyboardInterrupt):
+        run._start(State(), spec, run.IdFile(None), False, run._Attachment((), b"", False, ()))
+    assert [box.state for box in engine.list(all=True)] == ["exited"]
+    engine.get("box").remove()

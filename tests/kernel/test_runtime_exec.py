@@ -16,7 +16,7 @@ from netbox.kernel import capabilities
 from netbox.runtime import client, execute, execute_helper, protocol
 from netbox.runtime.helper import Helper
 from netbox.spec import SecuritySpec
-from tests.kernel.runtime_lab import USERNS_BASE, Lab
+from tests.kernel.runtime_lab import USERNS_BASE, Lab, alive
 from tests.support.host import PrivateHost
 from tests.support.waiting import wait_until
 
@@ -89,6 +89,23 @@ def test_closing_an_exec_ends_its_process(lab: Lab) -> None:
         wait_until(lambda: "sleep 78" in sandbox.exec("ps", "-o", "args").out, "its arguments, which come a moment after STARTED")
         attachment.close()
         wait_until(lambda: "sleep 78" not in sandbox.exec("ps", "-o", "args").out, "the end of the process")
+
+
+def test_a_caller_that_leaves_before_it_started_leaves_nothing(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The helper has to reap its child: the sandbox's end would wait for that."""
+    with lab.running() as sandbox:
+        helper = Helper.start("execute_helper")
+        assert helper.pid is not None
+
+        def leave(channel: socket.socket) -> None:
+            channel.close()
+            raise HostError("interrupted")
+
+        monkeypatch.setattr(execute, "_receive_started", leave)
+        with pytest.raises(HostError, match="interrupted"):
+            execute.start(sandbox.config, sandbox.pid, sandbox.pid_start, ["sleep", "81"], helper=lambda: helper)
+        assert os.waitstatus_to_exitcode(os.waitpid(helper.pid, 0)[1]) == 0  # it was not a crash
+    assert not alive(sandbox.pid)
 
 
 def test_a_helper_killed_while_privileges_are_dropped_leaves_no_process(lab: Lab) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import select
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -251,6 +252,17 @@ def test_spawner_that_was_killed_is_started_again(lab: Lab) -> None:
         assert attachment is not None
         with attachment:
             assert client.communicate(attachment)[0] == 0
+
+
+def test_spawner_ends_although_a_fork_of_its_caller_lives(private_host: PrivateHost) -> None:
+    spawner = Spawner()
+    spawner.start()
+    assert spawner._channel is not None
+    with socket.socket(fileno=os.dup(spawner._channel.fileno())):  # what a fork has
+        closing = threading.Thread(target=spawner.close, daemon=True)
+        closing.start()
+        closing.join(20)
+        assert not closing.is_alive()
 
 
 def test_starts_from_many_threads(lab: Lab) -> None:

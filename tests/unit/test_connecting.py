@@ -50,7 +50,10 @@ def test_a_file_of_a_killed_writer_has_whole_lines(tmp_path: Path, monkeypatch: 
                 raise Killed
             self._file.truncate(*size)
 
-    monkeypatch.setattr(connecting, "open", lambda *arguments, **options: Writer(open(*arguments, **options)), raising=False)
+    def opened(*arguments: Any, **options: Any) -> Writer:
+        return Writer(open(*arguments, **options))
+
+    monkeypatch.setattr(connecting, "open", opened, raising=False)
     context = Context(settings)
     with pytest.raises(Killed):
         connecting._rewrite(context, plan, "hosts", lambda _: new)

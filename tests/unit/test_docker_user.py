@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from netbox.errors import FirewallError
-from netbox.kernel import iptables_command
+from netbox.kernel import iptables_command, nftables
 from netbox.kernel.iptables_command import NFT, Side
 from netbox.network import docker_user
 
@@ -26,7 +26,7 @@ class Chain:
         monkeypatch.setattr(iptables_command, "rules", lambda side, chain: None if self.stands is None else list(self.stands))
         monkeypatch.setattr(iptables_command, "change", self._change)
         monkeypatch.setattr(docker_user, "_lan_bridges", list)
-        monkeypatch.setattr(docker_user.nftables, "chain_use", lambda *_: None if self.stands is None else len(self.stands))
+        monkeypatch.setattr(nftables, "chain_use", lambda *_: None if self.stands is None else len(self.stands))
 
     def _change(self, side: Side, lines: Sequence[str]) -> None:
         assert self.stands is not None

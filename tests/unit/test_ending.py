@@ -111,7 +111,9 @@ def test_the_code_is_that_of_the_run_that_was_waited_for(
 
     def connected() -> Attachment | None:
         meanwhile(context)
-        return {"nobody listens": lambda: None, "the next run's monitor": lambda: monitor(SECOND), "killed": lambda: monitor(None)}[outcome]()
+        if outcome == "nobody listens":
+            return None
+        return monitor(SECOND if outcome == "the next run's monitor" else None)
 
     asked = answering(monkeypatch, connected)
     with alive(context):  # somebody holds it: the next run, or who is about to start it

@@ -48,7 +48,7 @@ def test_what_lies_in_the_pipe_is_passed_on(pipe: tuple[int, int]) -> None:
 @pytest.mark.parametrize("quick", [True, False])
 def test_who_writes_for_ever_does_not_keep_it_from_ending(monkeypatch: pytest.MonkeyPatch, pipe: tuple[int, int], quick: bool) -> None:
     """``yes &``, and ``while sleep 0.05; do echo y; done &``."""
-    reader, writer = pipe
+    reader, _ = pipe
     reads = 0
 
     class Poll:
