@@ -115,7 +115,7 @@ def test_another_network_and_a_published_port(
     assert (rules_only.tracer, last.rule and last.rule.verdict, last.rule and last.rule.owner) == ("none", "drop", Owner("network", "back"))
     for found, own in ((local, "host"), (remote, "lan")):
         assert (found.outcome, found.reachable) == ("delivered", True), found
-        assert _path(found) == list(dict.fromkeys([own, "host", "db"])), found
+        assert _path(found) == list(dict.fromkeys([own, "host", "db"])), "\n".join(map(str, found.hops))
         nat = _hop(found, values.NAT)
         assert nat.before is not None
         assert nat.flow is not None
