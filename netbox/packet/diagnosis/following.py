@@ -18,8 +18,6 @@ from netbox.packet.tracing.values import Hop, RuleHit
 if TYPE_CHECKING:
     from netbox.engine import Engine
 
-_FIRST_PORT, _PORTS = 40000, 20000
-
 
 def follow(engine: Engine, facts: Facts, opened: Opened, waits: Callable[[], bool] = lambda: False) -> Observation:
     """Sends one packet like those of the request and says what became of it. While ``waits`` says so, an end is waited for that has not
@@ -28,11 +26,10 @@ def follow(engine: Engine, facts: Facts, opened: Opened, waits: Callable[[], boo
     Raises:
         NetboxError: packets cannot be followed here.
     """
-    from netbox.packet.tracing.follow import follow, outcome
+    from netbox.packet.tracing.follow import follow, outcome, own_port
     from netbox.packet.tracing.identity import Identity
     from netbox.packet.tracing.spaces import Spaces
 
-    crafted = _crafted(facts)
     source = opened.source if facts.source is not facts.host else -1
     with Spaces(engine) as spaces:
         start = spaces.host if source < 0 else spaces.add(LAN if facts.source_kind == LAN else facts.source.label, os.dup(source))
@@ -41,6 +38,7 @@ def follow(engine: Engine, facts: Facts, opened: Opened, waits: Callable[[], boo
             way.append(spaces.add(facts.target.label if facts.target else HOST, os.dup(opened.target)))
         way = list(dict.fromkeys(way))
         version, ports = 6 if ":" in facts.address else 4, (facts.port, facts.destination[1])
+        crafted = _crafted(facts, own_port(start.fd, version, facts.request.protocol))
         identity = Identity(version, facts.request.protocol, crafted.number, crafted.source_port, ports)
 
         def send() -> None:
@@ -67,8 +65,7 @@ def follow(engine: Engine, facts: Facts, opened: Opened, waits: Callable[[], boo
     return replace(observed(hops, document, facts), notes=tuple(seen.notes), counters=counted)
 
 
-def _crafted(facts: Facts) -> packets.Crafted:
-    port = _FIRST_PORT + random.randrange(_PORTS)
+def _crafted(facts: Facts, port: int) -> packets.Crafted:
     number = random.randrange(1, 1 << 16)
     return packets.Crafted(facts.request.protocol, facts.source_address, facts.address, port, facts.port, number, facts.time_to_live[0])
 
