@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
 import click
 
 from netbox.cli import options, output, terminal
 from netbox.errors import HostError, NetboxError
 from netbox.parse import parse_user, parse_working_dir
+
+if TYPE_CHECKING:
+    from netbox.cli.state import State
 
 
 @click.command(
@@ -35,7 +39,9 @@ Exit code: the command's own; 126 when it cannot be executed, 127 when it is not
 @options.detach_keys_option
 @options.sandbox_argument(running=True)
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+@click.pass_obj
 def exec_(
+    state: State | None,
     interactive: bool,
     tty: bool,
     detach: bool,
@@ -57,7 +63,7 @@ def exec_(
     working_dir = None if working_dir is None else parse_working_dir(working_dir)
     if interactive and tty and not detach:
         terminal.require_terminal()
-    with Engine(warm=False) as engine:
+    with Engine(warm=False, prespawned=state.take_helper() if state is not None else None) as engine:
         attachment = engine.get(name).open_exec(
             *command,
             user=user,

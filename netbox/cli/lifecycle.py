@@ -34,9 +34,9 @@ def start(state: State | None, attach: bool, interactive: bool, detach_keys: str
     """Start sandboxes that were created or have ended."""
     from netbox.engine import Engine
 
-    launcher = state.take_launcher() if state is not None else None
+    helper = state.take_helper() if state is not None else None
     keys = terminal.parse_detach_keys(detach_keys or terminal.DEFAULT_DETACH_KEYS)
-    with Engine(warm=False, prespawned=launcher) as engine:
+    with Engine(warm=False, prespawned=helper) as engine:
         if attach or interactive:
             if len(names) > 1:
                 raise UsageError("-a takes one sandbox", "start the others without -a")

@@ -3,7 +3,8 @@
 Exit codes: the sandbox's own for run, exec, attach and start -a; 125 when netbox failed, 126 and 127 when the command cannot be executed or
 is not there (docker-run(1)); 130 after ctrl-c, 128 + n after signal n, 141 when the reader of a pipe went away.
 
-A start is prepared before anything heavy is loaded: the interpreter of the monitor starts while this process still imports click.
+A start is prepared before anything heavy is loaded: the interpreter of the monitor, or of the process of an exec, starts while this process
+still imports click.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
     from netbox.cli.state import State
-    from netbox.runtime.launcher import Launcher
+    from netbox.runtime.helper import Helper
 
-STARTING_COMMANDS = ("run", "start")
+HELPERS = {"run": "monitor", "start": "monitor", "exec": "execute_helper"}
+"""Which process a command will want."""
 _NO_START = ("--help", "--dry-run", "--version")
 INTERNAL_ERROR = 125
 INTERRUPTED = 130
@@ -55,10 +57,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 def execute(arguments: list[str]) -> int:
     """Runs one command line and returns its exit code. Prints errors to stderr, one line each."""
     _open_missing_descriptors()
-    launcher = _prespawn(arguments)
+    helper = _prespawn(arguments)
     from netbox.cli.state import State
 
-    state = State(launcher=launcher)
+    state = State(helper)
     try:
         return _guarded(arguments, state)
     finally:
@@ -76,17 +78,17 @@ def _open_missing_descriptors() -> None:
             setattr(sys, name, open(os.devnull, "r+", encoding="utf-8"))  # noqa: SIM115 - until the process ends
 
 
-def _prespawn(arguments: Sequence[str]) -> Launcher | None:
-    """A monitor on its way, when the command line will want one. A wrong guess costs one process that ends at once."""
+def _prespawn(arguments: Sequence[str]) -> Helper | None:
+    """The process that the command line will want, on its way. A wrong guess costs one process that ends at once."""
     command = next((word for word in arguments if not word.startswith("-")), None)
-    if command not in STARTING_COMMANDS or os.geteuid() != 0 or any(word in _NO_START for word in arguments):
+    if command not in HELPERS or os.geteuid() != 0 or any(word in _NO_START for word in arguments):
         return None
     from netbox.errors import NetboxError
 
     try:
-        from netbox.runtime.launcher import Launcher
+        from netbox.runtime.helper import Helper
 
-        return Launcher.prespawn()
+        return Helper.start(HELPERS[command])
     except (NetboxError, OSError):
         return None  # the start itself tries again and says what is wrong
 

@@ -214,17 +214,18 @@ class _Attachment:
 def _start(state: State, spec: SandboxSpec, id_file: IdFile, detach: bool, wanted: _Attachment) -> int:
     from netbox.engine import Engine
 
-    with Engine(warm=False, prespawned=state.take_launcher()) as engine:
+    with Engine(warm=False, prespawned=state.take_helper()) as engine:
         sandbox = engine.prepare_run(spec)
         id_file.write(sandbox.id)
         size = terminal.console_size() if spec.tty else None
         attachment = sandbox.start(attach=not detach, console_size=size)
-        notice.about_public_ports(wanted.ports, sandbox.ports)
         if attachment is None:
+            notice.about_public_ports(wanted.ports, sandbox.ports)
             output.echo(sandbox.id)
             return 0
         try:
             with attachment:  # until the end is settled: it says that we do that
+                notice.about_public_ports(wanted.ports, sandbox.ports)
                 return finish(sandbox, _foreground(attachment, sandbox, spec, wanted))
         except (OSError, KeyboardInterrupt):
             # The output goes nowhere any more, as in 'netbox run … | head': the sandbox ends as a plain command in the pipe would. By now

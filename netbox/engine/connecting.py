@@ -41,6 +41,7 @@ def connect(context: Context, row: SandboxRow, attachment: NetworkAttachment) ->
         UsageError: its network is not its own, or the address does not fit.
     """
     context.require_root("connect a sandbox to a network")
+    ending.after_start(context, row)
     with networks.locked(context.settings):
         settle_links(context, row.id)
         fresh = _own_network(context, row)
@@ -63,6 +64,7 @@ def disconnect(context: Context, row: SandboxRow, network: str) -> None:
         NotFound: it is not on the network.
     """
     context.require_root("disconnect a sandbox from a network")
+    ending.after_start(context, row)
     with networks.locked(context.settings):
         settle_links(context, row.id)
         fresh = _own_network(context, row)
@@ -196,29 +198,28 @@ def _save(context: Context, row: SandboxRow, after: NetworkPlan, add: NetworkAtt
     if fresh is None or fresh.state != "running":
         raise WrongState(f"{row.name} has just ended", "try again")
     plan = {**fresh.details["network"], "endpoints": [dataclasses.asdict(item) for item in after.endpoints], "ports": after.ports}
-    context.store.update_sandbox(row.id, spec=_changed_spec(fresh, add, drop), details={**fresh.details, "network": plan})
+    context.store.update_sandbox(row.id, spec=_changed_spec(fresh.spec, add, drop), details={**fresh.details, "network": plan})
     if after.ports:
         holding.renew_row(context, after)
 
 
-def _changed_spec(row: SandboxRow, add: NetworkAttachment | None, drop: str | None) -> dict[str, Any]:
-    spec: NetworkSpec = SandboxSpec.from_json(row.spec).network
-    attachments = [item for item in spec.attachments if item.network != drop]
+def _changed_spec(spec: dict[str, Any], add: NetworkAttachment | None, drop: str | None) -> dict[str, Any]:
+    network: NetworkSpec = SandboxSpec.from_json(spec).network
+    attachments = [item for item in network.attachments if item.network != drop]
     if add is not None:
         attachments.append(add)
-    return {**row.spec, "network": {**row.spec["network"], "ip": None, "mac_address": None, "networks": attachments}}
+    return {**spec, "network": {**spec["network"], "ip": None, "mac_address": None, "networks": attachments}}
 
 
 def _connect_stopped(context: Context, row: SandboxRow, attachment: NetworkAttachment) -> None:
     with stopped(context, row), context.store.database.transaction():
-        changed = _changed_spec(row, attachment, None)
-        context.store.update_sandbox(row.id, spec=changed)
+        context.store.change_spec(row.id, lambda spec: _changed_spec(spec, attachment, None))
         context.network.reserve(row.id, NetworkSpec(networks=(attachment,)))
 
 
 def _disconnect_stopped(context: Context, row: SandboxRow, network: str) -> None:
     with stopped(context, row), context.store.database.transaction():
-        context.store.update_sandbox(row.id, spec=_changed_spec(row, None, network))
+        context.store.change_spec(row.id, lambda spec: _changed_spec(spec, None, network))
         context.store.release_leases(row.id, network)
 
 
@@ -253,12 +254,13 @@ def renew_resolvers(context: Context, plan: NetworkPlan) -> None:
 def _rewrite(context: Context, plan: NetworkPlan, name: str, renew: Callable[[str], str]) -> None:
     path = f"{context.settings.sandbox_run(plan.sandbox_id)}/{name}"
     try:
-        with open(path, "r+", encoding="utf-8", errors="surrogateescape") as file:
-            text = file.read()
-            wanted = renew(text)
-            if wanted != text:
+        with open(path, "r+b", buffering=0) as file:
+            old = file.read()
+            new = renew(old.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")
+            if new != old:
+                # One write over all of the old text: who reads just then, or after this process was killed here, finds no rest of a line.
                 file.seek(0)
-                file.write(wanted)
-                file.truncate()
+                file.write(new.ljust(len(old), b"\n"))
+                file.truncate(len(new))
     except FileNotFoundError:
         return  # the sandbox is being removed

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from netbox.kernel.cgroups import Cgroups
     from netbox.network.manager import NetworkManager
     from netbox.network.undo import UndoContext
+    from netbox.runtime.helper import Helper
     from netbox.runtime.launcher import Launcher
     from netbox.runtime.spawner import Spawner
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 class Context:
     """Shared by an ``Engine`` and its sandboxes. ``spawner`` and ``background`` are set while the engine has them."""
 
-    def __init__(self, settings: Settings, prespawned: Launcher | None = None) -> None:
+    def __init__(self, settings: Settings, prespawned: Helper | None = None) -> None:
         self.settings = settings
         self.store = Store(settings)
         self.spawner: Spawner | None = None
@@ -31,20 +32,28 @@ class Context:
         self._prespawned = prespawned
 
     def launcher(self) -> Launcher:
-        """The monitor that was started ahead, or a new one."""
+        """One start."""
         from netbox.runtime.launcher import Launcher
 
-        launcher, self._prespawned = self._prespawned, None
-        return launcher or Launcher.prespawn(self.spawner)
+        return Launcher(self.helper("monitor"))
+
+    def helper(self, kind: str) -> Helper:
+        """The process that was started ahead, or a new one."""
+        from netbox.runtime.helper import Helper
+
+        helper = self._prespawned
+        if helper is None or helper.kind != kind:
+            return Helper.start(kind, self.spawner)
+        self._prespawned = None
+        return helper
 
     def close(self) -> None:
-        """Ends the warm process and the unused monitor, closes the database."""
+        """Ends the warm process and the one made ahead that nobody used, closes the database."""
         spawner, self.spawner = self.spawner, None
         if spawner is not None:
             spawner.close()
         if self._prespawned is not None:
-            self._prespawned.abort()
-            self._prespawned.close()
+            self._prespawned.end()
             self._prespawned = None
         self.store.close()
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 BUILT_IN_MODES = ("bridge", "host", "none")
 TINI = "/usr/bin/tini-static"
+_LOCK_PATIENCE = 5.0  # seconds
 
 
 def create(context: Context, spec: SandboxSpec, state: str = "created") -> tuple[SandboxRow, SandboxLock]:
@@ -35,7 +36,8 @@ def create(context: Context, spec: SandboxSpec, state: str = "created") -> tuple
     context.require_root("create a sandbox")
     check(context, spec)
     sandbox_id = names.new_id()
-    lock = acquire_or_conflict(context.settings.sandbox_run(sandbox_id), names.short_id(sandbox_id))
+    # A collection may take the directory for one that was left behind, and lets go of it at once: it is made again then.
+    lock = acquire_or_conflict(context.settings.sandbox_run(sandbox_id), names.short_id(sandbox_id), _LOCK_PATIENCE)
     try:
         with context.images.reading():
             row = sandbox_row(context, spec, sandbox_id, state)

@@ -27,6 +27,7 @@ from netbox.state.rows import SandboxRow
 
 if TYPE_CHECKING:
     from netbox.engine.context import Context
+    from netbox.runtime.client import Attachment
 
 CREATING = "creating"  # by ``run``: until it runs, its failure leaves no record
 ENDING = "ending"  # the end is recorded, its clean-up is not complete
@@ -124,10 +125,8 @@ def remove(context: Context, row: SandboxRow, force: bool = False) -> None:
         lock = locks.acquire_or_conflict(directory, row.name, LOCK_TIMEOUT)  # somebody is just settling it
     elif lock is None:
         # From here on it is removed at its end, whoever sees to that: this process may be killed too.
-        context.store.update_sandbox(row.id, spec={**row.spec, "remove": True})
-        send_signal(context, row, signal.SIGKILL, missing_is_fine=True)
-        _ends_within(context, row, None)
-        lock = locks.acquire_or_conflict(directory, row.name, LOCK_TIMEOUT)
+        context.store.change_spec(row.id, lambda spec: {**spec, "remove": True})
+        lock = _kill_until_free(context, row)
     with lock:
         try:
             settle_locked(context, row.id)
@@ -137,10 +136,33 @@ def remove(context: Context, row: SandboxRow, force: bool = False) -> None:
             discard_run_directory(context, row.id)
 
 
+def _kill_until_free(context: Context, row: SandboxRow) -> SandboxLock:
+    """Kills what runs until the lock is ours: somebody may be starting the sandbox again just now.
+
+    Raises:
+        Conflict: somebody held the sandbox for ``LOCK_TIMEOUT`` seconds in which there was nothing to kill.
+    """
+    directory = context.settings.sandbox_run(row.id)
+    deadline = time.monotonic() + LOCK_TIMEOUT
+    while time.monotonic() < deadline:
+        running = after_start(context, row)
+        if running is not None and send_signal(context, running, signal.SIGKILL, missing_is_fine=True):
+            _ends_within(context, running, None)
+            deadline = time.monotonic() + LOCK_TIMEOUT
+        lock = SandboxLock.acquire(directory, _LOOK_AGAIN)
+        if lock is not None:
+            return lock
+    raise locks.held(row.name)
+
+
 def stop(context: Context, row: SandboxRow, timeout: float | None = None) -> None:
-    """Sends the stop signal, then SIGKILL after ``timeout`` seconds (None: the sandbox's own), and settles. A stopped sandbox is fine."""
-    if not _is_running(context, row):
+    """Sends the stop signal, then SIGKILL after ``timeout`` seconds (None: the sandbox's own), and settles. A stopped sandbox is fine; one
+    that is just being started is stopped when it runs.
+    """
+    running = after_start(context, row)
+    if running is None:
         return
+    row = running
     patience = float(row.spec["stop_timeout"] if timeout is None else timeout)
     manager, path = context.cgroups, context.settings.cgroup(row.id)
     send_signal(context, row, row.spec["stop_signal"], missing_is_fine=True)
@@ -151,21 +173,23 @@ def stop(context: Context, row: SandboxRow, timeout: float | None = None) -> Non
         send_signal(context, row, signal.SIGKILL, missing_is_fine=True)
         events.record(context, row, "kill", signal=int(signal.SIGKILL))
         _ends_within(context, row, None)
-    settle(context, row.id)
+    settle(context, row.id, started_at=row.started_at)
     events.record(context, row, "stop")
 
 
-def send_signal(context: Context, row: SandboxRow, number: int, missing_is_fine: bool = False) -> None:
-    """Sends a signal to the sandbox's pid 1. SIGKILL also reaches a frozen one.
+def send_signal(context: Context, row: SandboxRow, number: int, missing_is_fine: bool = False) -> bool:
+    """Sends a signal to the sandbox's pid 1; one that is just being started gets it when it runs. SIGKILL also reaches a frozen one.
+    Returns whether there was a process to send it to.
 
     Raises:
         WrongState: it does not run.
     """
+    after_start(context, row)
     try:
         pidfd = open_pidfd(context, row)
     except WrongState:
         if missing_is_fine:
-            return
+            return False
         raise
     try:
         signal.pidfd_send_signal(pidfd, number)
@@ -176,6 +200,7 @@ def send_signal(context: Context, row: SandboxRow, number: int, missing_is_fine:
     manager, path = context.cgroups, context.settings.cgroup(row.id)
     if number == signal.SIGKILL and manager.exists(path) and manager.is_frozen(path):
         manager.thaw(path)
+    return True
 
 
 def open_pidfd(context: Context, row: SandboxRow) -> int:
@@ -224,26 +249,50 @@ def open_namespace(context: Context, row: SandboxRow, kind: str) -> int:
 
 
 def wait(context: Context, row: SandboxRow, timeout: float | None = None) -> int | None:
-    """Waits for the end of the sandbox; its exit code, or ``None`` after ``timeout`` seconds.
+    """Waits for the end of the run that the record speaks of; its exit code, or ``None`` after ``timeout`` seconds.
+
+    One that does not run has ended: the code is that of its last run, also while a restart is under way, as with ``docker wait``. A first
+    start that is under way is waited for.
 
     Raises:
         NotFound: it was removed meanwhile and its exit code is lost.
     """
     deadline = None if timeout is None else time.monotonic() + timeout
-    try:
-        attachment = connect(context.settings.sandbox_run(row.id))
-    except WrongState:
-        return _final_code(context, row)
-    with attachment:
-        while True:
-            remaining = None if deadline is None else max(0.0, deadline - time.monotonic())
-            if not attachment.pending() and not select.select([attachment], [], [], remaining)[0]:
-                return None
-            frame = attachment.read_frame()
-            if frame is None:
-                return _final_code(context, row)
-            if frame[0] == protocol.EXIT:
-                return int(json.loads(frame[1])["exit_code"])
+    while True:
+        if row.state != "running":
+            row = context.store.sandbox(row.id) or row
+        try:
+            attachment = connect(context.settings.sandbox_run(row.id))
+        except WrongState:
+            attachment = None  # it starts, or its monitor has just gone
+        try:
+            # After the connection: it may be one to the monitor of a later run, or to one that is about to end without a word to us.
+            code = _final_code(context, row)
+            if code is None and attachment is not None:
+                code = _hear_exit(attachment, deadline)
+        finally:
+            if attachment is not None:
+                attachment.close()
+        if code is not None:
+            return code
+        if deadline is not None and time.monotonic() >= deadline:
+            return None
+        time.sleep(locks.LONGEST_POLL_INTERVAL)
+
+
+def _hear_exit(attachment: Attachment, deadline: float | None) -> int | None:
+    """The exit code that the monitor tells; ``None`` when it hangs up without (it was killed, or has dropped who reads too slowly), and at
+    the deadline.
+    """
+    while True:
+        remaining = None if deadline is None else max(0.0, deadline - time.monotonic())
+        if not attachment.pending() and not select.select([attachment], [], [], remaining)[0]:
+            return None
+        frame = attachment.read_frame()
+        if frame is None:
+            return None
+        if frame[0] == protocol.EXIT:
+            return int(json.loads(frame[1])["exit_code"])
 
 
 def _ends_within(context: Context, row: SandboxRow, timeout: float | None) -> bool:
@@ -311,20 +360,35 @@ def _oom_killed(context: Context, row: SandboxRow) -> bool:
         return False  # the cgroup went away between the two looks
 
 
-def _final_code(context: Context, row: SandboxRow) -> int:
+def _final_code(context: Context, row: SandboxRow) -> int | None:
+    """The exit code of the run that ``row`` speaks of, ``None`` while it goes on. The order matters: as long as the record knows of no
+    later run, the lock and the status that were looked at before it are those of this one.
+    """
+    alive = is_alive(context, row)
     status = read_status(context.settings.sandbox_run(row.id))
-    if status is not None and status.state == "exited" and status.exit_code is not None:
-        return status.exit_code
     fresh = context.store.sandbox(row.id)
-    if fresh is None:
-        raise NotFound(f"{row.name} was removed before its exit code could be read")
-    if fresh.state == "running":
-        return KILLED  # the monitor is dead and left no status: it was killed, and its sandbox with it
-    return fresh.exit_code or 0
+    if fresh is None or (row.state == "running" and _started_again(fresh, row.started_at)):
+        code = context.store.exit_code_since(row.id, row.started_at or row.created_at)
+        if code is None:
+            raise NotFound(f"{row.name} was removed before its exit code could be read")
+        return code
+    if fresh.state in (CREATING, "starting"):
+        return None if alive and fresh.exit_code is None else fresh.exit_code or 0
+    if fresh.state != "running":
+        return fresh.exit_code or 0
+    if status is not None and status.state in ("exited", "aborted") and status.exit_code is not None:
+        return status.exit_code
+    return None if alive else KILLED  # the monitor is dead and left no status: it was killed, and its sandbox with it
 
 
 def _started_again(row: SandboxRow, started_at: float | None) -> bool:
     return started_at is not None and (row.state == "starting" or (row.started_at or 0.0) > started_at)
+
+
+def runs_since(context: Context, row: SandboxRow, started_at: float | None) -> bool:
+    """Whether the sandbox runs, and since a later start than that one; ``None`` for any."""
+    fresh = context.store.sandbox(row.id)
+    return fresh is not None and fresh.state == "running" and not _has_ended(context, row) and _started_again(fresh, started_at or 0.0)
 
 
 def _has_ended(context: Context, row: SandboxRow) -> bool:
@@ -344,5 +408,24 @@ def _replay_links(context: Context, sandbox_id: str) -> None:
     replay(journal, context)
 
 
-def _is_running(context: Context, row: SandboxRow) -> bool:
-    return row.state in ACTIVE and is_alive(context, row)
+def is_starting(context: Context, row: SandboxRow) -> bool:
+    """Whether a start of the sandbox is under way: there is nobody yet who could take a signal."""
+    if row.state not in (CREATING, "starting", "running") or not is_alive(context, row):
+        return False
+    return row.state != "running" or read_status(context.settings.sandbox_run(row.id)) is None
+
+
+def after_start(context: Context, row: SandboxRow) -> SandboxRow | None:
+    """The record when no start is under way any more; ``None`` when the sandbox does not run then. What changes a sandbox waits for it.
+
+    Raises:
+        Conflict: the start took ``LOCK_TIMEOUT`` seconds.
+    """
+    deadline = time.monotonic() + LOCK_TIMEOUT
+    while True:
+        fresh = context.store.sandbox(row.id)
+        if fresh is None or not is_starting(context, fresh):
+            return fresh if fresh is not None and fresh.state in ACTIVE and is_alive(context, fresh) else None
+        if time.monotonic() >= deadline:
+            raise Conflict(f"{row.name} is still being started after {LOCK_TIMEOUT:g} s", "try again in a moment")
+        time.sleep(locks.LONGEST_POLL_INTERVAL)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from netbox.engine.exposing import Report
     from netbox.image.store import Image, ImageStore
     from netbox.network.firewall import Difference
-    from netbox.runtime.launcher import Launcher
+    from netbox.runtime.helper import Helper
 
 
 class PlanSection(NamedTuple):
@@ -44,7 +44,7 @@ class Engine:
     soon, such as the command line: no such process is kept, and idle networks go down in the background after ``close``.
     """
 
-    def __init__(self, settings: Settings | None = None, *, warm: bool = True, prespawned: Launcher | None = None) -> None:
+    def __init__(self, settings: Settings | None = None, *, warm: bool = True, prespawned: Helper | None = None) -> None:
         self._context = Context(settings or Settings.from_environment(), prespawned)
         self._background = Background(self._context, own_thread=warm)
         self._context.background = self._background

@@ -36,11 +36,14 @@ def read(
     last = past[-1].seq if past else 0
     if since is not None or not follow:
         yield from (event for event in past if _wanted(event, since, until, filters))
-    while follow and not (until is not None and time.time() > until) and not (stop is not None and stop()):
+    while follow and not (stop is not None and stop()):
+        over = until is not None and time.time() > until  # asked first: what happened until then is read below
         for event in store.events(after=last):
             last = event.seq
             if _wanted(event, since, until, filters):
                 yield event
+        if over:
+            return
         time.sleep(POLL_INTERVAL)
 
 

@@ -108,9 +108,10 @@ def impair(context: Context, row: SandboxRow, wanted: Sequence[Impairment]) -> N
     from netbox.network import networks, shaping
 
     context.require_root("impair a sandbox")
-    plan = link_plan(context, row)
     journal = _journal(context, row)
     with networks.locked(context.settings):
+        row = _fresh(context, row)
+        plan = link_plan(context, row)
         before = _rows(journal)
         wanted = shaping.placed(plan, wanted)
         result = shaping.merged([shaping.Impairment.from_json(entry.args["impairment"]) for entry in before if _stands(entry)], wanted)
@@ -124,6 +125,7 @@ def impair(context: Context, row: SandboxRow, wanted: Sequence[Impairment]) -> N
                 _revert(context, row, plan, netns, journal)
                 raise
             with context.store.database.transaction():
+                _expect_running(context, row)  # else the rows are its clean-up's, and nobody would see to further ones
                 journal.forget(_rows(journal))
                 journal.record_all([_entry(row, item, STANDING) for item in result])
         finally:
@@ -144,6 +146,7 @@ def lift(context: Context, row: SandboxRow, to: str | None = None) -> int:
     link_plan(context, row)
     journal = _journal(context, row)
     with networks.locked(context.settings):
+        row = _fresh(context, row)
         rows = [entry for entry in _rows(journal) if to is None or _concerns(entry, to)]
         if to is not None and not rows:
             raise NotFound(f"nothing is in force between {row.name} and {to}", f"'netbox impair {row.name}' lists what is")
@@ -163,8 +166,8 @@ def expire(context: Context, row: SandboxRow) -> int:
 
     with networks.locked(context.settings):
         try:
-            return _settle(context, row, journal)
-        except WrongState:
+            return _settle(context, _fresh(context, row), journal)
+        except (NotFound, WrongState):
             return 0  # it has just ended: its clean-up sees to the rows
 
 
@@ -287,6 +290,11 @@ def main() -> int:
 # -- helpers -------------------------------------------------------------------------------------------------------------------------------
 
 
+def _fresh(context: Context, row: SandboxRow) -> SandboxRow:
+    """The record under the networks' lock: until we had that, somebody may have connected the sandbox to a network, or disconnected it."""
+    return context.store.find_sandbox(row.id)
+
+
 def _journal(context: Context, row: SandboxRow) -> Journal:
     return context.store.journal(names.sandbox_owner(row.id), RUN)
 
@@ -375,7 +383,11 @@ def _keep_time(context: Context, row: SandboxRow, standing: Sequence[Impairment]
     """One timer for each deadline; those of others end by themselves when their file is gone."""
     directory = context.settings.sandbox_run(row.id)
     wanted = {f"{_TIMER}{item.until!r}": item.until for item in standing if item.until is not None}
-    for name in os.listdir(directory):
+    try:
+        found = os.listdir(directory)
+    except FileNotFoundError:
+        return  # the sandbox has just been removed
+    for name in found:
         if name.startswith(_TIMER) and name not in wanted:
             os.unlink(f"{directory}/{name}")
     for name, until in wanted.items():

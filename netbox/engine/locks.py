@@ -37,8 +37,9 @@ class SandboxLock:
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
+                looked_at = _is_looked_at(fd)
                 os.close(fd)
-                if time.monotonic() >= deadline:
+                if not looked_at and time.monotonic() >= deadline:
                     return None
                 time.sleep(interval)
                 interval = min(2 * interval, LONGEST_POLL_INTERVAL)
@@ -69,8 +70,13 @@ def acquire_or_conflict(run_directory: str, name: str, timeout: float = 0.0) -> 
     """
     lock = SandboxLock.acquire(run_directory, timeout)
     if lock is None:
-        raise Conflict(f"another netbox command is working on {name}", "try again in a moment")
+        raise held(name)
     return lock
+
+
+def held(name: str) -> Conflict:
+    """The error for a sandbox whose lock stays taken."""
+    return Conflict(f"another netbox command is working on {name}", "try again in a moment")
 
 
 def is_free(run_directory: str) -> bool:
@@ -87,6 +93,15 @@ def is_free(run_directory: str) -> bool:
         return False
     finally:
         os.close(fd)
+
+
+def _is_looked_at(fd: int) -> bool:
+    """Whether only onlookers (``is_free``) stand in the way of the exclusive lock: they are gone at once. Takes a shared lock then."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _open(run_directory: str, path: str) -> int:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from netbox import names
-from netbox.errors import Conflict, UsageError
+from netbox.errors import Conflict, NotFound, UsageError
 from netbox.spec import NetworkRequest
 from netbox.state.rows import MemberRow, NetworkRow
 
@@ -175,8 +175,8 @@ class Networks:
             if not network.built_in and not network.users:
                 try:
                     self.remove(network.name)
-                except Conflict:
-                    continue  # a sandbox came in between
+                except (Conflict, NotFound):
+                    continue  # a sandbox came in between, or another command has removed it
                 removed.append(network.name)
         return removed
 

@@ -37,6 +37,7 @@ def publish(context: Context, row: SandboxRow, asked: Sequence[str | int | PortS
         UsageError: a port is malformed or asked for twice, or the sandbox has no network by which it could be reached.
     """
     context.require_root("publish a port")
+    ending.after_start(context, row)
     wanted = tuple(parse_port(port) for port in asked)
     with networks.locked(context.settings):
         settle_links(context, row.id)
@@ -46,7 +47,7 @@ def publish(context: Context, row: SandboxRow, asked: Sequence[str | int | PortS
             wanted = _publish_running(context, fresh, wanted)
         else:
             with stopped(context, fresh):
-                context.store.update_sandbox(fresh.id, spec=_changed_spec(fresh, [*_spec_ports(fresh), *wanted]))
+                _save_stopped(context, fresh, [*_spec_ports(fresh), *wanted])
     events.record(context, fresh, "publish", ports=[format_port(port) for port in wanted])
     return wanted
 
@@ -59,6 +60,7 @@ def unpublish(context: Context, row: SandboxRow, selectors: Sequence[str | int |
         NotFound: a selector fits nothing that is published.
     """
     context.require_root("take a published port back")
+    ending.after_start(context, row)
     with networks.locked(context.settings):
         settle_links(context, row.id)
         fresh = context.store.find_sandbox(row.id)
@@ -74,7 +76,7 @@ def unpublish(context: Context, row: SandboxRow, selectors: Sequence[str | int |
             settle_links(context, fresh.id)
         else:
             with stopped(context, fresh):
-                context.store.update_sandbox(fresh.id, spec=_changed_spec(fresh, [asked[index] for index in left]))
+                _save_stopped(context, fresh, [asked[index] for index in left])
     taken = tuple(actual[index] for index in gone)
     events.record(context, fresh, "unpublish", ports=[format_port(port) for port in taken])
     return taken
@@ -124,7 +126,7 @@ def _save(context: Context, row: SandboxRow, asked: Sequence[PortSpec], actual: 
     if fresh is None or fresh.state != "running" or fresh.started_at != row.started_at:
         raise WrongState(f"{row.name} has just ended", "try again")
     details = {**fresh.details, "network": {**fresh.details["network"], "ports": actual}}
-    context.store.update_sandbox(row.id, spec=_changed_spec(fresh, asked), details=details)
+    context.store.update_sandbox(row.id, spec=_changed_spec(fresh.spec, asked), details=details)
     run = context.store.journal(names.sandbox_owner(row.id), RUN)
     if not any(item.kind == "port" for item in run.rows()):
         run.record("port", sandbox_id=row.id)
@@ -168,5 +170,9 @@ def _plan(row: SandboxRow) -> NetworkPlan:
     return NetworkPlan.from_json(row.details["network"])
 
 
-def _changed_spec(row: SandboxRow, published: Sequence[PortSpec]) -> dict[str, Any]:
-    return {**row.spec, "network": {**row.spec["network"], "ports": list(published)}}
+def _save_stopped(context: Context, row: SandboxRow, asked: Sequence[PortSpec]) -> None:
+    context.store.change_spec(row.id, lambda spec: _changed_spec(spec, asked))
+
+
+def _changed_spec(spec: dict[str, Any], published: Sequence[PortSpec]) -> dict[str, Any]:
+    return {**spec, "network": {**spec["network"], "ports": list(published)}}

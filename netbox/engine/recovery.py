@@ -73,9 +73,10 @@ def _is_under_way(context: Context, row: SandboxRow) -> bool:
 def _orphaned_journals(context: Context) -> list[str]:
     """Rows whose sandbox is gone: an undo failed after the record went, or was killed just then."""
     store = context.store
+    owners = store.journal_owners()  # first: a sandbox comes together with its rows, so those of one that is just being made have a record
     known = {names.sandbox_owner(row.id): row for row in store.sandboxes()}
     done = []
-    for owner, scope in store.journal_owners():
+    for owner, scope in owners:
         if scope in (NETWORK, TRACE):
             continue  # release_networks and leftovers see to them, under their locks
         if scope == LINK and owner in known:

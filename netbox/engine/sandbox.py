@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from netbox.engine import ending, events, impairing, observing, starting
 from netbox.engine.impairable import Impairable
 from netbox.engine.record import Record
-from netbox.errors import UsageError, WrongState
+from netbox.errors import Conflict, UsageError, WrongState
 from netbox.parse.networks import make_attachment
 from netbox.spec import PortSpec, Resources
 from netbox.state.rows import SandboxRow
@@ -95,11 +95,18 @@ class Sandbox(Record, Impairable):
     def restart(self, timeout: float | None = None) -> None:
         """Stops it if it runs, and starts it. One that is removed at its end is kept for the new run."""
         remove = self.refresh().spec.remove
+        before = self._row.started_at
         if remove:
             self._set_remove(False)
         try:
             self.stop(timeout)
-            self.start()
+            try:
+                self.start()
+            except (Conflict, WrongState):
+                # Two at once, and the other one was quicker: it runs anew, as was asked for.
+                if not ending.runs_since(self._context, self._row, before):
+                    raise
+                self._reread()
         finally:
             if remove:
                 self._set_remove(True)
@@ -151,15 +158,14 @@ class Sandbox(Record, Impairable):
             UsageError: not a name.
             Conflict: another sandbox has it.
         """
-        from netbox.network.plan import NetworkPlan
         from netbox.parse import parse_name
 
         new = parse_name(name, "sandbox")
         old = self.refresh().name
         self._context.store.update_sandbox(self.id, name=new)
         self._reread()
-        if self._row.state == "running":
-            self._context.network.names_changed(NetworkPlan.from_json(self._row.details["network"]))
+        if self._row.state in ending.ACTIVE:  # also while it starts: it may have its addresses already
+            self._context.network.names_changed(item.network for item in self.spec.network.attachments)
         self._event("rename", old_name=old)
 
     def remove(self, force: bool = False) -> None:
@@ -258,7 +264,7 @@ class Sandbox(Record, Impairable):
             detach=detach,
             privileged=privileged,
             console_size=console_size,
-            spawner=self._context.spawner,
+            helper=lambda: self._context.helper(execute.KIND),
         )
 
     def stats(self, previous: Stats | None = None) -> Stats:
@@ -290,16 +296,19 @@ class Sandbox(Record, Impairable):
         from netbox.engine.creation import limits
         from netbox.parse import check_resources
 
-        spec = self.refresh().spec
         changed = {key: value for key, value in dataclasses.asdict(resources).items() if value is not None}
-        merged = dataclasses.replace(spec, resources=dataclasses.replace(spec.resources, **changed))
-        check_resources(merged.resources)
-        wanted = limits(merged)
-        self._context.cgroups.check(wanted)
-        if self.state in ("running", "paused"):
-            self._context.cgroups.apply(self._context.settings.cgroup(self.id), wanted)
-        self._context.store.update_sandbox(self.id, spec=merged.to_json())
+        ending.after_start(self._context, self.refresh()._row)
         self._reread()
+        while True:
+            merged = dataclasses.replace(self.spec, resources=dataclasses.replace(self.spec.resources, **changed))
+            check_resources(merged.resources)
+            wanted = limits(merged)
+            self._context.cgroups.check(wanted)
+            if self.state in ("running", "paused"):
+                self._context.cgroups.apply(self._context.settings.cgroup(self.id), wanted)
+            self._context.store.change_spec(self.id, lambda spec: {**spec, "resources": {**spec["resources"], **changed}})
+            if self.refresh().spec.resources == merged.resources:
+                break  # else somebody has changed other limits meanwhile: what he has put in force, we may have taken back
         self._event("update")
 
     def connect(self, network: str, **options: Unpack[AttachmentOptions]) -> None:
@@ -369,7 +378,7 @@ class Sandbox(Record, Impairable):
         self._row = self._context.store.sandbox(self._row.id) or self._row
 
     def _set_remove(self, remove: bool) -> None:
-        self._context.store.update_sandbox(self.id, spec={**self._row.spec, "remove": remove})
+        self._context.store.change_spec(self.id, lambda spec: {**spec, "remove": remove})
         self._reread()
 
     def _event(self, action: str, **attributes: Any) -> None:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from netbox import names, policies
 from netbox.engine import collector, ending, events, impairing, runtime_plan, undo, watchers
 from netbox.engine.creation import TINI, device_rules, limits
-from netbox.engine.locks import SandboxLock, acquire_or_conflict
+from netbox.engine.locks import SandboxLock, held
 from netbox.engine.transaction import Transaction
 from netbox.errors import NetboxError, WrongState
 from netbox.kernel import capabilities, seccomp
@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 # Above what useradd, subuid(5) and systemd-nspawn give out (https://systemd.io/UIDS-GIDS/).
 ID_RANGE_BASES = range(0x70000000, 0x7FFE0000, 0x10000)
 ID_RANGE_SIZE = 0x10000
+_LOCK_PATIENCE = 5.0  # seconds
+_LOOK_AGAIN = 0.1  # seconds
 FILES = ("hosts", "hostname", "resolv.conf")
 
 
@@ -150,10 +152,13 @@ def join_target(context: Context, spec: SandboxSpec) -> JoinTarget | None:
 def _lock(context: Context, row: SandboxRow) -> tuple[SandboxRow, SandboxLock]:
     directory = context.settings.sandbox_run(row.id)
     lock = SandboxLock.acquire(directory)
-    if lock is None:
-        if row.state == "running":
+    deadline = time.monotonic() + _LOCK_PATIENCE
+    while lock is None:
+        if ending.runs_since(context, row, None):
             raise WrongState(f"{row.name} runs already", f"stop it first (netbox stop {row.name}), or restart it")
-        lock = acquire_or_conflict(directory, row.name, timeout=5.0)
+        if time.monotonic() >= deadline:
+            raise held(row.name)
+        lock = SandboxLock.acquire(directory, _LOOK_AGAIN)
     try:
         ending.settle_locked(context, row.id)
         # What the clean-up of its last run has put off has the names that the new run will use.

@@ -77,22 +77,19 @@ class RingBuffer:
         return self.descriptor
 
     def read(self) -> Iterator[bytes]:
-        """The records that are there."""
-        while True:
-            produced = struct.unpack_from("=Q", self._data, 0)[0]
-            if self._position >= produced:
-                return
-            while self._position < produced:
-                place = self._page + (self._position & self._mask)
-                header = struct.unpack_from("=I", self._data, place)[0]
-                if header & _BUSY:
-                    return  # it is being written; the poll tells when it is done
-                length = header & _LENGTH
-                record = b"" if header & _DISCARD else self._data[place + _RECORD_HEADER : place + _RECORD_HEADER + length]
-                self._position += (_RECORD_HEADER + length + 7) & ~7
-                struct.pack_into("=Q", self._consumer, 0, self._position)
-                if record:
-                    yield record
+        """The records that are there. Not those that come meanwhile: they may come faster than they are read."""
+        produced = struct.unpack_from("=Q", self._data, 0)[0]
+        while self._position < produced:
+            place = self._page + (self._position & self._mask)
+            header = struct.unpack_from("=I", self._data, place)[0]
+            if header & _BUSY:
+                return  # it is being written; the poll tells when it is done
+            length = header & _LENGTH
+            record = b"" if header & _DISCARD else self._data[place + _RECORD_HEADER : place + _RECORD_HEADER + length]
+            self._position += (_RECORD_HEADER + length + 7) & ~7
+            struct.pack_into("=Q", self._consumer, 0, self._position)
+            if record:
+                yield record
 
     def close(self) -> None:
         """Frees it once no program uses it."""

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import struct
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -174,7 +175,7 @@ def _cached(file: str) -> Layout | None:
 
 def _keep(file: str, found: Layout) -> None:
     """Written beside and renamed: a reader sees all of it or nothing."""
-    temporary = f"{file}.{os.getpid()}"
+    temporary = f"{file}.{threading.get_native_id()}"  # two threads may write the same at once
     try:
         os.makedirs(os.path.dirname(file), mode=0o700, exist_ok=True)
         with open(temporary, "w", encoding="utf-8") as target:

@@ -1,6 +1,7 @@
 """The legacy iptables tables, through python-iptables: the only importer of ``iptc``.
 
-``editing("nat")`` opens one table: what is done inside the block becomes ONE commit, under the lock of the ``iptables`` command.
+``editing("nat")`` opens one table: what is done inside the block becomes ONE commit, under the lock of the ``iptables`` command; ``edit``
+does the same with a function, anew when somebody who does not take the lock has interfered.
 
 What python-iptables 1.2.0 does to a program, and how this module stays clear of it:
 
@@ -25,10 +26,11 @@ What python-iptables 1.2.0 does to a program, and how this module stays clear of
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -49,6 +51,7 @@ _LIBRARIES = {
 _TABLES = ("filter", "nat", "raw", "mangle")
 _EXTENSION_HEADER = 32  # bytes: struct xt_entry_match without its data
 _SCRATCH = "NETBOX-COMPARE"  # never committed
+_ATTEMPTS = 20
 _thread_lock = threading.RLock()
 _iptc: Any = None
 
@@ -293,9 +296,26 @@ def editing(name: str, ipv6: bool = False) -> Iterator[TableEditor]:
             if editor.changed:
                 table.commit()
         except (iptc.IPTCError, iptc.XTablesError) as error:
-            raise FirewallError(f"the firewall refused a change of the table {name}: {_reason(error)}") from error
+            number = errno.EAGAIN if os.strerror(errno.EAGAIN) in str(error) else 0
+            raise FirewallError(f"the firewall refused a change of the table {name}: {_reason(error)}", None, number) from error
         finally:
             table.close()
+
+
+def edit(name: str, change: Callable[[TableEditor], None], ipv6: bool = False) -> None:
+    """Calls ``change`` with a table as ``editing`` opens it. Anew when the kernel refuses with EAGAIN: a program that knows nothing of the
+    lock, or has another one (it runs in a container), has changed the table meanwhile.
+
+    Raises what ``editing`` raises.
+    """
+    for attempt in range(1, _ATTEMPTS + 1):
+        try:
+            with editing(name, ipv6) as editor:
+                change(editor)
+            return
+        except FirewallError as error:
+            if error.errno != errno.EAGAIN or attempt == _ATTEMPTS:
+                raise
 
 
 def _open_table(iptc: Any, name: str, ipv6: bool) -> Any:

@@ -4,7 +4,8 @@ The kernel gives a group to one socket. So ours have all the same: the first to 
 to the others; the socket stays open as long as one of them has it. When the reader ends, however it does, another one goes on, and finds in
 the socket what was not read yet; the rest joins it as soon as they look again. The reader is who listens on a Unix address named after the
 namespace, in the abstract name space (unix(7)): nothing stays of it. A message leaves the socket when everybody has it; whose reader was
-killed in between meets it again, and knows it by the number that the kernel gave it. Source: <linux/netfilter/nfnetlink_log.h>
+killed in between meets it again, and knows it by the number that the kernel gave it. Who joins the next reader says which was the last
+that he had, and gets what has been read since. Source: <linux/netfilter/nfnetlink_log.h>
 """
 
 from __future__ import annotations
@@ -19,20 +20,26 @@ import time
 from collections import deque
 
 from netbox.kernel.namespaces import inside_netns
-from netbox.kernel.netfilter_socket import attribute, open_socket
+from netbox.kernel.netfilter_socket import attribute, messages, open_socket
 
 COPY_LENGTH = 128  # bytes of each packet
 _CONFIG = 4 << 8 | 1  # NFNL_SUBSYS_ULOG, NFULNL_MSG_CONFIG
 _BUFFER = 4 << 20
+_WAITING_MAX = 1 << 14  # messages: more than the buffer holds
 _SO_SNDBUFFORCE = 32
 _PATIENCE = 0.5  # seconds that one reader may take to follow another
 _LONG_PATIENCE = 5.0  # where who bound the socket has ended: somebody else has it, who must be one of ours
 _ANSWER = 1.0  # seconds
 _SHORTEST_MESSAGE = 16  # bytes, struct nlmsghdr: what is shorter is a question, or its answer
+_NUMBER = 12  # NFULA_SEQ, of the messages in their order
+_HELLO = struct.Struct("=q")  # the number of the last message that somebody has
+_NEWCOMER = -2  # instead: he wants what comes from now on
+_KEPT = 4096  # messages, for those who have not found the next reader yet
 
 
 class LogGroup:
     """Its messages from now on, until it is closed; as long as it is open, the descriptor has to be, too. Not for several threads.
+    ``is_waiting`` says that the process that reads for all was stopped: what was logged meanwhile comes when it goes on.
 
     Raises:
         OSError: EBUSY where another program reads the group (see ``holder``), EOPNOTSUPP and EINVAL where the kernel has none.
@@ -45,12 +52,15 @@ class LogGroup:
         self._log: socket.socket | None = None
         self._reader: socket.socket | None = None  # the connection to it; none where it is this process
         self._listener: socket.socket | None = None
+        self._strangers: dict[int, socket.socket] = {}  # those that have not said yet what they have
         self._members: dict[int, socket.socket] = {}
         self._messages: deque[bytes] = deque()
-        self._latest = b""
+        self._history: deque[tuple[int, bytes]] = deque(maxlen=_KEPT)
+        self._number = _NEWCOMER
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._asked = 0
+        self.is_waiting = False
         self._fresh, self._end = (os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK) for _ in range(2))
         try:
             self._join()
@@ -88,7 +98,7 @@ class LogGroup:
         if self._thread is not None:
             os.eventfd_write(self._end, 1)
             self._thread.join()
-        for sock in (self._reader, self._listener, *self._members.values(), self._log):
+        for sock in (self._reader, self._listener, *self._strangers.values(), *self._members.values(), self._log):
             if sock is not None:
                 sock.close()
         for descriptor in (self._fresh, self._end):
@@ -120,6 +130,7 @@ class LogGroup:
             connection.connect(self._address)
             if not _is_ours(connection):
                 raise PermissionError(errno.EBUSY, "somebody else has the address")
+            connection.send(_HELLO.pack(self._number))
             greeting, descriptors, _, _ = socket.recv_fds(connection, 16, 1, socket.MSG_CMSG_CLOEXEC)
             if not greeting or not descriptors:
                 raise ConnectionResetError
@@ -131,6 +142,8 @@ class LogGroup:
             self._log = given
         else:
             given.close()
+        if self._number == _NEWCOMER:
+            (self._number,) = _HELLO.unpack(greeting)
         self._reader = connection
         return True
 
@@ -140,7 +153,7 @@ class LogGroup:
         try:
             listener.bind(self._address)
             if self._log is None:
-                self._log = _bound(self._netns)
+                self._log, self._number = _bound(self._netns), -1
             listener.listen(64)
         except OSError as error:
             listener.close()
@@ -156,25 +169,29 @@ class LogGroup:
         """Takes what the reader has sent, all that was logged before the question; whether it is still there."""
         self._asked += 1
         question = struct.pack("=Q", self._asked)
+        reader.settimeout(0.0 if self.is_waiting else _ANSWER)  # it is waited for but once
         try:
             reader.send(question)
-        except TimeoutError:
-            return True  # it was stopped; it answers when it goes on
+        except (TimeoutError, BlockingIOError):
+            self.is_waiting = True  # it was stopped; it answers when it goes on
+            return True
         except ConnectionError:
             pass  # it has ended; what it sent before is still to be read
         while True:
             try:
                 message = reader.recv(1 << 17)
-            except TimeoutError:
+            except (TimeoutError, BlockingIOError):
+                self.is_waiting = True
                 return True
             except ConnectionError:
                 continue  # said once, before what it sent and the end
-            if not message:
-                return False
-            if message == question:
-                return True
             if len(message) >= _SHORTEST_MESSAGE:
                 self._keep(message)
+                continue
+            self.is_waiting = False
+            if message in (b"", question):
+                return bool(message)
+            reader.settimeout(_ANSWER)  # it answers again, to an older question
 
     # -- reading for all -------------------------------------------------------------------------------------------------------------
 
@@ -193,6 +210,8 @@ class LogGroup:
                     self._welcome(poll)
                 elif descriptor in self._members:
                     self._answer(poll, descriptor)
+                elif descriptor in self._strangers:
+                    self._greet(poll, descriptor)
                 else:
                     self._take()
                     os.eventfd_write(self._fresh, 1)
@@ -206,13 +225,25 @@ class LogGroup:
                 raise PermissionError
             member.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _BUFFER)
             member.setblocking(False)
-            with self._lock:
-                self._members[member.fileno()] = member
-                socket.send_fds(member, [b"welcome"], [self._log.fileno()])
-            poll.register(member.fileno(), select.POLLIN)
         except OSError:
+            member.close()
+            return
+        self._strangers[member.fileno()] = member
+        poll.register(member.fileno(), select.POLLIN)
+
+    def _greet(self, poll: select.poll, descriptor: int) -> None:
+        """Makes a member of who says what he has, and gives him what has been read since."""
+        assert self._log is not None
+        member = self._strangers.pop(descriptor)
+        try:
+            (number,) = _HELLO.unpack(member.recv(16))
             with self._lock:
-                self._members.pop(member.fileno(), None)
+                socket.send_fds(member, [_HELLO.pack(self._number)], [self._log.fileno()])
+                for _, message in [item for item in self._history if item[0] > number != _NEWCOMER]:
+                    member.send(message)
+                self._members[descriptor] = member
+        except (OSError, struct.error):
+            poll.unregister(descriptor)
             member.close()
 
     def _answer(self, poll: select.poll, descriptor: int) -> None:
@@ -233,9 +264,15 @@ class LogGroup:
         member.close()
 
     def _take(self) -> None:
-        """Reads what there is, for this process and for the others. Who does not keep up loses some."""
+        """Reads what there is, for this process and for the others. Who does not keep up loses some.
+
+        What comes meanwhile may come faster than it is read: the next call has the rest.
+        """
         with self._lock:
-            while message := self._peek():
+            for _ in range(_WAITING_MAX):
+                message = self._peek()
+                if not message:
+                    break
                 self._keep(message)
                 for member in self._members.values():
                     try:
@@ -263,9 +300,16 @@ class LogGroup:
             pass
 
     def _keep(self, message: bytes) -> None:
-        if message != self._latest:
+        number = _number_of(message)
+        if number > self._number:
             self._messages.append(message)
-            self._latest = message
+            self._history.append((number, message))
+            self._number = number
+
+
+def _number_of(message: bytes) -> int:
+    """That of the last packet in it; packets are numbered from 0."""
+    return max((int.from_bytes(fields[_NUMBER], "big") for _, _, fields in messages(message) if _NUMBER in fields), default=-1)
 
 
 def holder(netns_fd: int) -> str:

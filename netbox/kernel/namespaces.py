@@ -51,6 +51,9 @@ class inside_netns:
         except OSError:
             os.close(self._home)
             raise
+        except BaseException:  # an interrupt, after the call: whoever undoes things now has to be at home
+            self.__exit__(None, None, None)
+            raise
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         try:

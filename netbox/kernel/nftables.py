@@ -30,7 +30,8 @@ _STATELESS, _HANDLE, _JSON, _TERSE = 1 << 2, 1 << 3, 1 << 4, 1 << 11  # NFT_CTX_
 
 _NETLINK_NETFILTER = 12
 _SUBSYSTEM, _GETCHAIN, _GETTABLE, _GETSETELEM = 10, 4, 1, 13  # NFNL_SUBSYS_NFTABLES, NFT_MSG_* (<linux/netfilter/nf_tables.h>)
-_REQUEST, _ACK, _DUMP = 1, 4, 0x300  # NLM_F_*
+_REQUEST, _ACK, _DUMP, _DUMP_INTERRUPTED = 1, 4, 0x300, 0x10  # NLM_F_*
+DUMPS_MAX = 4  # where rules change all the time they are taken as they are then
 _ELEMENT_KEY, _ELEMENT_USERDATA = 1, 6  # NFTA_SET_ELEM_*
 _NESTED = 0x8000
 _KEYS_AT_ONCE = 500  # an attribute holds 64 KiB
@@ -181,6 +182,12 @@ class _Kept:
             self._socket = _socket()
         return self._socket
 
+    def forget_channel(self) -> None:
+        """The next question gets another socket."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
     def close_later(self, sock: socket.socket) -> None:
         """Closes a socket: with the context while there is one, because that is when deletions may be under way."""
         with _thread_lock:
@@ -213,9 +220,7 @@ class _Kept:
         if self._context:
             _library.nft_ctx_free(self._context)
             self._context = None
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
+        self.forget_channel()
         for sock in self._waiting:
             sock.close()
         self._waiting.clear()
@@ -313,6 +318,9 @@ def elements(table: str, set_name: str, keys: Sequence[bytes], family: int = soc
         except OSError as error:
             _raise_unless_absent(error)
             return None
+        except BaseException:  # an interrupt: what is still unread would answer the next question
+            _kept.forget_channel()
+            raise
     return found
 
 
@@ -322,6 +330,8 @@ def some_elements(table: str, set_name: str, family: int = socket.AF_INET) -> It
     try:
         for _, attributes in _ask(_GETSETELEM, _DUMP, body, family):
             yield from _elements(attributes)
+    except InterruptedError:
+        pass  # others may have come and gone meanwhile
     except OSError as error:
         _raise_unless_absent(error)
 
@@ -363,7 +373,16 @@ def has_owned_table() -> bool:
 
 
 def _dump(message: int) -> list[tuple[int, dict[int, bytes]]]:
-    return list(_ask(message, _DUMP, b"", socket.AF_UNSPEC))
+    """Everything of a kind; asked for anew when the rules have changed meanwhile, for then something that stands may have been left out."""
+    for _ in range(DUMPS_MAX):
+        found = []
+        try:
+            for item in _ask(message, _DUMP, b"", socket.AF_UNSPEC):
+                found.append(item)
+            break
+        except InterruptedError:
+            continue
+    return found
 
 
 def _ask(message: int, flags: int, body: bytes, family: int) -> Iterator[tuple[int, dict[int, bytes]]]:
@@ -381,15 +400,21 @@ def _socket() -> socket.socket:
 
 
 def _answers(sock: socket.socket, message: int, flags: int, body: bytes, family: int) -> Iterator[tuple[int, dict[int, bytes]]]:
-    """The family and the attributes of every object of the answer (struct nfgenmsg, struct nlattr)."""
+    """The family and the attributes of every object of the answer (struct nfgenmsg, struct nlattr). ``InterruptedError`` at the end says
+    that the rules have changed meanwhile (NLM_F_DUMP_INTR, netlink(7)).
+    """
     request = struct.pack("=IHHIIBBH", 20 + len(body), _SUBSYSTEM << 8 | message, _REQUEST | flags, 1, 0, family, 0, 0) + body
     sock.send(request)
+    interrupted = False
     while True:
         data = sock.recv(1 << 17)
         offset = 0
         while offset + 16 <= len(data):
-            length, kind = struct.unpack_from("=IH", data, offset)
+            length, kind, its_flags = struct.unpack_from("=IHH", data, offset)
+            interrupted = interrupted or bool(its_flags & _DUMP_INTERRUPTED)
             if kind == _DONE:
+                if interrupted:
+                    raise InterruptedError(errno.EINTR, "the rules have changed meanwhile")
                 return
             if kind == _ERROR:
                 number = -struct.unpack_from("=i", data, offset + 16)[0]

@@ -33,7 +33,7 @@ _FRAME_SIZE = 2048  # TPACKET_V3 packs packets closely; the kernel only checks t
 _REQUEST = struct.Struct("=7I")  # struct tpacket_req3
 _BLOCK = struct.Struct("=8x3I")  # of struct tpacket_block_desc: status, packets, offset of the first
 _STATUS = struct.Struct("=I")
-_STATUS_OFFSET = 8
+_STATUS_OFFSET, _COUNT_OFFSET = 8, 12
 # Of struct tpacket3_hdr: next, seconds, nanoseconds, bytes that are there, length, status, where they begin; then ``place``: sll_ifindex,
 # sll_hatype, sll_pkttype and sll_halen of the struct sockaddr_ll behind it.
 _PACKET = struct.Struct("=6IH26xQ")
@@ -41,6 +41,7 @@ _PLACE, _PLACE_PARTS = struct.Struct("=Q"), struct.Struct("=iHBB")
 _TAG_OFFSET, _TAG_PARTS = 32, struct.Struct("=IH")  # hv1.tp_vlan_tci, hv1.tp_vlan_tpid
 _COUNTERS = struct.Struct("=3I")
 _TAG = struct.Struct("!2H")
+_NOTHING = INSTRUCTION.pack(0x06, 0, 0, 0)  # a filter that lets nothing pass: BPF_RET
 _MAC_ADDRESSES = 12  # bytes before a VLAN tag
 
 
@@ -111,8 +112,23 @@ class PacketRing:
             if not status & _TP_STATUS_USER:
                 break
             _read_block(self._map, base + offset, count, ways, found)
+            _STATUS.pack_into(self._map, base + _COUNT_OFFSET, 0)  # until the kernel begins it anew, see ``read_rest``
             _STATUS.pack_into(self._map, base + _STATUS_OFFSET, _TP_STATUS_KERNEL)
             self._next = (self._next + 1) % self._blocks
+
+    def stop(self) -> None:
+        """Lets no more packets in; those that are there can still be read."""
+        self._attach(_NOTHING)
+
+    def read_rest(self, ways: Mapping[int, Way | None], found: list[Packet[Way]]) -> None:
+        """Appends all packets, also those of the block that the kernel is still filling: when it hands that over is up to a timer of its
+        own, which a busy machine delays. To be called once, after ``stop``, and a moment after the last packet.
+        """
+        assert self._map is not None
+        self.read(ways, found, self._blocks)
+        base = self._next * BLOCK_SIZE
+        _, count, offset = _BLOCK.unpack_from(self._map, base)
+        _read_block(self._map, base + offset, count, ways, found)
 
     def counters(self) -> tuple[int, int]:
         """How many packets passed the filter since the beginning, and how many of them were lost because the ring was full."""

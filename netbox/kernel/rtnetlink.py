@@ -32,29 +32,24 @@ else:
 
     Request = namedtuple("Request", "kind flags body subject tolerated", defaults=((),))
 
-NETLINK_ROUTE = 0
-SOL_NETLINK = 270
-NETLINK_CAP_ACK = 10
-NETLINK_EXT_ACK = 11
+NETLINK_ROUTE, SOL_NETLINK = 0, 270
+NETLINK_CAP_ACK, NETLINK_EXT_ACK = 10, 11
 
 NLMSG_ERROR, NLMSG_DONE = 2, 3
-NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP = 0x1, 0x4, 0x300
+NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP_INTR, NLM_F_DUMP = 0x1, 0x4, 0x10, 0x300
 NLM_F_REPLACE, NLM_F_EXCL, NLM_F_CREATE = 0x100, 0x200, 0x400
-NLM_F_CAPPED, NLM_F_ACK_TLVS = 0x100, 0x200
-NLMSGERR_ATTR_MSG = 1
+NLM_F_CAPPED, NLM_F_ACK_TLVS, NLMSGERR_ATTR_MSG = 0x100, 0x200, 1
 
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
 RTM_NEWADDR, RTM_GETADDR = 20, 22
-RTM_NEWROUTE, RTM_GETROUTE = 24, 26
-RTM_NEWNEIGH = 28
+RTM_NEWROUTE, RTM_GETROUTE, RTM_NEWNEIGH = 24, 26, 28
 
 IFF_UP, IFF_RUNNING = 0x1, 0x40
 ARPHRD_ETHER = 1
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_MASTER, IFLA_LINKINFO = 1, 3, 4, 5, 10, 18
 IFLA_IFALIAS, IFLA_STATS64, IFLA_AF_SPEC, IFLA_NET_NS_FD, IFLA_TARGET_NETNSID = 20, 23, 26, 28, 46
 IFLA_INFO_KIND, IFLA_INFO_DATA, IFLA_INFO_SLAVE_KIND, IFLA_INFO_SLAVE_DATA = 1, 2, 4, 5
-IFLA_BRPORT_STATE, IFLA_BRPORT_MODE = 1, 4
-BR_STATE_FORWARDING = 3
+IFLA_BRPORT_STATE, IFLA_BRPORT_MODE, BR_STATE_FORWARDING = 1, 4, 3
 VETH_INFO_PEER = 1
 IFLA_INET6_ADDR_GEN_MODE, IN6_ADDR_GEN_MODE_NONE = 8, 1
 IFA_ADDRESS, IFA_LOCAL, IFA_BROADCAST = 1, 2, 4
@@ -73,6 +68,7 @@ _ADDRESS = struct.Struct("=BBBBI")
 _ROUTE = struct.Struct("=BBBBBBBBI")
 _NEIGHBOUR = struct.Struct("=BxxxiHBB")
 _RECEIVE_BUFFER = 1 << 18
+DUMPS_MAX = 4  # a host on which something changes all the time is taken as it is then
 _BITS: dict[int, int] = {socket.AF_INET: 32, socket.AF_INET6: 128}
 
 
@@ -401,18 +397,27 @@ class RouteSocket:
                 found.append(Prefix(destination, length, index, gateway, metric, table, _BITS[family]))
         return found
 
-    def _dump(self, kind: int, body: bytes) -> Iterator[bytes]:
+    def _dump(self, kind: int, body: bytes) -> list[bytes]:
+        """Everything of a kind; asked for anew when it has changed meanwhile, for then something that stands may have been left out."""
+        for _ in range(DUMPS_MAX):
+            *answers, end = self._dumped(kind, body)
+            if not any(flags & NLM_F_DUMP_INTR for _, flags in (*answers, end)):
+                break
+        return [payload for payload, _ in answers]
+
+    def _dumped(self, kind: int, body: bytes) -> Iterator[tuple[bytes, int]]:
+        """The answers of one dump and its end, with their flags."""
         self._socket.send(self._message(kind, NLM_F_DUMP, body))
         while True:
-            for answer, _, sequence, payload in _messages(self._socket.recv(_RECEIVE_BUFFER)):
+            for answer, flags, sequence, payload in _messages(self._socket.recv(_RECEIVE_BUFFER)):
                 if sequence != self._sequence:
                     continue
-                if answer == NLMSG_DONE:
-                    return
                 if answer == NLMSG_ERROR:
                     code = -struct.unpack_from("=i", payload)[0]
                     raise OSError(code, os.strerror(code), "netlink dump")
-                yield payload
+                yield payload, flags
+                if answer == NLMSG_DONE:
+                    return
 
     def _message(self, kind: int, flags: int, body: bytes) -> bytes:
         self._sequence += 1

@@ -51,7 +51,9 @@ _VERDICTS = {0: "drop", 1: "accept", 2: "stolen", 3: "queue", -1: "continue", -2
 _FAMILIES = {1: "inet", 2: "ip", 3: "arp", 5: "netdev", 7: "bridge", 10: "ip6"}
 _PACKET_HEADER, _LOG_IIF, _LOG_OIF, _PAYLOAD, _PREFIX = 1, 4, 5, 9, 10  # NFULA_*
 _BUFFER = 4 << 20
+_WAITING_MAX = 1 << 14  # messages: more than the buffer holds
 _JUMP_TARGET = 2  # NFTA_VERDICT_CHAIN
+_WAITING = "rules of legacy iptables may be missing: the netbox that reads them for all who trace was stopped (bring it to the foreground)"
 _numbers = itertools.count(1)
 
 
@@ -133,6 +135,8 @@ class RuleTracer:
         """The records that are there: those of each of the two sources in their order, nf_tables' first."""
         # Read last, so that it shows every packet that the log tells of.
         log = self._log.read() if self._log is not None else []
+        if self._log is not None and self._log.is_waiting and _WAITING not in self.notes:
+            self.notes.append(_WAITING)
         found = [record for data in _waiting(self._socket) for record in self._trace_records(data)]
         return found + [record for data in log for record in self._log_records(data)]
 
@@ -240,7 +244,8 @@ def has_legacy_tables(family: int) -> bool:
 
 
 def _waiting(sock: socket.socket) -> Iterator[bytes]:
-    while True:
+    """What is there: not all that comes meanwhile, which may come faster than it is read."""
+    for _ in range(_WAITING_MAX):
         try:
             yield sock.recv(1 << 17)
         except BlockingIOError:

@@ -55,6 +55,11 @@ def mark(name: str, alias: str) -> rtnetlink.Request:
     return rtnetlink.Request(rtnetlink.RTM_NEWLINK, 0, body, f"the link {name}")
 
 
+def set_down(index: int) -> rtnetlink.Request:
+    """The link down."""
+    return rtnetlink.Request(rtnetlink.RTM_NEWLINK, 0, _LINK.pack(0, 0, index, 0, rtnetlink.IFF_UP), f"link {index}")
+
+
 def rename(index: int, name: str) -> rtnetlink.Request:
     """Another name for a link that is down."""
     return rtnetlink.Request(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import bisect
 import json
 import os
+import threading
 
 _PATH = "/proc/kallsyms"
 _BOOT = "/proc/sys/kernel/random/boot_id"
@@ -52,7 +53,7 @@ class Symbols:
     def _save(self) -> None:
         if self._file is None:
             return
-        temporary = f"{self._file}.{os.getpid()}"
+        temporary = f"{self._file}.{threading.get_native_id()}"  # two threads may write it at once
         try:
             os.makedirs(os.path.dirname(self._file), mode=0o700, exist_ok=True)
             with open(temporary, "w", encoding="utf-8") as file:

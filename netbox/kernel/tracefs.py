@@ -28,6 +28,7 @@ _FIELD = re.compile(r"(\w+)[=:]\s*(\S+)")
 _ADDRESS = re.compile(r"[0-9a-f]{16}")
 _ATTEMPTS = 50
 _REMEMBERED = 8192
+_READS = 4096  # of a page each: packets may come faster than they are read
 _NO_REASONS = ("NOT_SPECIFIED", "NOT_DROPPED_YET", "CONSUMED")
 
 
@@ -80,7 +81,7 @@ class TracefsSource:
     def read(self) -> list[PacketEvent]:
         """See ``PacketSource``."""
         found = []
-        while True:
+        for _ in range(_READS):
             try:
                 data = os.read(self._pipe, 1 << 16)
             except BlockingIOError:

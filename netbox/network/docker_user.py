@@ -15,7 +15,7 @@ is final there, in our own chains, and in DOCKER-USER it would be one before our
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from netbox.errors import FirewallError
@@ -37,6 +37,7 @@ FOREIGN_BRIDGES = ("docker0", "br-+", "virbr+")
 """The bridges of dockerd and libvirt, whose sandboxes and guests are not to be reached past their own rules."""
 _DOCKERS_NAME = re.compile(r"br-[0-9a-f]{12}")
 _LAST = ["-j", "RETURN"]  # dockerd ends the chain with it
+_ATTEMPTS = 5
 
 
 def accepts(owner: str, bridge: str, lan_bridges: Sequence[str] = ()) -> list[str]:
@@ -133,9 +134,7 @@ def withdraw(args: dict[str, Any]) -> None:
     side, owner = _side(args), args["owner"]
     if side.kind == NFT and nftables.chain_use(side.family, "filter", CHAIN) is None:
         return
-    gone = [rule for rule in iptables_command.rules(side, CHAIN) or [] if _comment(rule) == owner]
-    if gone:
-        iptables_command.change(side, [f"-D {CHAIN} {rule}" for rule in gone])
+    _edit(side, lambda stands: [f"-D {CHAIN} {rule}" for rule in stands if _comment(rule) == owner])
 
 
 def commands(backend: str, owner: str, bridge: str) -> list[str]:
@@ -145,22 +144,37 @@ def commands(backend: str, owner: str, bridge: str) -> list[str]:
 
 def _put(side: Side, bridges: dict[str, str]) -> None:
     """Puts our rules in front of dockerd's last one, in place of those of ours that stand."""
-    stands = iptables_command.rules(side, CHAIN)
-    if stands is None:
-        return  # dockerd has just gone, with everything
     expected = list(_expected(bridges))
-    ours = [rule for rule in stands if is_owner(_comment(rule))]
-    if list(map(words, ours)) == list(map(words, expected)):
-        return
-    rest = [rule for rule in stands if rule not in ours]
-    before_last = len(rest) if rest and words(rest[-1]) == _LAST else len(rest) + 1
-    lines = [f"-D {CHAIN} {rule}" for rule in ours]
-    lines += [f"-I {CHAIN} {before_last + offset} {rule}" for offset, rule in enumerate(expected)]
-    try:
-        iptables_command.change(side, lines)
-    except FirewallError:
-        if iptables_command.rules(side, CHAIN) is not None:
-            raise
+
+    def lines(stands: list[str]) -> list[str]:
+        ours = [rule for rule in stands if is_owner(_comment(rule))]
+        if list(map(words, ours)) == list(map(words, expected)):
+            return []
+        rest = [rule for rule in stands if rule not in ours]
+        before_last = len(rest) if rest and words(rest[-1]) == _LAST else len(rest) + 1
+        added = [f"-I {CHAIN} {before_last + offset} {rule}" for offset, rule in enumerate(expected)]
+        return [f"-D {CHAIN} {rule}" for rule in ours] + added
+
+    _edit(side, lines)
+
+
+def _edit(side: Side, lines: Callable[[list[str]], list[str]]) -> None:
+    """Carries out what ``lines`` makes of the chain's rules; anew where its owner, or another program, has changed the chain meanwhile: a
+    rule to be deleted, or a place in the chain, may be no more.
+    """
+    for attempt in range(1, _ATTEMPTS + 1):
+        stands = iptables_command.rules(side, CHAIN)
+        if stands is None:
+            return  # dockerd has just gone, with everything
+        wanted = lines(stands)
+        if not wanted:
+            return
+        try:
+            iptables_command.change(side, wanted)
+            return
+        except FirewallError:
+            if attempt == _ATTEMPTS and iptables_command.rules(side, CHAIN) is not None:
+                raise
 
 
 def _expected(bridges: dict[str, str]) -> Iterable[str]:

@@ -22,12 +22,13 @@ every packet, which costs as much as the jump itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any, NamedTuple
 
 from netbox.errors import NoPermission
-from netbox.kernel.iptables import Installed, TableEditor, editing, loaded_tables
+from netbox.kernel.iptables import Installed, TableEditor, edit, editing, loaded_tables
 from netbox.kernel.iptables_entry import Entry, arguments
 from netbox.network.facts import answers_from_loopback
 from netbox.network.firewall import (
@@ -112,6 +113,10 @@ class _Table(NamedTuple):
         """See ``netbox.kernel.iptables.editing``."""
         return editing(self.name, self.ipv6)
 
+    def edit(self, change: Callable[[TableEditor], None]) -> None:
+        """See ``netbox.kernel.iptables.edit``."""
+        edit(self.name, change, self.ipv6)
+
 
 _TABLES = tuple(_Table(name, ipv6) for name in ("raw", "filter", "nat") for ipv6 in (False, True))  # what protects comes first
 _HOOKS = {"raw": ("PREROUTING",), "filter": ("FORWARD", "INPUT"), "nat": ("PREROUTING", "OUTPUT", "POSTROUTING")}
@@ -164,8 +169,7 @@ class IptablesBackend:
         # Removal goes the other way round: what opens is closed before what protects is taken away.
         for table in _TABLES if add else reversed(_TABLES):
             if entries[table] or (remove and table.is_loaded):
-                with table.editing() as editor:
-                    _change(editor, entries[table], leaving)
+                table.edit(partial(_change, entries=entries[table], leaving=leaving))
 
     def owners(self) -> set[str]:
         """See ``FirewallBackend.owners``."""
@@ -208,8 +212,7 @@ class IptablesBackend:
     def take_down(self) -> None:
         """See ``FirewallBackend.take_down``."""
         for table in reversed(_loaded()):
-            with table.editing() as editor:
-                _remove_base(editor)
+            table.edit(_remove_base)
 
     def commands(self, add: Sequence[RuleGroup], base: bool, base6: bool = False) -> list[str]:
         """See ``FirewallBackend.commands``."""
@@ -250,12 +253,7 @@ class IptablesBackend:
         for table in _TABLES:
             items = _entries(table, groups)
             if items or table.is_loaded:
-                with table.editing() as editor:
-                    _remove_base(editor)
-                    if items:
-                        _ensure_base(editor, items)
-                        for item in items:
-                            editor.append(item)
+                table.edit(partial(_make_anew, items=items))
 
 
 def _entries(table: _Table, groups: Sequence[RuleGroup]) -> list[Entry]:
@@ -361,6 +359,14 @@ def _change(editor: TableEditor, entries: Iterable[Entry], leaving: set[str]) ->
     for place in _places(editor):
         if not (place.always or place.chain in used) and editor.has_chain(place.chain) and not editor.rules(place.chain):
             _remove_place(editor, place)
+
+
+def _make_anew(editor: TableEditor, items: Sequence[Entry]) -> None:
+    _remove_base(editor)
+    if items:
+        _ensure_base(editor, items)
+        for item in items:
+            editor.append(item)
 
 
 def _own_rules(editor: TableEditor) -> list[Installed]:

@@ -197,13 +197,13 @@ class NetworkManager:
         """The contents of ``hosts``, ``hostname`` and ``resolv.conf``; empty in mode container, see ``plan.shared_files``."""
         return modes.planned(plan).files(plan, resolve.host_files())
 
-    def names_changed(self, plan: NetworkPlan) -> None:
-        """Publishes a sandbox's new name on its networks.
+    def names_changed(self, networks: Iterable[str]) -> None:
+        """Publishes the new name of a sandbox on its networks.
 
         Raises:
             HostError: the names cannot be written.
         """
-        naming.changed(self._store, [endpoint.network for endpoint in plan.endpoints])
+        naming.changed(self._store, networks)
 
     def ensure_names(self) -> bool:
         """Puts a killed name service back; whether there was one.

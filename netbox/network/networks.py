@@ -175,8 +175,11 @@ def ensure(store: Store, name: str) -> tuple[NetworkRow, bool]:
 
 
 def _serve_names(store: Store, row: NetworkRow, journal: Journal) -> None:
-    """Where a program of the host has port 53, questions are led to another one: known only once it is taken."""
-    if naming.serve(store, row, journal) not in (0, naming.PORT):
+    """Where a program of the host has port 53, questions are led to another one: known only once it is taken. Every time: who took it may
+    have been killed before he had the rules in.
+    """
+    taken = naming.serve(store, row, journal)
+    if (taken or naming.port(store.settings, row.name)) != naming.PORT:
         with firewall_choice.chosen() as backend:
             backend.apply([standing_rules(store, row)])
 

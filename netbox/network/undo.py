@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from netbox import names
 from netbox.errors import Unsupported, host_error
-from netbox.kernel import sysctl
+from netbox.kernel import sublinks, sysctl
 from netbox.kernel.rtnetlink import RouteSocket, delete_link
 from netbox.network import firewall_choice, firewall_switch, forwarding, naming, networks, ports
 from netbox.network.facts import boot_id
@@ -38,6 +39,20 @@ def _remove_rules(context: UndoContext, args: dict[str, Any]) -> None:
     firewall_choice.remove([args["owner"]], {args.get("backend", firewall_choice.IPTABLES), *firewall_switch.standing(context.store)})
     # An entry of the connection table would keep sending datagrams to the next one who gets the address.
     ports.forget([PortSpec(*port) for port in args.get("ports", ())])
+
+
+def _remove_network_rules(context: UndoContext, args: dict[str, Any]) -> None:
+    # A bridge that is up says that all of its network stands (networks.ensure). If this process is killed before it has deleted the bridge,
+    # the next sandbox must not take it for one with rules.
+    bridge = names.bridge(args["owner"].removeprefix("network:"))
+    try:
+        with RouteSocket() as netlink:
+            link = netlink.link(bridge)
+            if link is not None and link.kind == "bridge" and link.is_up:
+                netlink.request(sublinks.set_down(link.index))
+    except OSError as error:
+        raise host_error("take down", f"the bridge {bridge}", error) from error
+    _remove_rules(context, args)
 
 
 def _lift_impairment(context: UndoContext, args: dict[str, Any]) -> None:
@@ -123,7 +138,7 @@ HANDLERS: dict[str, Callable[[UndoContext, dict[str, Any]], None]] = {
     "macvlan": _delete_macvlan,
     "vlan": _delete_vlan,
     "bridge": _delete_link,
-    "network_rules": _remove_rules,
+    "network_rules": _remove_network_rules,
     "docker_user": _leave_docker_user,
     "nameservice": _stop_serving_names,
     "sysctl": _restore_sysctl,

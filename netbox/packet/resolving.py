@@ -215,8 +215,12 @@ def _ask(name: str, candidate: str, servers: tuple[str, ...], netns_fd: int, tim
             except OSError as error:
                 said = _failure(server, error)
                 del waiting[sock]
-        while (left := deadline - time.monotonic()) > 0 and waiting:
-            for sock in select.select(list(waiting), [], [], left)[0]:
+        while waiting:
+            left = deadline - time.monotonic()  # asked before the last look, so that what has come by then counts
+            ready = select.select(list(waiting), [], [], max(0.0, left))[0]
+            if not ready and left <= 0:
+                break
+            for sock in ready:
                 server = waiting[sock]
                 data, failure = _received(sock, server, netns_fd, questions, deadline)
                 if failure:

@@ -64,6 +64,12 @@ class Client:
         except BlockingIOError:
             pass
 
+    def has_left(self) -> bool:
+        """Whether it has hung up, however much of what it said is still unread."""
+        poller = select.poll()
+        poller.register(self.connection.fileno(), 0)
+        return bool(poller.poll(0))
+
     def stalled(self) -> bool:
         """Whether it holds others up without fetching anything."""
         return not self.foreground and self.waiting >= HIGH_WATER and time.monotonic() - self._progress > STALL_SECONDS
@@ -256,7 +262,6 @@ class Attachments:
             self._listener = None
         for client in list(self._clients.values()):
             self.handle(client.connection.fileno(), select.POLLIN)
-        claimed = any(client.claims for client in self._clients.values())
         give_up = time.monotonic() + STALL_SECONDS
         while pending := [client for client in self._clients.values() if client.waiting]:
             poller = select.poll()
@@ -268,7 +273,7 @@ class Attachments:
                 for client in pending:
                     if client.waiting and not client.foreground:
                         self._drop(client)
-        return claimed
+        return any(client.claims and not client.has_left() for client in self._clients.values())
 
     def close(self) -> None:
         """Hangs up: who waited for the end of file finds everything else done."""

@@ -5,20 +5,19 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from netbox.errors import HostError, NetboxError, UsageError, WrongState, host_error
 from netbox.kernel import capabilities
-from netbox.runtime import interpreter, protocol
+from netbox.runtime import protocol
 from netbox.runtime.client import Attachment
 from netbox.runtime.failure import Failure
+from netbox.runtime.helper import Helper
 from netbox.runtime.launcher import error_of
 from netbox.runtime.status_file import start_time
 
-if TYPE_CHECKING:
-    from netbox.runtime.spawner import Spawner
-
+KIND = "execute_helper"
 _TIMEOUT = 60.0
 _DYING = (errno.ESRCH, errno.ENOMEM, errno.ENODEV, errno.ENOENT)  # what clone3, setns and a removed cgroup say of a sandbox that is ending
 
@@ -37,9 +36,9 @@ def start(
     detach: bool = False,
     privileged: bool = False,
     console_size: tuple[int, int] | None = None,
-    spawner: Spawner | None = None,
+    helper: Callable[[], Helper] | None = None,
 ) -> Attachment | None:
-    """Starts ``argv`` in the sandbox that ``config`` started, with what that says unless told otherwise.
+    """Starts ``argv`` in the sandbox that ``config`` started, with what that says unless told otherwise, by what ``helper`` gives.
 
     ``environment`` (``K=V``) comes on top of the sandbox's.
     ``pid`` and ``pid_start`` identify the sandbox's first process (status.json). Returns the attachment, None when detached; closing it
@@ -65,7 +64,7 @@ def start(
     }
     sandbox = _open_process(pid, pid_start)
     try:
-        channel = _helper(spawner)
+        channel = (helper() if helper is not None else Helper.start(KIND)).channel
         try:
             protocol.send_message(channel, protocol.START, {"config": request}, [sandbox])
             _receive_started(channel)
@@ -101,19 +100,6 @@ def _open_process(pid: int, pid_start: int) -> int:
 
 def _not_running() -> WrongState:
     return WrongState("cannot execute a command: the sandbox is not running", "'netbox start' starts it")
-
-
-def _helper(spawner: Spawner | None) -> socket.socket:
-    if spawner is not None:
-        return spawner.spawn("execute_helper")
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-    with theirs:
-        try:
-            interpreter.spawn("execute_helper", theirs.fileno())
-        except NetboxError:
-            ours.close()
-            raise
-    return ours
 
 
 def _receive_started(channel: socket.socket) -> None:

@@ -42,11 +42,11 @@ def main(channel_fd: int = protocol.CHANNEL_FD) -> None:
         session = Session(pidfd)
         _wait_for_exec(sync, session, config["tty"])
     except Failure as failure:
-        protocol.send_message(channel, protocol.FAILED, failure.to_message())
+        _tell(channel, protocol.FAILED, failure.to_message())
         if pidfd >= 0:
             os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
         return
-    protocol.send_message(channel, protocol.STARTED)
+    _tell(channel, protocol.STARTED)
     if config["detach"]:
         os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
         return
@@ -58,6 +58,13 @@ def main(channel_fd: int = protocol.CHANNEL_FD) -> None:
         os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
     else:
         _kill(pidfd)
+
+
+def _tell(channel: _socket.socket, name: str, values: dict[str, Any] | None = None) -> None:
+    try:
+        protocol.send_message(channel, name, values)
+    except OSError:
+        pass  # the engine's end is closed: that is seen, and acted upon, where its frames are read
 
 
 def _clone(config: dict[str, Any], sandbox: int) -> tuple[int, _socket.socket]:
@@ -127,6 +134,8 @@ def _become(config: dict[str, Any], sync: _socket.socket, sandbox: int, cgroup_f
     environment = init.environment_of(config["env"], home)
     syscalls.reset_signals(init.IGNORED_SIGNALS)
     privileges.drop(config, uid, gid, groups, program, dies_with_parent)
+    # A helper that died while the change of credentials had cleared the parent-death signal: this fails then.
+    protocol.write_message(sync.fileno(), protocol.READY, {})
     init.execute(config["argv"], environment)
 
 

@@ -11,9 +11,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from netbox.errors import CommandNotExecutable, CommandNotFound, HostError, NetboxError, Unsupported, UsageError, hint_of, host_error
-from netbox.runtime import interpreter, protocol
+from netbox.kernel import syscalls
+from netbox.runtime import protocol
 from netbox.runtime.client import Attachment
 from netbox.runtime.failure import Failure
+from netbox.runtime.helper import Helper
 from netbox.runtime.interpreter import reap
 
 if TYPE_CHECKING:
@@ -28,8 +30,9 @@ _ENOTDIR = 20
 _EISDIR = 21
 _EINVAL = 22
 _EPERM = 1
-_ABORT_PATIENCE = 10.0
 _SIGKILL = 9
+_DEATH_PATIENCE = 10.0  # seconds
+_REAPING_PATIENCE = 1.0
 
 
 class Namespaces(NamedTuple):
@@ -47,9 +50,9 @@ class Launcher:
     context manager it aborts whatever did not get as far as ``go``.
     """
 
-    def __init__(self, channel: socket.socket, pid: int | None = None) -> None:
-        self._channel: socket.socket | None = channel
-        self._monitor = pid
+    def __init__(self, monitor: Helper) -> None:
+        self._helper = monitor
+        self._channel: socket.socket | None = monitor.channel
         self._handshake = protocol.Handshake()
         self._attach = False
         self._fds: list[int] = []
@@ -57,15 +60,7 @@ class Launcher:
     @classmethod
     def prespawn(cls, spawner: Spawner | None = None) -> Launcher:
         """Starts a monitor before it is known what it shall do, so that it loads meanwhile. Does not wait. Raises HostError."""
-        if spawner is not None:
-            return cls(spawner.spawn("monitor"))
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        with theirs:
-            try:
-                return cls(ours, interpreter.spawn("monitor", theirs.fileno()))
-            except NetboxError:
-                ours.close()
-                raise
+        return cls(Helper.start("monitor", spawner))
 
     def begin(
         self,
@@ -152,8 +147,27 @@ class Launcher:
         """Gives up, at any step before ``go`` returned; returns when neither monitor nor sandbox is left. Idempotent."""
         channel, self._channel = self._channel, None
         if channel is not None:
-            _hang_up(channel, self._monitor)
+            if self._handshake.last in (protocol.GO, protocol.STARTED):
+                self._kill()
+            self._helper.end()
         self.close()
+
+    def _kill(self) -> None:
+        """From GO on the monitor runs the sandbox without us: it has written how that ended when it reaps the first process.
+
+        One that was killed itself reaps nothing, hence the bound.
+        """
+        poller = select.poll()
+        poller.register(self._fds[0], select.POLLIN)
+        try:
+            syscalls.pidfd_send_signal(self._fds[0], _SIGKILL)
+            poller.poll(_DEATH_PATIENCE * 1000)
+            give_up = time.monotonic() + _REAPING_PATIENCE
+            while time.monotonic() < give_up:
+                syscalls.pidfd_send_signal(self._fds[0], 0)
+                time.sleep(0.001)
+        except ProcessLookupError:
+            pass
 
     def close(self) -> None:
         """Closes the descriptors of ``wait_namespaces``.
@@ -165,36 +179,13 @@ class Launcher:
         for fd in self._fds:
             os.close(fd)
         self._fds = []
-        reap(self._monitor)
+        reap(self._helper.pid)
 
     def __enter__(self) -> Launcher:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
-
-
-def _hang_up(channel: socket.socket, monitor: int | None) -> None:
-    """Ends the conversation and waits until the monitor has closed its end too, which it does last: by exiting."""
-    give_up = time.monotonic() + _ABORT_PATIENCE
-    with channel:
-        try:
-            channel.shutdown(socket.SHUT_WR)
-        except OSError:
-            pass
-        poller = select.poll()
-        poller.register(channel.fileno(), select.POLLIN)
-        while time.monotonic() < give_up:
-            if not poller.poll(1000):
-                continue
-            try:
-                if not channel.recv(65536):
-                    return
-            except OSError:
-                return
-    if monitor is not None:
-        os.kill(monitor, _SIGKILL)  # our child, not reaped yet: the pid is its own. Init dies with it
-        reap(monitor, wait=True)
 
 
 def error_of(failure: Failure) -> NetboxError:

@@ -135,29 +135,43 @@ class _Source:
                     if (record := _parse(line)) is not None:
                         yield record
             # Rotated? Then nothing more is written to it, but between the read above and now it may have been.
-            following = self._successor()
-            if following is None:
+            if self._successor() is None:
                 return
             if data := self._file.read():
                 for line in (self._rest + data).split(b"\n"):
                     if (record := _parse(line)) is not None:
                         yield record
-            self._use(following)
+                self._rest = b""
+            self._open_next()
 
     def _open_next(self) -> bool:
-        files = self._files()
-        if not files:
-            return False
-        return self._use(files[0][1])
+        """Opens the file after the one that is being read, or the oldest; False when there is none.
 
-    def _successor(self) -> str | None:
+        Looked for now, since whoever takes the records may have taken his time, and again when it got another name in between.
+        """
+        while (following := self._successor()) is not None:
+            inode, path = following
+            try:
+                file = open(path, "rb")  # noqa: SIM115  (held until the next file)
+            except FileNotFoundError:
+                continue
+            if os.fstat(file.fileno()).st_ino != inode:
+                file.close()
+                continue
+            if self._file is not None:
+                self._file.close()
+            self._file, self._inode, self._rest = file, inode, b""
+            return True
+        return False
+
+    def _successor(self) -> tuple[int, str] | None:
         """The file after the one that is being read; None while that is the newest."""
         files = self._files()
+        while files != (again := self._files()):  # a rotation in the middle shows a file twice, or not at all
+            files = again
         inodes = [inode for inode, _ in files]
-        if self._inode not in inodes:  # rotated away altogether
-            return files[0][1] if files else None
-        position = inodes.index(self._inode)
-        return files[position + 1][1] if position + 1 < len(files) else None
+        position = inodes.index(self._inode) + 1 if self._inode in inodes else 0  # not there: rotated away altogether
+        return files[position] if position < len(files) else None
 
     def _files(self) -> list[tuple[int, str]]:
         """(inode, path), the oldest first."""
@@ -175,16 +189,6 @@ class _Source:
                 except FileNotFoundError:  # just renamed: seen under its next name the next time
                     continue
         return [(inode, path) for _, inode, path in sorted(found)]
-
-    def _use(self, path: str) -> bool:
-        try:
-            file = open(path, "rb")  # noqa: SIM115  (held until the next file)
-        except FileNotFoundError:
-            return False
-        if self._file is not None:
-            self._file.close()
-        self._file, self._inode, self._rest = file, os.fstat(file.fileno()).st_ino, b""
-        return True
 
 
 def _parse(line: bytes) -> _Record | None:

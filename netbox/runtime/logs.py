@@ -61,6 +61,11 @@ class LogWriter:
     def _open(self) -> None:
         self._fd = os.open(self._path, _FLAGS, 0o600)
         self._size = os.fstat(self._fd).st_size
+        if self._size and _last_byte(self._path) != b"\n":  # a monitor was killed at a record: the next one gets a line of its own
+            try:
+                self._size += os.write(self._fd, b"\n")
+            except OSError:
+                pass  # the disk is full
 
     def write(self, stream: str, data: bytes) -> None:
         """Appends one chunk of ``stdout`` or ``stderr``."""
@@ -78,17 +83,31 @@ class LogWriter:
             self.lost += 1
 
     def _rotate(self) -> None:
-        for number in range(self._max_files - 1, 0, -1):
-            older = self._path if number == 1 else f"{self._path}.{number - 1}"
-            try:
-                os.rename(older, f"{self._path}.{number}")
-            except FileNotFoundError:
-                continue
-        if self._max_files <= 1:
-            os.unlink(self._path)
+        """Opens the new file first: where that fails nothing has moved, and the old one is still what ``_fd`` is."""
+        incoming = os.open(f"{self._path}.new", _FLAGS | os.O_TRUNC, 0o600)
+        try:
+            for number in range(self._max_files - 1, 0, -1):
+                older = self._path if number == 1 else f"{self._path}.{number - 1}"
+                try:
+                    os.rename(older, f"{self._path}.{number}")
+                except FileNotFoundError:
+                    continue
+            os.rename(f"{self._path}.new", self._path)
+        except OSError:
+            os.close(incoming)
+            raise
         os.close(self._fd)
-        self._open()
+        self._fd, self._size = incoming, 0
 
     def close(self) -> None:
         """Closes the file."""
         os.close(self._fd)
+
+
+def _last_byte(path: str) -> bytes:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.lseek(fd, -1, os.SEEK_END)
+        return os.read(fd, 1)
+    finally:
+        os.close(fd)

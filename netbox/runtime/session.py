@@ -16,6 +16,8 @@ _CHUNK = 64 * 1024
 _HANGUP_PAUSE_MS = 200
 _STALL_CHECK_MS = 1000
 _DRAIN_MS = 100
+_DRAIN_WAITS = 5
+_DRAIN_MAX = 2 << 20  # bytes: a pipe holds one MiB at most, pipe(7)
 _STREAMS = {protocol.STDOUT: "stdout", protocol.STDERR: "stderr"}
 
 
@@ -82,34 +84,42 @@ class Session:
         if fd not in self._outputs or events & select.POLLOUT:
             self.attachments.handle(fd, events)
 
-    def _read(self, fd: int) -> bool:
-        """Passes on what there is; returns whether the stream may have more."""
+    def _read(self, fd: int) -> int:
+        """Passes on what there is; returns how many bytes: none when the stream has no more for now."""
         try:
             data = os.read(fd, _CHUNK)
         except BlockingIOError:
-            return False
+            return 0
         except OSError:
             # EIO: no process has the terminal open; one with it as controlling terminal may open it again.
             self._hung_up = True
-            return False
+            return 0
         if not data:
             if fd != self._terminal:
                 del self._outputs[fd]
                 os.close(fd)
-            return False
+            return 0
         kind = self._outputs[fd]
         if self._log:
             self._log.write(_STREAMS[kind], data)
         self.attachments.send(kind, data)
-        return True
+        return len(data)
 
     def drain(self) -> None:
-        """After the exit: what is still in the pipes.
+        """After the exit: what is still in the pipes, and what comes a moment later.
 
-        All writers are dead, so this ends; in a terminal the kernel may take a moment to pass it on.
+        That ends: what an exec leaves running in the background may have the pipes open, and write for ever.
         """
         for fd in list(self._outputs):
             poller = select.poll()
             poller.register(fd, select.POLLIN)
-            while poller.poll(_DRAIN_MS) and self._read(fd):
-                pass
+            waits, rest = _DRAIN_WAITS, _DRAIN_MAX
+            while rest > 0:
+                if not poller.poll(0):
+                    waits -= 1
+                    if waits < 0 or not poller.poll(_DRAIN_MS):
+                        break
+                count = self._read(fd)
+                if not count:
+                    break
+                rest -= count

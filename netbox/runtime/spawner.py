@@ -67,8 +67,14 @@ class Spawner:
 
     def _close(self) -> None:
         if self._channel is not None:
+            import socket
+
             from netbox.runtime import interpreter
 
+            try:
+                self._channel.shutdown(socket.SHUT_WR)  # a fork of this process may have a copy: its end of file would not come
+            except OSError:
+                pass  # it was killed
             self._channel.close()
             self._channel = None
             interpreter.reap(self._pid, wait=True)

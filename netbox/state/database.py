@@ -92,8 +92,8 @@ class Database:
             if connection.in_transaction:
                 yield
                 return
-            connection.execute("BEGIN IMMEDIATE")
             try:
+                connection.execute("BEGIN IMMEDIATE")  # inside: an interrupt may come as soon as it has begun
                 yield
             except BaseException:
                 connection.rollback()

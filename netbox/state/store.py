@@ -66,6 +66,15 @@ class Store:
         except sqlite3.IntegrityError as error:
             raise self._name_taken(str(values.get("name"))) from error
 
+    def change_spec(self, sandbox_id: str, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+        """Replaces a sandbox's spec by what ``change``, which is pure, makes of the one that it has by now: what others change at the same
+        time is not lost. No sandbox is fine.
+        """
+        with self.database.transaction():
+            row = self.sandbox(sandbox_id)
+            if row is not None:
+                self.update_sandbox(sandbox_id, spec=change(row.spec))
+
     def delete_sandbox(self, sandbox_id: str) -> None:
         """Forgets a sandbox and frees the addresses that were kept for it; no row is fine."""
         with self.database.transaction():
@@ -324,6 +333,16 @@ class Store:
         """The events behind sequence number ``after``, oldest first."""
         rows = self.database.query("SELECT seq, time, action, sandbox_id, name, attributes FROM events WHERE seq > ? ORDER BY seq", after)
         return [Event._make([*row[:5], json.loads(row[5])]) for row in rows]
+
+    def exit_code_since(self, sandbox_id: str, moment: float) -> int | None:
+        """The exit code of the first run of a sandbox that ended after ``moment`` (seconds since the epoch), also of one that was removed;
+        ``None`` where nothing tells.
+        """
+        rows = self.database.query(
+            "SELECT attributes FROM events WHERE sandbox_id = ? AND action = 'die' AND time >= ? ORDER BY seq LIMIT 1", sandbox_id, moment
+        )
+        code = json.loads(rows[0][0]).get("exit_code") if rows else None
+        return None if code is None else int(code)
 
 
 def _sandbox_row(row: tuple[Any, ...]) -> SandboxRow:

@@ -211,6 +211,23 @@ def test_what_is_gone(cgroups: Cgroups, path: str) -> None:
         assert caught.value.errno == errno.ENOENT
 
 
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_what_another_clean_up_removes_while_it_is_killed(
+    cgroups: Cgroups, path: str, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    cgroups.create(path)
+    write = os.write
+
+    def late(descriptor: int, data: bytes) -> int:
+        cgroups.remove(path)
+        return write(descriptor, data)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "write", late)
+        cgroups.kill(path, number)
+    assert not cgroups.exists(path)
+
+
 def test_processor_time_is_measured(cgroups: Cgroups, path: str, wait_until: Wait) -> None:
     cgroups.create(path)
     assert cgroups.measure(path).cpu_ns == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
+import socket
 import subprocess
 from collections import defaultdict
 from pathlib import Path
@@ -13,6 +14,9 @@ import pytest
 from netbox import packet
 from netbox.engine import Engine
 from netbox.errors import NetboxError
+from netbox.packet.capturing.session import Capture
+from netbox.packet.capturing.sinks import open_output
+from netbox.packet.capturing.values import Selection
 from tests.e2e.boxes import await_listener, inspect, running
 from tests.support.captures import capturing, tshark
 from tests.support.cli import Cli
@@ -327,6 +331,21 @@ def test_from_python(engine: Engine, tmp_path: Path) -> None:
         packet.capture(engine, "nobody", write=str(path))
     with pytest.raises(NetboxError, match="cannot write"):
         packet.capture(engine, all=True, write=str(tmp_path / "no" / "such"))
+
+
+def test_what_waits_in_the_rings_at_the_end_is_recorded(engine: Engine, tmp_path: Path) -> None:
+    """A capture that did not keep up when it was stopped, or when the sandbox ended: more than it reads in one turn."""
+    path, count = tmp_path / "a.pcapng", 4000
+    with engine.run("busybox", "sleep", "100", name="web") as box:
+        capture = Capture(engine, Selection(("web",)), filter="udp port 9")
+        capture.open(open_output(str(path), None, 65535, ""))
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            for _ in range(count):
+                sock.sendto(bytes(1400), (box.ip_address, 9))
+        capture.stop()
+        capture.run()
+        summary = {item.name: item for item in capture.close()}
+    assert (summary["web/host-end"].packets, summary["web/host-end"].lost) == (count, 0)
 
 
 def test_whom_a_sandbox_talks_to_has_a_name(cli: Cli) -> None:

@@ -60,7 +60,7 @@ class Steps:
     def _wrapped(self, function: Callable[..., Any]) -> Callable[..., Any]:
         def call(owner: Any, /, *arguments: Any, **options: Any) -> Any:
             if isinstance(owner, Launcher):
-                self.monitor = owner._monitor
+                self.monitor = owner._helper.pid
             self._step()
             result = function(owner, *arguments, **options)
             if function.__name__ == "wait_namespaces":

@@ -6,12 +6,14 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import socket
 from typing import Any
 
 import pytest
 
 from netbox.engine import Engine, Sandbox, connecting
 from netbox.errors import NetboxError
+from netbox.network import naming, undo
 from netbox.network.manager import NetworkManager
 from netbox.settings import Settings
 from netbox.state.journal import LINK, Journal
@@ -129,4 +131,51 @@ def test_a_connect_that_fails_leaves_the_sandbox_as_it_was(monkeypatch: pytest.M
             monkeypatch.undo()
             sandbox.connect("front")
             agree(sandbox.refresh())
+        engine.networks.remove("front")
+
+
+class Killed(BaseException):
+    """SIGKILL: no handler of errors sees it."""
+
+
+@pytest.mark.parametrize("kind", ["nameservice", "network_rules", "bridge", "sysctl"])
+def test_a_take_down_that_was_killed(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next sandbox finds a network that stands with all its rules, whatever of it was gone already: the bridge goes last."""
+
+    def strike(*_: object) -> None:
+        raise Killed
+
+    with Engine() as engine:
+        engine.networks.create("front")
+        sandbox = engine.run("busybox", "sleep", "1000", network="front")
+        monkeypatch.setitem(undo.HANDLERS, kind, strike)
+        sandbox.remove(force=True)
+        with pytest.raises(Killed):
+            engine.gc()
+        monkeypatch.undo()
+        with engine.run("busybox", "sleep", "1000", network="front"):
+            assert engine.repair() == []
+        engine.networks.remove("front")
+
+
+def test_a_start_that_was_killed_when_names_were_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At another port than 53, to which the firewall leads questions: the next start finds the names served, and the rules missing."""
+
+    def strike(*arguments: Any) -> int:
+        serve(*arguments)
+        raise Killed
+
+    serve = naming.serve
+    with contextlib.ExitStack() as stack, Engine() as engine:
+        for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
+            mine = stack.enter_context(socket.socket(socket.AF_INET, kind))
+            mine.bind(("0.0.0.0", 53))
+        mine.listen()
+        engine.networks.create("front")
+        monkeypatch.setattr(naming, "serve", strike)
+        with pytest.raises(Killed):
+            engine.run("busybox", "sleep", "1000", network="front")
+        monkeypatch.undo()
+        with engine.run("busybox", "sleep", "1000", network="front"):
+            assert engine.repair() == []
         engine.networks.remove("front")

@@ -30,6 +30,7 @@ from tests.support.waiting import wait_until
 
 HTTPD = ("httpd", "-f", "-p", "80")
 PATIENCE = 60.0  # seconds
+CALLED = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")  # without br_netfilter no rule is asked about what a bridge switches
 _BPF, _NEXT_ID = {"x86_64": 321, "aarch64": 280}[os.uname().machine], 11
 BACKENDS = pytest.mark.parametrize("backend", ["iptables", "nftables"])
 
@@ -74,7 +75,7 @@ def test_two_sandboxes_of_a_network(cli: Cli, networks: None) -> None:
         ["sent", "route", "device", "device", "bridge", "device", "device", "route", "socket"]
     )
     accepted = [hop["rule"] for hop in request if hop["kind"] == "rule" and hop["rule"]["verdict"] == "accept" and hop["rule"]["position"]]
-    assert [rule["owner"] for rule in accepted] == [{"kind": "network", "name": "front"}]
+    assert [rule["owner"] for rule in accepted] == [{"kind": "network", "name": "front"}] * CALLED.exists()
     times = [hop["time"] for hop in hops]
     assert times == sorted(times)
     assert times[0] == 0
@@ -114,7 +115,7 @@ def test_another_network_and_a_published_port(
     assert (rules_only.tracer, last.rule and last.rule.verdict, last.rule and last.rule.owner) == ("none", "drop", Owner("network", "back"))
     for found, own in ((local, "host"), (remote, "lan")):
         assert (found.outcome, found.reachable) == ("delivered", True), found
-        assert _path(found) == list(dict.fromkeys([own, "host", "db"]))
+        assert _path(found) == list(dict.fromkeys([own, "host", "db"])), found
         nat = _hop(found, values.NAT)
         assert nat.before is not None
         assert nat.flow is not None
@@ -184,12 +185,14 @@ def test_reasons_of_the_kernel(cli: Cli, networks: None, engine: Engine) -> None
     ],
     ids=["legacy", "nft"],
 )
-def test_a_rule_of_another_program(cli: Cli, networks: None, engine: Engine, add: list[str], remove: str, place: str, text: str) -> None:
-    with running(cli, "web", "--network", "front", command=HTTPD), running(cli, "client", "--network", "front"):
+def test_a_rule_of_another_program(
+    cli: Cli, networks: None, outside: Neighbour, engine: Engine, add: list[str], remove: str, place: str, text: str
+) -> None:
+    with running(cli, "web", "--network", "front", "-p", "8080:80", command=HTTPD):
         for command in add:
             subprocess.run(command.split(), check=True, timeout=60)
         try:
-            found = trace(engine, "client", "web:80", ProbeRequest("tcp", 80, timeout=0.2), patience=PATIENCE)
+            found = trace(engine, "lan", "web:8080", ProbeRequest("tcp", 8080, timeout=0.2), patience=PATIENCE)
         finally:
             subprocess.run(remove.split(), check=True, timeout=60)
     assert found.rule is not None, found
@@ -209,7 +212,8 @@ def test_rules_of_other_families(cli: Cli, networks: None, engine: Engine) -> No
             ("bridge", "prerouting priority -200", "1"),
             ("netdev", f'ingress device "{device}" priority 0', "1"),
         ):
-            Path("/proc/sys/net/bridge/bridge-nf-call-iptables").write_text(called)
+            if CALLED.exists():
+                CALLED.write_text(called)
             with _table(family, hook, "tcp dport 80 drop"):
                 found = trace(engine, "client", "web:80", ProbeRequest("tcp", 80, timeout=0.2), patience=PATIENCE)
             assert found.rule is not None, found
@@ -230,7 +234,7 @@ def test_rules_of_other_families(cli: Cli, networks: None, engine: Engine) -> No
     accepted = [hop.rule for hop in passed.hops if hop.rule and hop.direction == values.REQUEST and hop.rule.verdict == "accept"]
     rules = [rule.place for rule in accepted if rule.position]
     assert rules[0] == "bridge other c rule 1"
-    assert rules[1].startswith("filter NETBOX-INGRESS rule ")
+    assert [rule.startswith("filter NETBOX-INGRESS rule ") for rule in rules[1:2]] == [True] * CALLED.exists()
     assert passed.reachable
     assert (asked["reason"], asked["rule"]["place"]) == ("NETFILTER_DROP", "arp other c rule 1")
 
@@ -276,7 +280,8 @@ def test_live_traffic_and_drops(cli: Cli, networks: None, engine: Engine) -> Non
             _output(drops)
     assert (packet["flow"]["destination"], packet["flow"]["detail"], packet["outcome"]) == (web, "SYN", "delivered")
     assert list(dict.fromkeys(hop["netns"] for hop in packet["hops"])) == ["client", "host", "web"]
-    assert {"kind": "network", "name": "front"} in [hop["rule"]["owner"] for hop in packet["hops"] if hop["kind"] == "rule"]
+    told = [hop["rule"]["owner"] for hop in packet["hops"] if hop["kind"] == "rule"]
+    assert ({"kind": "network", "name": "front"} in told) == CALLED.exists()
     assert (drop["reason"], drop["flow"]["destination"]) == ("NETFILTER_DROP", db)
     assert drop["rule"]["owner"] == {"kind": "network", "name": "back"}
     assert f"{web}:81 SYN" in text

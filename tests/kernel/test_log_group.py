@@ -120,9 +120,27 @@ def test_a_killed_reader_takes_nothing_with_it(netns: int) -> None:
         process.wait(20)
         send(b"two")
         assert heard(group, 2) == ["one", "two"]
-        assert bystander.read() == []  # it finds the new reader
         send(b"tri")
-        assert heard(bystander, 1) == heard(group, 1) == ["tri"]
+        assert heard(group, 1) == ["tri"]
+        assert heard(bystander, 3) == ["one", "two", "tri"]  # though it has found the new reader only now
+        send(b"for")
+        assert heard(bystander, 1) == heard(group, 1) == ["for"]
+
+
+def test_who_finds_the_next_reader_late_has_nothing_twice(netns: int) -> None:
+    with another(MEMBER) as process, contextlib.closing(LogGroup(netns)) as group, contextlib.closing(LogGroup(netns)) as bystander:
+        send(b"one")
+        assert heard(group, 1) == heard(bystander, 1) == ["one"]
+        process.send_signal(signal.SIGKILL)
+        process.wait(20)
+        send(b"two")
+        assert heard(group, 1) == ["two"]
+        with contextlib.closing(LogGroup(netns)) as newcomer:
+            send(b"tri")
+            assert heard(newcomer, 1) == ["tri"]  # of what was before it is not told
+            assert heard(bystander, 2) == ["two", "tri"]
+            assert heard(group, 1) == ["tri"]
+            assert [newcomer.read(), bystander.read(), group.read()] == [[], [], []]
 
 
 def test_what_a_killed_reader_has_handed_on_is_there(netns: int) -> None:
@@ -145,6 +163,18 @@ def test_a_reader_killed_before_it_has_done_leaves_no_message_twice(netns: int) 
         send(b"two")  # another one that looks the same
         assert heard(group, 1) == ["two"]
         assert group.read() == []
+
+
+def test_a_reader_that_was_stopped_is_waited_for_once(netns: int) -> None:
+    with another(MEMBER) as process, contextlib.closing(LogGroup(netns)) as group:
+        assert (group.read(), group.is_waiting) == ([], False)
+        process.send_signal(signal.SIGSTOP)
+        wait_until(lambda: has_stopped(process.pid), "the reader to stop")
+        send(b"one")
+        assert [(group.read(), group.is_waiting) for _ in range(300)] == [([], True)] * 300
+        process.send_signal(signal.SIGCONT)
+        assert heard(group, 1) == ["one"]
+        wait_until(lambda: (group.read(), not group.is_waiting)[1], "an answer")
 
 
 def test_another_program_is_named(netns: int) -> None:

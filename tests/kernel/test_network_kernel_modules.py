@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,8 @@ from netbox.errors import FirewallError, HostError
 from netbox.kernel import iptables, netlink, rtnetlink
 from netbox.kernel.iptables_entry import Entry
 from netbox.kernel.rtnetlink import RouteSocket
+from netbox.network import firewall, firewall_iptables
+from netbox.network.firewall_iptables import IptablesBackend
 from tests.support import leaks, linux
 from tests.support.host import PrivateHost
 from tests.support.waiting import wait_until
@@ -83,6 +86,72 @@ def test_an_exception_inside_leaves_the_table_as_it_was(private_host: PrivateHos
         table.create_chain("NETBOX-X")
         raise RuntimeError
     assert leaks.firewall() == before
+
+
+class Stranger:
+    """Changes a table, as a program does that has a lock of its own or none: it runs in a container."""
+
+    def __init__(self, directory: Path, times: int) -> None:
+        self.environment = {**os.environ, "XTABLES_LOCKFILE": str(directory / "lock")}
+        self.times = times
+        self.rules: list[str] = []
+
+    def interfere(self, editor: iptables.TableEditor) -> None:
+        """After the table was read, before the change of it is committed."""
+        if len(self.rules) < self.times:
+            self.rules.append(f"-A INPUT -s 192.0.2.{len(self.rules) + 1}/32 -j ACCEPT")
+            command = ["iptables-legacy", "-t", editor.name, *self.rules[-1].split()]
+            subprocess.run(command, env=self.environment, check=True, timeout=60)
+
+
+def test_a_program_with_another_lock_changes_the_table_meanwhile(
+    private_host: PrivateHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its rules stay, and ours come, move and go as if it had not been there."""
+    backend, stranger = IptablesBackend(), Stranger(tmp_path, 0)
+    ensure_base = firewall_iptables._ensure_base
+    own_rules = firewall_iptables._own_rules
+
+    def ensured(editor: iptables.TableEditor, entries: Iterable[Entry]) -> None:
+        ensure_base(editor, entries)
+        if editor.name == "filter":
+            stranger.interfere(editor)
+
+    def read(editor: iptables.TableEditor) -> list[iptables.Installed]:
+        found = own_rules(editor)
+        if editor.name == "filter":
+            stranger.interfere(editor)
+        return found
+
+    monkeypatch.setattr(firewall_iptables, "_ensure_base", ensured)
+    monkeypatch.setattr(firewall_iptables, "_own_rules", read)
+    group = firewall.network_rules("network:front", "nb-front", "10.9.0.0/24", internal=False)
+    changes: list[tuple[Callable[[], None], set[str]]] = [
+        (lambda: backend.apply([group]), {group.owner}),
+        (lambda: backend.repair([group]), {group.owner}),
+        (lambda: backend.apply(remove=[group.owner]), set()),
+    ]
+    for change, left in changes:
+        stranger.times += 2
+        change()
+        assert len(stranger.rules) == stranger.times
+        assert {f"iptables -t filter {rule}" for rule in stranger.rules} <= leaks.firewall()
+        assert backend.owners() == left
+    subprocess.run(["iptables-legacy", "-F", "INPUT"], check=True, timeout=60)
+
+
+def test_a_program_that_never_stops_changing_the_table(private_host: PrivateHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stranger = Stranger(tmp_path, 1000)
+    monkeypatch.setattr(iptables, "_ATTEMPTS", 3)
+
+    def change(editor: iptables.TableEditor) -> None:
+        editor.create_chain("NETBOX-X")
+        stranger.interfere(editor)
+
+    with pytest.raises(FirewallError, match="Resource temporarily unavailable"):
+        iptables.edit("filter", change)
+    assert len(stranger.rules) == 3
+    subprocess.run(["iptables-legacy", "-F", "INPUT"], check=True, timeout=60)
 
 
 def test_rules_are_read_as_they_are(private_host: PrivateHost) -> None:

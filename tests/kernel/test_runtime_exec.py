@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
+import socket
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from netbox.errors import CommandNotExecutable, CommandNotFound, UsageError, WrongState
-from netbox.runtime import client, execute
+from netbox.errors import CommandNotExecutable, CommandNotFound, HostError, UsageError, WrongState
+from netbox.kernel import capabilities
+from netbox.runtime import client, execute, execute_helper, protocol
+from netbox.runtime.helper import Helper
 from netbox.spec import SecuritySpec
-from tests.kernel.runtime_lab import USERNS_BASE, Lab
+from tests.kernel.runtime_lab import USERNS_BASE, Lab, alive
 from tests.support.host import PrivateHost
 from tests.support.waiting import wait_until
 
@@ -82,9 +86,90 @@ def test_closing_an_exec_ends_its_process(lab: Lab) -> None:
     with lab.running() as sandbox:
         attachment = execute.start(sandbox.config, sandbox.pid, sandbox.pid_start, ["sleep", "78"])
         assert attachment is not None
-        assert "sleep 78" in sandbox.exec("ps", "-o", "args").out
+        wait_until(lambda: "sleep 78" in sandbox.exec("ps", "-o", "args").out, "its arguments, which come a moment after STARTED")
         attachment.close()
         wait_until(lambda: "sleep 78" not in sandbox.exec("ps", "-o", "args").out, "the end of the process")
+
+
+def test_a_caller_that_leaves_before_it_started_leaves_nothing(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The helper has to reap its child: the sandbox's end would wait for that."""
+    with lab.running() as sandbox:
+        helper = Helper.start("execute_helper")
+        assert helper.pid is not None
+
+        def leave(channel: socket.socket) -> None:
+            channel.close()
+            raise HostError("interrupted")
+
+        monkeypatch.setattr(execute, "_receive_started", leave)
+        with pytest.raises(HostError, match="interrupted"):
+            execute.start(sandbox.config, sandbox.pid, sandbox.pid_start, ["sleep", "81"], helper=lambda: helper)
+        assert os.waitstatus_to_exitcode(os.waitpid(helper.pid, 0)[1]) == 0  # it was not a crash
+    assert not alive(sandbox.pid)
+
+
+def test_a_helper_killed_while_privileges_are_dropped_leaves_no_process(lab: Lab) -> None:
+    with lab.running() as sandbox:
+        channel, helper = _fragile()
+        with pytest.raises(HostError, match="ended unexpectedly"):
+            execute.start(
+                sandbox.config,
+                sandbox.pid,
+                sandbox.pid_start,
+                ["sleep", "80"],
+                user="bob",
+                helper=lambda: Helper("execute_helper", channel),
+            )
+        assert os.waitstatus_to_exitcode(os.waitpid(helper, 0)[1]) == -signal.SIGKILL
+        wait_until(lambda: {"sleep 80", "python"}.isdisjoint(_words(sandbox.exec("ps", "-o", "args").out)), "the end of the process")
+
+
+def _words(listing: str) -> set[str]:
+    return {"python" if "python" in line else line for line in listing.splitlines()}
+
+
+def _fragile() -> tuple[socket.socket, int]:
+    """Our end of the channel to a helper that is killed when its child has become another user, and its pid."""
+    ours, theirs = socket.socketpair()
+    apply = capabilities.apply
+    sync: list[int] = []
+
+    def become(config: Any, channel: Any, *rest: Any) -> None:
+        sync.append(channel.fileno())
+        really_become(config, channel, *rest)
+
+    def kill_parent(mask: int, uid: int) -> None:
+        protocol.write_message(sync[0], protocol.STARTED, {})
+        poller = select.poll()
+        poller.register(sync[0], 0)
+        poller.poll()  # until the other end is closed
+        apply(mask, uid)
+
+    def be_killed(channel: Any, session: object, terminal: bool) -> None:
+        while protocol.receive_message(channel)[0] != protocol.STARTED:  # type: ignore[index]
+            pass
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    really_become = execute_helper._become
+    pid = os.fork()
+    if pid == 0:
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(execute_helper, "_become", become)
+            patched.setattr(execute_helper, "_wait_for_exec", be_killed)
+            patched.setattr(capabilities, "apply", kill_parent)
+            try:
+                execute_helper.main(theirs.detach())
+            finally:
+                os._exit(1)
+    theirs.close()
+    return ours, pid
+
+
+def test_an_exec_ends_although_what_it_started_goes_on_writing(lab: Lab) -> None:
+    with lab.running() as sandbox:
+        result = sandbox.exec("sh", "-c", "echo begun; yes & exit 3")
+        assert result.code == 3
+        assert result.out.startswith("begun\n")
 
 
 def test_sandbox_end_ends_an_exec(lab: Lab) -> None:

@@ -67,7 +67,7 @@ def _engine(config: dict[str, object], lock: int, victim: str, last: int) -> Non
     code = 1
     try:
         launcher = Launcher.prespawn()
-        monitor = launcher._monitor
+        monitor = launcher._helper.pid
         assert monitor is not None
         pid = 0
         steps: list[Callable[[], object]] = [
@@ -117,3 +117,30 @@ def test_abort_at_each_step(lab: Lab) -> None:
         assert (found.state if found else None) == ("aborted" if last > 0 else None)
         with pytest.raises(HostError):
             launcher.go()
+
+
+@pytest.mark.parametrize("attach", [True, False])
+@pytest.mark.parametrize("started", [True, False])
+def test_an_interrupt_after_go_leaves_nothing_either(lab: Lab, monkeypatch: pytest.MonkeyPatch, attach: bool, started: bool) -> None:
+    config = lab.config("sleep", "1000", plan={"attach": attach})
+    lock = status.acquire_lock(config["run_dir"])
+    assert lock is not None
+    with Launcher.prespawn() as launcher:
+        launcher.begin(config, lock)
+        pid = launcher.wait_namespaces().pid
+        launcher.network_ready()
+        launcher.wait_ready()
+        receive = launcher._receive
+
+        def interrupted(expected: str, timeout: float) -> object:
+            if started:
+                receive(expected, timeout)
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(launcher, "_receive", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            launcher.go()
+        launcher.abort()
+    os.close(lock)
+    assert not alive(pid)
+    wait_until(lambda: not status.is_locked(config["run_dir"]), "the monitor's end")

@@ -6,6 +6,7 @@ import contextlib
 import os
 import select
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ import pytest
 
 from netbox.errors import CommandNotFound, WrongState
 from netbox.runtime import client, execute, protocol, status
+from netbox.runtime.helper import Helper
 from netbox.runtime.launcher import Launcher
 from netbox.runtime.log_reader import read_logs
 from netbox.runtime.spawner import Spawner
@@ -230,7 +232,7 @@ def test_spawner_starts_monitors_and_execs_that_outlive_it(lab: Lab) -> None:
         assert found is not None
         assert found.pid is not None
         assert found.pid_start is not None
-        executed = execute.start(config, found.pid, found.pid_start, ["echo", "warm"], spawner=spawner)
+        executed = execute.start(config, found.pid, found.pid_start, ["echo", "warm"], helper=lambda: Helper.start(execute.KIND, spawner))
         assert executed is not None
         assert client.communicate(executed) == (0, b"warm\n", b"")
         executed.close()
@@ -250,6 +252,17 @@ def test_spawner_that_was_killed_is_started_again(lab: Lab) -> None:
         assert attachment is not None
         with attachment:
             assert client.communicate(attachment)[0] == 0
+
+
+def test_spawner_ends_although_a_fork_of_its_caller_lives(private_host: PrivateHost) -> None:
+    spawner = Spawner()
+    spawner.start()
+    assert spawner._channel is not None
+    with socket.socket(fileno=os.dup(spawner._channel.fileno())):  # what a fork has
+        closing = threading.Thread(target=spawner.close, daemon=True)
+        closing.start()
+        closing.join(20)
+        assert not closing.is_alive()
 
 
 def test_starts_from_many_threads(lab: Lab) -> None:

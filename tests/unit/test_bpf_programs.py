@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import struct
+import threading
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -166,6 +170,28 @@ def test_the_layout_is_kept(tmp_path: object) -> None:
         btf.layout(["outer.x"], [], cache, file)
     with pytest.raises(Unsupported, match="CONFIG_DEBUG_INFO_BTF"):
         btf.layout(["outer.x"], [], None, f"{tmp_path}/missing")
+
+
+def test_two_threads_keep_the_same_layout_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "vmlinux"
+    file.write_bytes(_blob())
+    cache = str(tmp_path / "cache")
+    dump = json.dump
+    others: list[threading.Thread] = []
+
+    def late(*arguments: Any) -> None:
+        """The second thread does all of it while the first one writes."""
+        dump(*arguments)
+        if not others:
+            others.append(threading.Thread(target=btf.layout, args=(["outer.in.b"], ["why"], cache, str(file))))
+            others[0].start()
+            others[0].join()
+
+    monkeypatch.setattr(btf.json, "dump", late)
+    first = btf.layout(["outer.in.b"], ["why"], cache, str(file))
+    kept = list((tmp_path / "cache").iterdir())
+    assert len(kept) == 1
+    assert json.loads(kept[0].read_text())["offsets"] == first.offsets
 
 
 def test_symbols_without_addresses_are_numbers() -> None:

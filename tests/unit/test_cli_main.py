@@ -86,16 +86,16 @@ def test_a_full_disk_is_no_bug(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
 
 def test_a_monitor_made_ahead_is_ended_when_nobody_took_it(monkeypatch: pytest.MonkeyPatch) -> None:
     closed: list[bool] = []
-    monkeypatch.setattr(main, "_prespawn", lambda arguments: SimpleNamespace(close=lambda: closed.append(True)))
+    monkeypatch.setattr(main, "_prespawn", lambda arguments: SimpleNamespace(end=lambda: closed.append(True)))
     assert main.execute(["run", "--nope"]) == 125
     assert closed == [True]
 
 
 def test_a_monitor_is_taken_once() -> None:
-    launcher: Any = SimpleNamespace(close=lambda: None)
-    state = State(launcher)
-    assert state.take_launcher() is launcher
-    assert state.take_launcher() is None
+    helper: Any = SimpleNamespace(end=lambda: None)
+    state = State(helper)
+    assert state.take_helper() is helper
+    assert state.take_helper() is None
 
 
 @pytest.mark.parametrize(

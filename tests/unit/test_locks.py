@@ -57,3 +57,17 @@ def test_a_lock_on_a_removed_file_is_not_taken(tmp_path: Path, monkeypatch: pyte
     assert lock is not None
     assert os.fstat(lock.fd).st_ino == os.stat(f"{directory}/lock").st_ino
     lock.release()
+
+
+def test_an_onlooker_does_not_hold_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``is_free`` of another process has its shared lock for as long as it looks."""
+    directory = str(tmp_path / "run")
+    first = SandboxLock.acquire(directory)
+    assert first is not None
+    first.release()
+    onlooker = os.open(f"{directory}/lock", os.O_RDWR)
+    fcntl.flock(onlooker, fcntl.LOCK_SH)
+    monkeypatch.setattr(locks.time, "sleep", lambda seconds: os.close(onlooker))
+    lock = SandboxLock.acquire(directory)
+    assert lock is not None
+    lock.release()

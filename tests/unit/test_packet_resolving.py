@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 import struct
 import threading
@@ -62,6 +63,16 @@ def test_the_wanted_version_comes_first(
 def test_what_a_server_says(monkeypatch: pytest.MonkeyPatch, code: int, outcome: str) -> None:
     with server(monkeypatch, code=code):
         assert resolving.resolve("db", "", CONFIG, -1, PATIENCE).outcome == outcome
+
+
+def test_an_answer_that_came_while_the_process_did_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It looks only when the time is over: the answer is there."""
+    clock, look = iter([0.0]), select.select
+    with server(monkeypatch, 1):
+        monkeypatch.setattr(resolving.time, "monotonic", lambda: next(clock, 1000.0))
+        monkeypatch.setattr(resolving.select, "select", lambda *sockets: look(*sockets[:3], PATIENCE))
+        found = resolving.resolve("db", "", CONFIG, -1, 1.0)
+    assert (found.outcome, found.addresses) == (resolving.FOUND, ("10.0.0.5",))
 
 
 def test_the_hosts_file_comes_first() -> None:

@@ -52,7 +52,7 @@ def outline(protocol: str, ipv6: bool = False, **values: Any) -> Outline:
     )
 
 
-def error(protocol: str, type_: int, code: int, source: str = ROUTER, **fields: int) -> bytes:
+def error(protocol: str, type_: int, code: int, source: str = ROUTER, **fields: Any) -> bytes:
     quoted = packets.build(outline(protocol))[0][:28]  # as RFC 792: the header and eight bytes
     return bytes(IP(src=source, dst=OWN) / ICMP(type=type_, code=code, **fields) / Raw(quoted))
 
@@ -171,6 +171,8 @@ def test_packets_of_others_are_no_answers() -> None:
         bytes(IP(**TO_OWN) / ICMP(type=3, code=3)),
         bytes(IP(src=TARGET, dst=OWN, proto=47) / Raw(b"xxxx")),
         bytes(IP(**TO_OWN) / ICMP(type=3) / Raw(b"\x45\0")),
+        error("icmp", 5, 1, gw=TARGET),  # a router sends it before it forwards the packet
+        error("icmp", 4, 0),
     ):
         assert packets.read(data, 4) is None
 

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from netbox.packet.probing import searches, values
-from netbox.packet.probing.exchange import Order
+from netbox.packet.probing.exchange import HEADERS, Order
 from netbox.packet.probing.values import ProbeAnswer, ProbeRequest
 
 TARGET, ROUTER = "192.0.2.9", "198.51.100.1"
 BURST = 6  # ICMP errors that Linux sends to one machine at once; then one a second (net/ipv4/icmp.c, inet_peer_xrlim_allow)
-LINK = 1500
+LINK, LARGEST = 1500, 1400
 
 
 class Path:
@@ -90,3 +90,27 @@ def test_a_target_that_answers_is_asked_for_many_sizes_at_once(monkeypatch: pyte
 
 def test_a_target_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found(Path(0, says=False), monkeypatch)["mtu"] is None
+
+
+class Lossy:
+    """Carries ``LARGEST`` bytes, and says nothing about more. What is in ``lost`` gets lost the first time."""
+
+    def __init__(self, lost: Sequence[int]) -> None:
+        self._lost = list(lost)
+
+    def run(self, orders: Sequence[Order]) -> list[ProbeAnswer]:
+        return [self._answer(order.sequence, (order.request.size or 0) + HEADERS[values.ICMP] + 20) for order in orders]
+
+    def _answer(self, sequence: int, size: int) -> ProbeAnswer:
+        if size in self._lost or size > LARGEST:
+            self._lost = [other for other in self._lost if other != size]
+            return ProbeAnswer(sequence, values.FILTERED, "nothing came back")
+        return ProbeAnswer(sequence, values.ANSWERED, "echo reply", TARGET, rtt=0.0001)
+
+
+@pytest.mark.parametrize("lost", [[], [LARGEST], range(1000, 1401), range(1399, 1401)])
+def test_a_packet_that_was_lost_by_chance(lost: Sequence[int]) -> None:
+    station: Any = SimpleNamespace(route=lambda _: SimpleNamespace(link=2), link=lambda _: SimpleNamespace(mtu=LINK))
+    exchange: Any = Lossy(lost)
+    result = searches.path_mtu(exchange, Order(station, ProbeRequest(), TARGET))
+    assert (result["mtu"], result["black_hole"]) == (LARGEST, True)

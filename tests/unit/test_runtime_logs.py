@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import builtins
 import errno
 import json
 import os
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -170,3 +172,88 @@ def test_a_full_disk_costs_lines_only(tmp_path: Path, monkeypatch: pytest.Monkey
     writer.close()
     assert writer.lost == 2
     assert datas(read_logs(str(tmp_path))) == [b"before\n", b"after\n"]
+
+
+def test_a_full_disk_at_a_rotation_moves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(tmp_path, "a\n", "b\n", max_size=60)
+    writer = logs.LogWriter(str(tmp_path), 60, 3)
+    real = os.open
+
+    def full(path: str, flags: int, mode: int = 0o777) -> int:
+        if flags & os.O_CREAT:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(path, flags, mode)
+
+    monkeypatch.setattr(os, "open", full)
+    writer.write("stdout", b"lost\n")
+    monkeypatch.setattr(os, "open", real)
+    with open(os.devnull, "rb") as other:  # has the next free descriptor: it must not be taken for the log
+        writer.write("stdout", b"c\n")
+        writer.close()
+        assert os.path.samestat(os.fstat(other.fileno()), os.stat(os.devnull))
+    assert writer.lost == 1
+    assert datas(read_logs(str(tmp_path))) == [b"a\n", b"b\n", b"c\n"]
+
+
+def test_half_a_record_of_a_killed_monitor_spoils_no_other(tmp_path: Path) -> None:
+    fill(tmp_path, "one\n")
+    with open(tmp_path / "log", "ab") as file:
+        file.write(logs.record(1, "stdout", b"never finished\n")[:-8])
+    fill(tmp_path, "two\n")
+    fill(tmp_path, "three\n")
+    assert datas(read_logs(str(tmp_path))) == [b"one\n", b"two\n", b"three\n"]
+
+
+def test_a_slow_reader_misses_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It holds the last line of a file, which was written after it looked, while those behind it get other names."""
+    writer = logs.LogWriter(str(tmp_path), 120, 10)  # two records
+
+    def write(*numbers: int) -> None:
+        for number in numbers:
+            writer.write("stdout", b"%d\n" % number)
+
+    write(0)
+    lines = read_logs(str(tmp_path), follow=True, alive=lambda: False)
+    got = [next(lines).data]
+    beforehand(monkeypatch, "listdir", os, lambda: write(1, 2))
+    got.append(next(lines).data)
+    write(3, 4)
+    writer.close()
+    assert got + datas(lines) == [b"%d\n" % number for number in range(5)]
+
+
+def test_a_rotation_before_the_oldest_file_is_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = logs.LogWriter(str(tmp_path), 60, 10)
+    writer.write("stdout", b"0\n")
+    beforehand(monkeypatch, "open", builtins, lambda: writer.write("stdout", b"1\n"))
+    assert datas(read_logs(str(tmp_path))) == [b"0\n", b"1\n"]
+    writer.close()
+
+
+@pytest.mark.parametrize("looks", range(1, 5))
+def test_a_rotation_in_the_middle_of_a_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, looks: int) -> None:
+    """The names are looked up one by one; the reader's own file must not seem to be gone, or it would begin afresh."""
+    writer = logs.LogWriter(str(tmp_path), 60, 10)
+    for number in range(3):
+        writer.write("stdout", b"%d\n" % number)
+    monkeypatch.setattr(os, "listdir", lambda path: ["log.1", "log.2", "log.3", "log"])
+    lines = read_logs(str(tmp_path), follow=True, alive=lambda: False)
+    got = [next(lines).data for _ in range(3)]
+    beforehand(monkeypatch, "stat", os, lambda: writer.write("stdout", b"3\n"), looks)
+    assert got + datas(lines) == [b"%d\n" % number for number in range(4)]
+    writer.close()
+
+
+def beforehand(monkeypatch: pytest.MonkeyPatch, name: str, module: object, action: Callable[[], None], calls: int = 1) -> None:
+    """Has ``action`` happen right before a function is called for the ``calls``-th time."""
+    real = getattr(module, name)
+    left = calls
+
+    def called(*arguments: object, **options: object) -> object:
+        nonlocal left
+        left -= 1
+        if not left:
+            action()
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(module, name, called)

@@ -16,6 +16,7 @@ from netbox import names
 from netbox.errors import Conflict, NotFound, StateError
 from netbox.settings import Settings
 from netbox.spec import BindMount, NetworkSpec, PortSpec, SandboxSpec, TmpfsMount
+from netbox.state import database
 from netbox.state.rows import NetworkRow, SandboxRow
 from netbox.state.store import EVENTS_KEPT, Store
 
@@ -345,3 +346,23 @@ def test_interface_names_fit_the_kernel(sandbox_id: str, index: int) -> None:
 @given(st.text(max_size=100))
 def test_bridge_names_fit_the_kernel(network: str) -> None:
     assert len(names.bridge(network)) <= names.INTERFACE_NAME_MAX
+
+
+def test_an_interrupt_leaves_no_transaction_open(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is written afterwards, by those who undo things, would be in it and never be committed."""
+    store.insert_sandbox(sandbox("ab" * 32, "web"))
+
+    def execute(connection: sqlite3.Connection, statement: str, *parameters: object) -> sqlite3.Cursor:
+        cursor = sqlite3.Connection.execute(connection, statement, *parameters)  # type: ignore[arg-type]
+        if statement.startswith("BEGIN"):
+            raise KeyboardInterrupt
+        return cursor
+
+    with monkeypatch.context() as patched:
+        patched.setattr(database._Connection, "execute", execute, raising=False)
+        with pytest.raises(KeyboardInterrupt):
+            store.delete_sandbox("ab" * 32)
+    with store.database.transaction():
+        store.update_sandbox("ab" * 32, state="exited")
+    with sqlite3.connect(store.settings.database) as other:
+        assert other.execute("SELECT state FROM sandboxes").fetchall() == [("exited",)]

@@ -27,6 +27,7 @@ AROUND = Surroundings(
     frozenset({(HOST, "br")}),
     {"10.0.1.3": "db"},
     {"nbc": CLIENT, "nbd": DB},
+    ports={(HOST, "nbc"): "br", (HOST, "nbd"): "br"},
 )
 MINE = Identity(4, "tcp", 77, 40000)
 BEFORE = ipv4(6, tcp(40000, 5432), destination="10.0.0.1")
@@ -130,8 +131,10 @@ def test_taken_and_answered() -> None:
         event(80, TRANSMIT, CLIENT, "eth0", ipv4(6, tcp(40000, 80, 4), number=3), skb=5),  # the kernel's own RST
     ]
     silent = [item._replace(function="") if item.kind == CONSUME else item for item in events]  # Linux before 6.4 does not say who took it
-    silent.insert(1, event(5, CONSUME, HOST, "nbc", AFTER))
-    assert [(hop.netns, hop.kind, hop.text) for hop in _hops(silent, [])] == [(hop.netns, hop.kind, hop.text) for hop in _hops(events, [])]
+    silent[1:1] = [event(5, CONSUME, HOST, "nbc", AFTER), event(8, CONSUME, DB, "", AFTER, skb=9)]  # copies are freed at any time
+    silent.insert(4, event(20, CONSUME, DB, "", AFTER, skb=9))
+    told = [[(hop.netns, hop.kind, hop.text, hop.time) for hop in _hops(way, [])] for way in (events, silent)]
+    assert told[0] == told[1]
     found = _hops(events, [])
     assert [(hop.netns, hop.kind, hop.direction) for hop in found] == [
         ("client", "sent", "request"),
@@ -147,6 +150,24 @@ def test_taken_and_answered() -> None:
     trace = dataclasses.replace(_trace(found, True), answer="open: SYN-ACK")
     assert text.sentence(trace) == "delivered: it was taken by db; answer: open: SYN-ACK"
     assert [hop.time for hop in found] == sorted(hop.time for hop in found)
+
+
+def _passed(hook: str, into: str, out: str) -> list[RuleRecord]:
+    return [mark(HOST, hook, end, BEFORE, into, out) for end in ("first", "last")]
+
+
+def test_a_bridge_is_told_without_its_hooks() -> None:
+    """Linux without br_netfilter shows no hook of inet what a bridge switches; where it does, that is not said twice."""
+    way = [*WAY[:2], event(20, TRANSMIT, HOST, "nbd", BEFORE), event(30, DELIVER, DB, "eth0", BEFORE)]
+    hook = _passed("forward", "br", "br")
+    first, last = _passed("bridge forward", "nbc", "nbd")
+    port, leaves = [first, *hook, last], _passed("bridge postrouting", "", "nbd")
+    for records in ([], [*hook, *_passed("postrouting", "", "br")], [*port, *leaves], [first, last, *leaves]):
+        assert [hop.text for hop in _hops(way, records) if hop.netns == "host"] == [
+            "in by nbc (link of client)",
+            "stays on br (network front)",
+            "out by nbd (link of db)",
+        ]
 
 
 def test_lost() -> None:
@@ -189,7 +210,7 @@ def test_events_without_headers_are_found_by_device_and_length() -> None:
     found = followed(events, [sent], AROUND, HOST)
     assert [(item.time, item.netns) for item in found] == [(2, CLIENT), (3, HOST), (4, HOST), (5, DB), (6, DB)]
     assert followed(events, [], AROUND, HOST) == []
-    assert [hop.netns for hop in hops(found, [], MINE.role, AROUND)] == ["client", "host", "host", "db", "db"]
+    assert [hop.netns for hop in hops(found, [], MINE.role, AROUND)] == ["client", "host", "host", "host", "db", "db"]
 
 
 def test_live_packets_are_told_apart() -> None:

@@ -82,6 +82,20 @@ def test_who_is_who() -> None:
     assert Identity(6, "tcp", 77, 2).role(parse(ipv6(6, tcp(2, 80)))) == "request"
 
 
+def test_packets_of_others_with_the_same_number() -> None:
+    """A busy connection has each IP id again and again."""
+    for mine, body in (
+        (Identity(4, "tcp", 77, 40000), tcp(50000, 80, 0x10)),
+        (Identity(4, "sctp", 77, 40000), struct.pack("!HHIIBBH", 50000, 80, 1, 0, 3, 0, 4)),
+        (Identity(4, "udp", 77, 40000, (80, 8080)), struct.pack("!HHHH", 50000, 443, 8, 0)),
+    ):
+        number = {"tcp": 6, "udp": 17, "sctp": 132}[mine.protocol]
+        assert mine.role(parse(ipv4(number, body))) is None
+        behind_nat = body[:2] + struct.pack("!H", 8080) + body[4:]
+        if mine.protocol == "udp":
+            assert mine.role(parse(ipv4(number, behind_nat))) == "request"
+
+
 @pytest.mark.parametrize(
     ("prefix", "expected"),
     [

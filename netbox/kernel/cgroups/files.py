@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from .model import Write
 
+GONE = (errno.ENOENT, errno.ENODEV)  # ENODEV: removed between the open and what came then
 _REFUSED = (errno.EINVAL, errno.ERANGE, errno.EBUSY, errno.ENOSPC, errno.EOVERFLOW)
 _RETRIES = 50
 _HINTS = {
@@ -85,7 +86,7 @@ def make_directory(path: str, prepare: Callable[[str], None], top: str) -> None:
                 prepare(current)
             return
         except OSError as error:
-            vanished = error.errno in (errno.ENOENT, errno.ENODEV) and os.path.isdir(top)
+            vanished = error.errno in GONE and os.path.isdir(top)
             if not vanished or attempt == _RETRIES - 1:
                 raise host_error("make the cgroup", current, error) from error
 

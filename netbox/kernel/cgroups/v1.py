@@ -159,9 +159,9 @@ class V1:
                 _send(self.processes(path), signal)
                 if state is not None and (signal == signals.SIGKILL or not paused):
                     files.write(state, "THAWED")
-            except FileNotFoundError:  # gone: nobody is left
-                return
             except OSError as error:
+                if error.errno in files.GONE:  # nobody is left
+                    return
                 raise host_error("kill the processes of", path, error) from error
             if complete or signal != signals.SIGKILL or not self.processes(path):
                 return

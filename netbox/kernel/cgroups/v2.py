@@ -122,11 +122,11 @@ class V2:
             try:
                 files.write(f"{directory}/cgroup.kill", "1")
                 return
-            except FileNotFoundError:
+            except OSError as error:
+                if error.errno not in files.GONE:
+                    raise host_error("kill the processes of", directory, error) from error
                 if not os.path.isdir(directory):
                     return
-            except OSError as error:
-                raise host_error("kill the processes of", directory, error) from error
         self._signal_each(path, signal)
 
     def measure(self, path: str) -> Usage:
@@ -256,9 +256,9 @@ class V2:
                         pass
                 if not paused:
                     files.write(f"{directory}/cgroup.freeze", "0")
-            except FileNotFoundError:  # gone: nobody is left
-                return
             except OSError as error:
+                if error.errno in files.GONE:  # nobody is left
+                    return
                 raise host_error("kill the processes of", directory, error) from error
             if complete or signal != signals.SIGKILL or not self.processes(path):
                 return

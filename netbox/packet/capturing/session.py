@@ -127,8 +127,7 @@ class Capture:
             if not self._subjects and not self._selection.waits:
                 break
         if not self._reached():
-            time.sleep(_LAST_BLOCK)
-            self._read_all()
+            self._read_rest()
             self._flush(None)
 
     def stop(self) -> None:
@@ -172,6 +171,7 @@ class Capture:
                 self._end_subject(number)
         for key, due in list(self._gone.items()):
             if now >= due:
+                self._taps[key].read_rest(self._waiting)
                 self._end_tap(key)
         self._read_drops()
         self._flush(begun - HOLD)
@@ -185,11 +185,14 @@ class Capture:
             return packet_ring.DELAY_MS
         return max(1, int(min(_LOOK_AGAIN, self._ends_at - time.monotonic()) * 1000) + 1)
 
-    def _read_all(self) -> None:
+    def _read_rest(self) -> None:
+        for tap in self._taps.values():
+            tap.ring.stop()
+        time.sleep(_LAST_BLOCK)
         if self._verdicts is not None:
             self._verdicts.read()
         for tap in self._taps.values():
-            tap.read(self._waiting)
+            tap.read_rest(self._waiting)
 
     def _flush(self, until: int | None) -> None:
         """Writes what is older than ``until``, in order of time; with ``None`` everything."""
@@ -388,7 +391,7 @@ class Capture:
         for key, tap in list(self._taps.items()):
             tap.users.discard(number)
             if not tap.users:
-                tap.read(self._waiting)
+                tap.read_rest(self._waiting)
                 self._end_tap(key)
         subject.close()
 

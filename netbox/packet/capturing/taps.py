@@ -103,6 +103,11 @@ class Tap:
         """Appends the packets that are there."""
         self.ring.read(self._ways, found)
 
+    def read_rest(self, found: list[Packet]) -> None:
+        """Appends all packets that are there; no more come."""
+        self.ring.stop()
+        self.ring.read_rest(self._ways, found)
+
     def _way(self, place: int) -> Way | None:
         """That of the packets of a place; ``None``: they are not recorded."""
         ifindex, hardware, kind = packet_ring.place_parts(place)

@@ -172,20 +172,20 @@ def _ask_raw(
             sock.send(message)
         except OSError as failure:
             return _failure(failure.errno or 0)
-        late = False
-        while not late:
-            late = time.monotonic() >= begun + request.timeout
-            if not select.select([sock], [], [], max(0.0, begun + request.timeout - time.monotonic()))[0]:
-                continue
+        while True:
+            left = begun + request.timeout - time.monotonic()  # asked before the last look, so that what has come by then counts
+            if not select.select([sock], [], [], max(0.0, left))[0]:
+                if left > 0:
+                    continue
+                return Attempt(SILENT, f"nothing came back within {request.timeout:g} s")
             rtt = time.monotonic() - begun
             try:
                 data = sock.recv(65536)
-            except OSError as failure:
-                return (_icmp_error(sock) or _failure(failure.errno or 0))._replace(rtt=rtt)
-            found = answer(data[(data[0] & 15) * 4 :] if family == socket.AF_INET else data)
+                found = answer(data[(data[0] & 15) * 4 :] if family == socket.AF_INET else data)
+            except OSError:
+                found = _icmp_error(sock, message)
             if found is not None:
                 return found._replace(rtt=rtt)
-    return Attempt(SILENT, f"nothing came back within {request.timeout:g} s")
 
 
 def _socket(netns_fd: int, family: int, kind: int, number: int) -> socket.socket:
@@ -206,12 +206,17 @@ def _prepare(sock: socket.socket, family: int, ttl: int | None, whole: bool = Fa
         sock.setsockopt(level, discover, _IP_PMTUDISC_PROBE)
 
 
-def _icmp_error(sock: socket.socket) -> Attempt | None:
-    """The ICMP error that the socket met, with who sent it (struct sock_extended_err, <linux/errqueue.h>)."""
-    try:
-        _, ancillary, _, _ = sock.recvmsg(2048, 512, _MSG_ERRQUEUE)
-    except OSError:
-        return None
+def _icmp_error(sock: socket.socket, message: bytes = b"") -> Attempt | None:
+    """The ICMP error that the socket met, with who sent it (struct sock_extended_err, <linux/errqueue.h>). A raw socket hears of packets of
+    others to the same address, too: there it is the one about ``message``, whose checksum the kernel may have filled in.
+    """
+    while True:
+        try:
+            quoted, ancillary, _, _ = sock.recvmsg(2048, 512, _MSG_ERRQUEUE)
+        except OSError:
+            return None
+        if not message or (quoted[:2], quoted[4:8]) == (message[:2], message[4:8]):
+            break
     for level, _, data in ancillary:
         if level not in (socket.IPPROTO_IP, socket.IPPROTO_IPV6) or len(data) < 24:
             continue

@@ -60,7 +60,8 @@ class _Sending:
         if opened.target >= 0:
             way.append(spaces.add(facts.target.label if facts.target else HOST, os.dup(opened.target)))
         self.way = list(dict.fromkeys(way))
-        self.identity = Identity(6 if ":" in facts.address else 4, facts.request.protocol, number, port)
+        version, ports = 6 if ":" in facts.address else 4, (facts.port, facts.destination[1])
+        self.identity = Identity(version, facts.request.protocol, number, port, ports)
         # A namespace that several sandboxes share has the name of one of them: here it is that of whom was asked about.
         self._names = {start.label: facts.source.label} if facts.source is not facts.host else {}
         if opened.target >= 0 and facts.target is not None and facts.target not in (facts.host, facts.source):

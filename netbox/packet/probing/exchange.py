@@ -25,6 +25,7 @@ from netbox.packet.probing.values import ProbeAnswer, ProbeRequest
 
 _PROTOCOLS = {values.TCP: socket.IPPROTO_TCP, values.UDP: socket.IPPROTO_UDP, values.SCTP: 132, values.DNS: socket.IPPROTO_UDP}
 _BURST = 32
+_GLANCE = 0.05  # seconds between two looks at what arrives
 _DEFAULT_TTL = 64
 HEADERS = {values.ICMP: 8, values.UDP: 8, values.TCP: 24, values.SCTP: 32}  # bytes in front of the payload
 IDENTIFICATIONS = 1 << 14
@@ -62,6 +63,7 @@ class _Flight:
     way: _Way | None = None
     sent: float = 0.0
     deadline: float = 0.0
+    data: bytes = b""
     answer: ProbeAnswer | None = field(default=None)
 
     @property
@@ -104,10 +106,13 @@ class Exchange:
 
     def run(self, orders: Iterable[Order]) -> list[ProbeAnswer]:
         """Sends every packet, waits for the answers, and returns them in the order of the orders."""
+        orders = list(orders)
         flights = [self._prepare(order) for order in orders]
         waiting: dict[tuple[int, Key], list[_Flight]] = {}
         poll, stations = self._poll(flights)
+        watches = {id(order.watch): order.watch for order in orders if order.watch is not None}.values()
         start = time.monotonic()
+        glance = start + _GLANCE
         queue = deque(sorted((flight for flight in flights if flight.answer is None), key=lambda item: item.order.start))
         sent: deque[_Flight] = deque()
         while queue or sent:
@@ -118,10 +123,16 @@ class Exchange:
                 waiting.setdefault((id(flight.order.station), flight.outline.key), []).append(flight)
                 sent.append(flight)
                 self._send(flight)
-            self._wait(poll, queue[0].order.start + start if queue else sent[0].deadline)
+            until = queue[0].order.start + start if queue else sent[0].deadline
+            self._wait(poll, min(until, glance) if watches else until)
+            looked = time.monotonic()  # what came in time is read, also when this process was stopped meanwhile
+            if looked >= glance:
+                glance = looked + _GLANCE
+                for watch in watches:
+                    watch.read()
             for station in stations:
                 self._read(station, waiting)
-            while sent and (sent[0].answer is not None or sent[0].deadline <= time.monotonic()):
+            while sent and (sent[0].answer is not None or sent[0].deadline <= looked):
                 sent.popleft()
         tables = _Tables()
         return [self._settled(flight, tables) for flight in flights]
@@ -214,6 +225,7 @@ class Exchange:
         station, outline, way = flight.order.station, flight.outline, flight.way
         assert way is not None  # only what has a way is queued
         parts = packets.build(outline, way.mtu)
+        flight.data = parts[0]
         flight.deadline = time.monotonic() + flight.order.request.timeout
         try:
             flight.sent = time.time()
@@ -243,10 +255,10 @@ class Exchange:
     def _settled(self, flight: _Flight, tables: _Tables) -> ProbeAnswer:
         if flight.answer is None:
             return classify.silent(flight.question, self._observed(flight, tables))
-        watch, version = flight.order.watch, 6 if ":" in flight.order.address else 4
+        watch = flight.order.watch
         if watch is None or not flight.sent or flight.order.request.protocol in (values.ARP, values.ND):
             return flight.answer
-        return dataclasses.replace(flight.answer, arrived=watch.has_seen(version, flight.outline.id))
+        return dataclasses.replace(flight.answer, arrived=watch.has_seen(flight.data))
 
     def _observed(self, flight: _Flight, tables: _Tables) -> Observed:
         order, request = flight.order, flight.order.request
@@ -255,7 +267,7 @@ class Exchange:
         missing = order.station.missing_neighbour(order.address)
         if order.watch is None:
             return Observed(neighbour=missing)
-        arrived = order.watch.has_seen(6 if ":" in order.address else 4, flight.outline.id)
+        arrived = order.watch.has_seen(flight.data)
         listening = tables.listening(order.watch.netns, request.protocol, order.inner or (order.address, request.port))
         return Observed(arrived, listening, None if arrived else missing)
 

@@ -50,7 +50,7 @@ from netbox.packet.probing.values import UDP as UDP_PROBE  # noqa: E402
 
 ECHO, ECHO_REPLY, ECHO_6, ECHO_REPLY_6, ADVERTISEMENT = 8, 0, 128, 129, 136
 _ICMP, _TCP, _UDP, _ICMPV6, _SCTP = 1, 6, 17, 58, 132
-_ERRORS = frozenset({3, 4, 5, 11, 12})
+_ERRORS = frozenset({3, 11, 12})  # a redirect or a source quench comes beside the answer: the packet has gone on
 _ERRORS_6 = frozenset({1, 2, 3, 4})
 _SERVICES = {_TCP: TCP_PROBE, _UDP: UDP_PROBE, _SCTP: SCTP_PROBE}
 _MX, _TXT, _SRV, _SOA = 15, 16, 33, 6

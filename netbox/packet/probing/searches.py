@@ -18,6 +18,7 @@ _SMALLEST, _SMALLEST_6 = 68, 1280  # bytes that every link carries: RFC 791, RFC
 _IP_HEADER, _IP_HEADER_6 = 20, 40
 _SIZES_AT_ONCE = 32
 _ANNOUNCEMENTS = 8
+_DOUBTS = 8
 _PATIENCE = 0.3  # seconds at least for a packet that may have vanished
 _REFUSAL_INTERVAL = 1.1  # seconds after which Linux says again to the same machine that a port is closed: icmp_ratelimit, icmp(7)
 _LARGEST = 65535
@@ -101,6 +102,11 @@ class _Search:
                 break
             size = answer.next_mtu
         found, silent = self._between(self._smallest, size)
+        # The one that was too large may have been late or lost by chance. Where the target may be mute it was asked for again already.
+        for _ in range(0 if self._may_be_mute else _DOUBTS):
+            if not silent or found + 1 >= size or not _passed(self._send([found + 1], timeout=self._first.request.timeout)[found + 1]):
+                break
+            found, silent = self._between(found + 1, size)
         seen = self._last_seen(found + 1) if silent else None
         return self._result(found, link_mtu, limit, silent, seen)
 
@@ -119,14 +125,17 @@ class _Search:
             self._last_refusal = time.monotonic()
         return answer
 
-    def _send(self, sizes: list[int], ttl: int | None = None) -> dict[int, ProbeAnswer]:
+    def _send(self, sizes: list[int], ttl: int | None = None, timeout: float = 0.0) -> dict[int, ProbeAnswer]:
         orders = [
             dataclasses.replace(
                 self._first,
                 sequence=len(self._steps) + number,
                 dont_fragment=True,
                 request=dataclasses.replace(
-                    self._first.request, size=size - self._headers, timeout=self._timeout, ttl=ttl or self._first.request.ttl
+                    self._first.request,
+                    size=size - self._headers,
+                    timeout=timeout or self._timeout,
+                    ttl=ttl or self._first.request.ttl,
                 ),
             )
             for number, size in enumerate(sizes)

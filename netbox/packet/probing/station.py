@@ -31,6 +31,9 @@ _KINDS = {socket.IPPROTO_TCP: socket.SOCK_STREAM, socket.IPPROTO_UDP: socket.SOC
 _ETH_P_IP, _ETH_P_IPV6, _ETH_P_ARP = 0x0800, 0x86DD, 0x0806
 _PACKET_OUTGOING = 4  # <linux/if_packet.h>
 _MOST_FILTERED = 60
+_FRAGMENT = 44  # RFC 8200, 4.5
+_TRANSPORT = 20  # bytes behind the IP header that are looked at
+_HEAD = 60 + _TRANSPORT
 
 
 class Received(NamedTuple):
@@ -230,28 +233,51 @@ def _ipv6_header(data: bytes, protocol: int, sender: str, ancillary: list[tuple[
 
 
 class Watch:
-    """Notes which packets of ours arrive in a namespace, before any firewall of it: by IP id, or by flow label for IPv6."""
+    """Notes which packets of ours arrive in a namespace, before any firewall of it. The kernel chooses them by IP id, or by flow label for
+    IPv6, which packets of others have as well.
+    """
 
     def __init__(self, netns_fd: int, first: int, count: int) -> None:
         self.netns = netns_fd
-        self._seen: set[tuple[int, int]] = set()
-        self._sockets: list[tuple[int, socket.socket]] = []
+        self._seen: set[tuple[int, ...]] = set()
+        self._sockets: list[socket.socket] = []
         for version, ethertype in ((4, _ETH_P_IP), (6, _ETH_P_IPV6)):
             with inside_netns(netns_fd):
                 sock = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC, socket.htons(ethertype))
-            attach(sock, identifications(first, count, version))  # what came in before it is one more number, and does no harm
+            attach(sock, identifications(first, count, version))  # what came in before it is one more packet, and does no harm
             sock.setblocking(False)
             sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)
-            self._sockets.append((version, sock))
+            self._sockets.append(sock)
 
-    def has_seen(self, version: int, identification: int) -> bool:
-        """Whether the packet with this IP id or flow label has arrived."""
-        for own, sock in self._sockets:
+    def read(self) -> None:
+        """Takes in what has arrived. On a busy host there is not room for much."""
+        for sock in self._sockets:
             while True:
                 try:
-                    head = sock.recv(8)
+                    self._seen.add(lasting(sock.recv(_HEAD)))
                 except BlockingIOError:
                     break
-                value = int.from_bytes(head[4:6], "big") if own == 4 else int.from_bytes(head[0:4], "big") & 0xFFFFF
-                self._seen.add((own, value))
-        return (version, identification) in self._seen
+                except IndexError:
+                    continue  # it is too short to be one of ours
+
+    def has_seen(self, packet: bytes) -> bool:
+        """Whether this IP packet has arrived."""
+        self.read()
+        return lasting(packet) in self._seen
+
+
+def lasting(packet: bytes) -> tuple[int, ...]:
+    """What tells an IP packet from others and no address translation changes. Pure. Raises IndexError for one that is too short."""
+    if packet[0] >> 4 == 4:
+        number, protocol, start, end = packet[4] << 8 | packet[5], packet[9], (packet[0] & 15) * 4, packet[2] << 8 | packet[3]
+    else:
+        number, protocol, start, end = int.from_bytes(packet[1:4], "big") & 0xFFFFF, packet[6], 40, 40 + (packet[4] << 8 | packet[5])
+        if protocol == _FRAGMENT:
+            protocol, start = packet[40], 48
+    body = packet[start : min(start + _TRANSPORT, end)]  # behind the end there may be padding
+    kept = {
+        socket.IPPROTO_TCP: body[4:8],  # the sequence number
+        socket.IPPROTO_UDP: body[4:6] + body[8:],  # length, data
+        _SCTP: body[12:20],  # the first chunk's head, with its tag
+    }.get(protocol, body[:1] + body[6:])  # ICMP: type, sequence, data
+    return packet[0] >> 4, number, protocol, int.from_bytes(kept, "big")

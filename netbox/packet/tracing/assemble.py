@@ -30,7 +30,7 @@ class Surroundings(NamedTuple):
     ``labels`` are the names of network namespaces by inode, ``order`` the namespaces from the source to the destination. ``devices`` says
     in words what a device is, by namespace and name (``network front``, ``link of db``); ``bridges`` are those that are one. ``addresses``
     are those of sandboxes, with their names; ``peers`` are the namespaces that the host's devices lead to; ``subnets`` are those of
-    networks, with their names.
+    networks, with their names; ``ports`` are the bridges by their ports.
     """
 
     labels: Mapping[int, str]
@@ -40,6 +40,7 @@ class Surroundings(NamedTuple):
     addresses: Mapping[str, str]
     peers: Mapping[str, int]
     subnets: Mapping[str, str] = MappingProxyType({})
+    ports: Mapping[tuple[int, str], str] = MappingProxyType({})
 
     def label(self, netns: int) -> str:
         """A namespace's name."""
@@ -70,6 +71,8 @@ class _Direction:
     nat: RuleHit | None = None
     last: dict[int, RuleHit] = field(default_factory=dict)
     out: dict[int, str] = field(default_factory=dict)
+    came: tuple[int, str] = (0, "")  # where it came in last: namespace and device
+    stayed: tuple[int, str] | None = None  # the bridge that it has stayed on since
     ended: bool = False
 
 
@@ -122,6 +125,8 @@ class _Assembly:
         self.look(direction, netns, passage.before)
         if passage.hook == "forward":
             self._forward(direction, passage)
+        elif passage.hook == "bridge forward":
+            self._switched(direction, (netns, passage.in_device), (netns, passage.out_device))
         elif passage.hook == "input":
             self.add(direction, netns, values.ROUTE, f"for {self.around.label(netns)} itself")
         elif passage.hook == "output":
@@ -140,10 +145,21 @@ class _Assembly:
     def _forward(self, direction: _Direction, passage: Passage) -> None:
         into, out = passage.in_device, passage.out_device
         if into == out and (passage.netns, into) in self.around.bridges:
-            self.add(direction, passage.netns, values.BRIDGE, f"stays on {self._described(passage.netns, into)}", into)
+            self._stays(direction, passage.netns, into)
         else:
             names = self._described(passage.netns, into), self._described(passage.netns, out)
             self._route(direction, passage.netns, f"routed from {names[0]} to {names[1]}", out)
+
+    def _switched(self, direction: _Direction, came: tuple[int, str], goes: tuple[int, str]) -> None:
+        """From one port to another: without br_netfilter no hook of inet tells that a bridge has done it."""
+        bridge = self.around.ports.get(came)
+        if bridge is not None and bridge == self.around.ports.get(goes):
+            self._stays(direction, goes[0], bridge)
+
+    def _stays(self, direction: _Direction, netns: int, bridge: str) -> None:
+        if direction.stayed != (netns, bridge):
+            direction.stayed = netns, bridge
+            self.add(direction, netns, values.BRIDGE, f"stays on {self._described(netns, bridge)}", bridge)
 
     def _route(self, direction: _Direction, netns: int, text: str, device: str) -> None:
         direction.out[netns] = device
@@ -166,7 +182,12 @@ class _Assembly:
         direction = self.directions[role]
         if event.kind in (TRANSMIT, DELIVER):
             self.look(direction, event.netns, header)
-            kind = values.BRIDGE if (event.netns, event.device) in self.around.bridges else values.DEVICE
+            device = event.netns, event.device
+            if event.kind == DELIVER:
+                direction.came, direction.stayed = device, None
+            else:
+                self._switched(direction, direction.came, device)
+            kind = values.BRIDGE if device in self.around.bridges else values.DEVICE
             verb = "out by" if event.kind == TRANSMIT else "in by"
             text = f"{verb} {self._described(event.netns, event.device)}"
             self.add(direction, event.netns, kind, text, event.device, flow=direction.flow)
@@ -250,6 +271,7 @@ def _chosen(events: Iterable[PacketEvent], role: Role, around: Surroundings) -> 
     """Our packets' events in the order of time, those without a device in the namespace where the packet was last."""
     found: list[tuple[PacketEvent, str, Header | None]] = []
     where: dict[object, int] = {}  # by packet, and by role for copies that were never seen on a device
+    arrived: dict[int, int] = {}  # by packet, the namespace that it has come to and not left
     for event in sorted(events, key=lambda event: event.time):
         header = parse(event.packet)
         known = role(header) if event.packet else REQUEST  # chosen already, see ``located``
@@ -257,7 +279,9 @@ def _chosen(events: Iterable[PacketEvent], role: Role, around: Surroundings) -> 
             continue
         event = event._replace(netns=event.netns or where.get(event.skb) or where.get(known, 0))
         where[event.skb] = where[known] = event.netns
-        if event.kind == CONSUME and not _is_taken(event, known, around):
+        if event.kind in (TRANSMIT, DELIVER):
+            arrived[event.skb] = event.netns if event.kind == DELIVER else 0
+        if event.kind == CONSUME and not _is_taken(event, known, around, arrived.get(event.skb, 0)):
             continue
         if event.kind == DROP and (is_copy(event) or (event.reason in _ELSEWHERE and event.netns not in around.order)):
             continue
@@ -265,11 +289,14 @@ def _chosen(events: Iterable[PacketEvent], role: Role, around: Surroundings) -> 
     return _answered_first(found)
 
 
-def _is_taken(event: PacketEvent, role: str, around: Surroundings) -> bool:
-    """Whether it is a socket that has freed the packet. Linux before 6.4 does not say who: there it is, where the packet's way ends."""
+def _is_taken(event: PacketEvent, role: str, around: Surroundings, arrived: int) -> bool:
+    """Whether it is a socket that has freed the packet. Linux before 6.4 does not say who: there it is, in a sandbox or where the packet's
+    way ends, when the packet has come in and not gone out again; a copy of it, which a packet socket has had, never came in.
+    """
     if event.function:
         return event.function.startswith(_SOCKET_FUNCTIONS)
-    return bool(around.order) and event.netns == around.order[-1 if role == REQUEST else 0]
+    ends = around.order[-1:] if role == REQUEST else around.order[:1]
+    return arrived == event.netns != 0 and arrived in (*around.peers.values(), *ends)
 
 
 def _answered_first(found: list[tuple[PacketEvent, str, Header | None]]) -> list[tuple[PacketEvent, str, Header | None]]:

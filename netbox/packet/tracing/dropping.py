@@ -8,7 +8,7 @@ hundred packets a second are traced, those that open a connection first: in a fl
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from netbox.errors import NotFound
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from netbox.engine.sandbox import Sandbox
 
 _REFRESH = 1.0  # seconds between looks for new sandboxes
+_SOON = 0.05  # the same while there are drops of which it is not known whose they are
+_FORGOTTEN = 10.0
+_OWN_DEVICES = ("nb", "netbox0")  # see ``netbox.names``
 _FIREWALL = "NETFILTER_DROP"
 _TRACEFS = "tracefs tells neither addresses nor rules, and of a packet that a sandbox drops itself only what came to it through the host"
 
@@ -126,25 +129,71 @@ def _drops(
             notes += [*session.notes, *([_TRACEFS] if session.tracer == TRACEFS else [])]
             if ready is not None:
                 ready()
-            rules, looked = Decisions(), time.monotonic()
+            rules, newcomers, looked = Decisions(), _Newcomers(), time.monotonic()
             around = spaces.surroundings([])
             locator = Locator(around, spaces.host.inode)
-            while deadline is None or time.monotonic() < deadline:
-                session.collect(_REFRESH if deadline is None else min(_REFRESH, deadline - time.monotonic()))
-                events, records = session.drain()
-                rules.take(records)
+
+            def shown(events: Iterable[PacketEvent]) -> Iterator[Drop]:
                 for event in sorted(events, key=lambda event: event.time):
-                    if session.tracer == TRACEFS:
-                        event = event._replace(netns=locator.netns(event))
                     found = _drop(event, scope, around, session, rules, offset)
                     if found is not None:
                         yield found
-                if time.monotonic() - looked > _REFRESH:
+
+            goes_on = True
+            while goes_on:
+                wait = _SOON if newcomers.events else _REFRESH
+                session.collect(wait if deadline is None else min(wait, deadline - time.monotonic()))
+                goes_on = deadline is None or time.monotonic() < deadline
+                events, records = session.drain()
+                rules.take(records)
+                if session.tracer == TRACEFS:
+                    events = [event._replace(netns=locator.netns(event)) for event in sorted(events, key=lambda event: event.time)]
+                yield from shown(newcomers.without(events, spaces, around))
+                if newcomers.events or time.monotonic() - looked > _REFRESH:
                     spaces.refresh(engine)
                     scope, looked = Scope(spaces, names, network), time.monotonic()
                     session.add(scope.spaces())
                     around = spaces.surroundings([])
                     locator = Locator(around, spaces.host.inode)
+                    yield from shown(newcomers.known(spaces, around))
+
+
+class _Newcomers:
+    """Drops in namespaces and on devices that are not known: they may be those of a sandbox that has just started, which is among those
+    that run a moment later. ``events`` are those that wait for it.
+    """
+
+    def __init__(self) -> None:
+        self.events: list[PacketEvent] = []
+        self._since: dict[object, float] = {}
+        self._heard: dict[object, float] = {}
+
+    def without(self, events: Iterable[PacketEvent], spaces: Spaces, around: Surroundings) -> list[PacketEvent]:
+        """Keeps those that are to wait; the others. Who stays unknown for long is a stranger until nothing is heard of him."""
+        now = time.monotonic()
+        rest: list[PacketEvent] = []
+        for stranger in [key for key, heard in self._heard.items() if now - heard > _FORGOTTEN]:
+            del self._heard[stranger], self._since[stranger]
+        for event in events:
+            key = _unknown(event, spaces, around)
+            waits = key is not None and now - self._since.setdefault(key, now) <= _REFRESH
+            if key is not None:
+                self._heard[key] = now
+            (self.events if waits else rest).append(event)
+        return rest
+
+    def known(self, spaces: Spaces, around: Surroundings) -> list[PacketEvent]:
+        """Hands out those that need not wait any longer, as their place is known now, or has not been for long."""
+        waiting, self.events = self.events, []
+        return self.without(waiting, spaces, around)
+
+
+def _unknown(event: PacketEvent, spaces: Spaces, around: Surroundings) -> object:
+    """Where it happened, if nobody knows whose that is."""
+    if event.netns and event.netns not in around.labels:
+        return event.netns
+    ours = event.netns == spaces.host.inode and event.device.startswith(_OWN_DEVICES)
+    return event.device if ours and (event.netns, event.device) not in around.devices else None
 
 
 def _drop(event: PacketEvent, scope: Scope, around: Surroundings, session: Session, rules: Decisions, offset: float) -> Drop | None:

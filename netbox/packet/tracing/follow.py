@@ -92,6 +92,7 @@ def _trace(engine: Engine, source: Place, target: Target, request: ProbeRequest,
         UDP if request.protocol == DNS else request.protocol,
         random.randrange(_FIRST_ID, _LAST_ID),
         random.randrange(_FIRST_PORT, _LAST_PORT),
+        tuple(port for port in (request.port, target.port, target.inner[1] if target.inner else None) if port),
     )
     request = dataclasses.replace(request, count=1, ip_id=identity.number, own_port=identity.port)
     reports: list[ProbeReport] = []

@@ -1,7 +1,8 @@
 """How one probe and its answers are told from all other packets: for BPF, for nft, and for whoever reads headers. Pure.
 
-NAT leaves the IP id alone (IPv6: the flow label), so that it names the request wherever it is; answers are known by the port or the echo
-identifier that they come back to, ICMP errors by the packet that they quote.
+NAT leaves the IP id alone (IPv6: the flow label), so that it names the request wherever it is, among packets of others that happen to have
+the same: by its kind, or by one of its ports. Answers are known by the port or the echo identifier that they come back to, ICMP errors by
+the packet that they quote.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ from typing import NamedTuple
 
 from netbox.kernel.packet_programs import Match
 from netbox.packet.tracing.headers import Header
-from netbox.packet.tracing.values import REPLY, REQUEST
+from netbox.packet.tracing.values import REPLY, REQUEST, Flow
 
 _NUMBERS = {"tcp": 6, "udp": 17, "sctp": 132}
+_FIRST = {"tcp": "SYN", "sctp": "INIT"}  # what opens a connection
 _ICMP, _ICMPV6 = 1, 58
 _VERSION, _VERSION_4, _VERSION_6 = 0xF0, 0x40, 0x60
 
@@ -21,13 +23,14 @@ class Identity(NamedTuple):
     """What is special about a probe.
 
     ``version`` is 4 or 6, ``number`` the IP id or the flow label. ``port`` is the source port for ``tcp``, ``udp`` and ``sctp``, the echo
-    identifier for ``icmp``.
+    identifier for ``icmp``; ``target_ports`` are those that the request may be for, before and behind a translation that is known.
     """
 
     version: int
     protocol: str
     number: int
     port: int
+    target_ports: tuple[int, ...] = ()
 
     def role(self, header: Header | None) -> str | None:
         """``request``, ``reply``, or ``None`` for another packet."""
@@ -45,9 +48,15 @@ class Identity(NamedTuple):
             return REPLY if flow.detail == "echo reply" else None
         if flow.protocol != self.protocol:
             return None
-        if header.identity == self.number:
+        if header.identity == self.number and self._may_be_the_request(flow):
             return REQUEST if flow.destination_port != self.port or flow.source_port == self.port else REPLY
         return REPLY if flow.destination_port == self.port else None
+
+    def _may_be_the_request(self, flow: Flow) -> bool:
+        """Of a busy connection each 65,536th packet has the same IP id."""
+        if self.protocol in _FIRST:
+            return flow.detail == _FIRST[self.protocol]
+        return not self.target_ports or flow.source_port == self.port or flow.destination_port in self.target_ports
 
     def matches(self) -> tuple[Match, ...]:
         """For BPF: see ``packet_programs.Wanted``."""

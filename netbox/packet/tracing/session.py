@@ -123,6 +123,7 @@ class Session:
             self.events += found[:room]
         for tracer in self._tracers.values():
             self.records += tracer.read()
+            self.notes += [note for note in tracer.notes if note not in self.notes]
 
     def drain(self) -> tuple[list[PacketEvent], list[RuleRecord]]:
         """Hands over what was collected."""

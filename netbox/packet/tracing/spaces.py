@@ -91,16 +91,17 @@ class Spaces:
     def surroundings(self, order: Iterable[Space]) -> Surroundings:
         """What the assembly of hops needs; ``order`` is the way from source to destination."""
         devices: dict[tuple[int, str], str] = {}
-        bridges: set[tuple[int, str]] = set()
+        host = self.host.inode
         with inside_netns(self.host.fd), RouteSocket() as netlink:
-            bridges |= {(self.host.inode, link.name) for link in netlink.links() if link.kind == "bridge"}
+            links = netlink.links()
+        bridges = {link.index: link.name for link in links if link.kind == "bridge"}
         for sandbox in self.sandboxes:
             self._describe(sandbox, devices)
         return Surroundings(
             {space.inode: space.label for space in self.all()},
             list(dict.fromkeys(space.inode for space in order)),
             devices,
-            frozenset(bridges),
+            frozenset((host, name) for name in bridges.values()),
             {str(address): sandbox.name for sandbox in self.sandboxes for address in sandbox.networks.values() if address},
             {
                 endpoint["host_interface"]: self.of_sandbox[sandbox.id].inode
@@ -115,6 +116,7 @@ class Spaces:
                 for key in ("subnet", "subnet6")
                 if endpoint.get(key)
             },
+            {(host, link.name): bridges[link.master] for link in links if link.master in bridges},
         )
 
     def _describe(self, sandbox: Sandbox, devices: dict[tuple[int, str], str]) -> None:

@@ -8,12 +8,13 @@ SYN-ACK) and other protocols, at most some hundred packets a second.
 from __future__ import annotations
 
 import ipaddress
+import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from netbox.errors import Unsupported, WrongState
+from netbox.errors import NotFound, Unsupported, WrongState
 from netbox.kernel.packet_event import CONSUME, DROP, PacketEvent
 from netbox.kernel.packet_programs import Match, Wanted
 from netbox.kernel.packet_source import BPF, NONE, TRACEFS
@@ -175,19 +176,27 @@ def _watch(
                 ready()
             grouping = Grouping()
             records: list[RuleRecord] = []
-            while sandbox.refresh().state in ("running", "paused"):
-                session.collect(_PAUSE)
+            goes_on = True
+            while goes_on:
+                goes_on = _runs(sandbox) and (deadline is None or time.monotonic() <= deadline)
+                session.collect(_PAUSE)  # after the end once more
                 events, fresh = session.drain()
                 records += fresh
                 if session.tracer == NONE:
                     events = _sightings(fresh)
                 for event in sorted(events, key=lambda event: event.time):
                     grouping.add(event)
-                yield from _followed(grouping, time.monotonic_ns() - _SETTLED, records, session, spaces, order, accepts)
+                before = time.monotonic_ns() - _SETTLED if goes_on else sys.maxsize
+                yield from _followed(grouping, before, records, session, spaces, order, accepts)
                 if not grouping.waits:
-                    records.clear()
-                if deadline is not None and time.monotonic() > deadline:
-                    return
+                    records = fresh  # the first event of a packet may come after its first record
+
+
+def _runs(sandbox: Sandbox) -> bool:
+    try:
+        return sandbox.refresh().state in ("running", "paused")
+    except NotFound:  # it goes when it ends
+        return False
 
 
 def _listening(opened: Callable[[str], Session], tracer: str | None) -> Session:
