@@ -170,6 +170,16 @@ def test_a_bridge_is_told_without_its_hooks() -> None:
         ]
 
 
+def test_a_translation_is_told_where_it_was() -> None:
+    """With br_netfilter on the port, without it behind the bridge."""
+    records = [mark(HOST, "prerouting", "first", BEFORE, "br"), mark(HOST, "prerouting", "last", AFTER, "br")]
+    port, bridge = "in by nbc (link of client)", "in by br (network front)"
+    translated = "destination translated back (known connection)"
+    for looks, expected in ((AFTER, [port, translated, bridge]), (BEFORE, [port, bridge, translated])):
+        found = _hops([*WAY[:2], event(20, DELIVER, HOST, "br", looks), event(30, TRANSMIT, HOST, "nbd", AFTER)], records)
+        assert [hop.text for hop in found if hop.netns == "host"][:3] == expected
+
+
 def test_lost() -> None:
     trace = _trace(_hops(WAY[:2], []))
     assert text.sentence(trace) == "lost: the kernel reported no drop, last seen on host at nbc; answer: filtered: nothing came back"

@@ -153,6 +153,14 @@ def test_every_cause_is_documented() -> None:
     assert set(re.findall(r"`([a-z-]+)`", " ".join(table))) == {*causes.IDS, "unknown"}
 
 
+def test_an_echo_needs_no_port() -> None:
+    found = predict(facts(source=HOST, source_box=None, source_kind="lan", request=Request("icmp"))).blocked
+    assert found is not None
+    assert (found.cause, found.command) == ("not-published", "")
+    assert found.because == "only the ports that db publishes lead to it from other machines, and ICMP has no ports"
+    assert found.mend == "ask from this host, or from a sandbox on front"
+
+
 def test_what_is_worth_knowing_does_not_block() -> None:
     assert [item.cause for item in predict(_slow(5.0)).notes] == ["impairment"]
     prediction = predict(facts(source=replace(inside("web", WEB, 2), queues=(QueueFact("eth0", "tbf"),))))

@@ -36,7 +36,7 @@ def run(kernel: Kernel, command: Sequence[str], *, memory: int, processors: int,
             file.truncate(_DISK)
         arguments = [
             *(QEMU, "-nodefaults", "-no-reboot", "-display", "none", "-nic", "none"),
-            *("-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", str(processors), "-m", str(memory)),
+            *("-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max,la57=off", "-smp", str(processors), "-m", str(memory)),
             *("-kernel", str(kernel.image), "-initrd", str(archive), "-append", _KERNEL_ARGUMENTS),
             *("-virtfs", "local,path=/,mount_tag=machine,security_model=none,readonly=on,multidevs=remap"),
             *("-drive", f"file={disk},format=raw,if=virtio,cache=unsafe"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -22,19 +22,18 @@ from netbox.packet.tracing.values import Hop, RuleHit
 if TYPE_CHECKING:
     from netbox.engine import Engine
 
-_FIRST_PORT, _PORTS = 40000, 20000
 
-
-def follow_all(engine: Engine, cases: Sequence[tuple[Facts, Opened]]) -> list[Observation]:
+def follow_all(engine: Engine, cases: Sequence[tuple[Facts, Opened]], waits: Callable[[], bool]) -> list[Observation]:
     """Sends one packet like those of the request for each of the cases, all at once, and says what became of them; where they cannot be
-    followed, the notes say why.
+    followed, the notes say why. While ``waits`` says so, an end is waited for that has not come yet.
     """
-    ports = random.sample(range(_FIRST_PORT, _FIRST_PORT + _PORTS), len(cases))
     numbers = random.sample(range(1, 1 << 16), len(cases))
     try:
         with Spaces(engine) as spaces:
-            sendings = [_Sending(*case, port, number, spaces) for case, port, number in zip(cases, ports, numbers, strict=True)]
-            seen = tracing.follow_all(engine.settings, spaces, [tracing.Parcel(item.way, item.identity, item.send) for item in sendings])
+            ports: set[int] = set()
+            sendings = [_Sending(*case, number, ports, spaces) for case, number in zip(cases, numbers, strict=True)]
+            parcels = [tracing.Parcel(item.way, item.identity, item.send) for item in sendings]
+            seen = tracing.follow_all(engine.settings, spaces, parcels, waits=waits)
     except (NetboxError, OSError) as error:
         return [_not_followed(error)] * len(cases)
     return [item.observation(found) for item, found in zip(sendings, seen, strict=True)]
@@ -45,23 +44,24 @@ def _not_followed(error: NetboxError | OSError) -> Observation:
 
 
 class _Sending:
-    """One packet on its way."""
+    """One packet on its way. ``taken`` are the source ports of others that are followed at the same time."""
 
-    def __init__(self, facts: Facts, opened: Opened, port: int, number: int, spaces: Spaces) -> None:
+    def __init__(self, facts: Facts, opened: Opened, number: int, taken: set[int], spaces: Spaces) -> None:
         self._facts = facts
         self._failure: OSError | None = None
         self._source = opened.source if facts.source is not facts.host else -1
-        self._packet = packets.Crafted(
-            facts.request.protocol, facts.source_address, facts.address, port, facts.port, number, facts.time_to_live[0]
-        )
         name = LAN if facts.source_kind == LAN else facts.source.label
         start = spaces.host if self._source < 0 else spaces.add(name, os.dup(self._source))
         way = [start, spaces.host]
         if opened.target >= 0:
             way.append(spaces.add(facts.target.label if facts.target else HOST, os.dup(opened.target)))
         self.way = list(dict.fromkeys(way))
-        version, ports = 6 if ":" in facts.address else 4, (facts.port, facts.destination[1])
-        self.identity = Identity(version, facts.request.protocol, number, port, ports)
+        version, protocol, ports = 6 if ":" in facts.address else 4, facts.request.protocol, (facts.port, facts.destination[1])
+        while (port := tracing.own_port(start.fd, version, protocol)) in taken:
+            pass
+        taken.add(port)
+        self.identity = Identity(version, protocol, number, port, ports)
+        self._packet = packets.Crafted(protocol, facts.source_address, facts.address, port, facts.port, number, facts.time_to_live[0])
         # A namespace that several sandboxes share has the name of one of them: here it is that of whom was asked about.
         self._names = {start.label: facts.source.label} if facts.source is not facts.host else {}
         if opened.target >= 0 and facts.target is not None and facts.target not in (facts.host, facts.source):

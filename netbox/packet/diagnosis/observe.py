@@ -48,7 +48,8 @@ def observe_all(engine: Engine, cases: Sequence[Case]) -> list[Observation]:
     tries = [_tries(case) if case.can_be_asked else {} for case in cases]
     with ThreadPoolExecutor(max(1, sum(map(len, tries)))) as pool:
         running = [{name: pool.submit(task) for name, task in some.items()} for some in tries]
-        followed = _traces(engine, cases)  # in this thread, which has the database open
+        # In this thread, which has the database open; what takes its time may do so as long as the attempts.
+        followed = _traces(engine, cases, lambda: any(not futures["plain"].done() for futures in running if futures))
         return [_joined(case, found, futures) for case, found, futures in zip(cases, followed, running, strict=True)]
 
 
@@ -111,14 +112,14 @@ def _of_udp(facts: Facts, found: Observation) -> Observation:
     return replace(found, outcome=DELIVERED, said="a socket took the datagram, and did not answer")
 
 
-def _traces(engine: Engine, cases: Sequence[Case]) -> list[Observation]:
+def _traces(engine: Engine, cases: Sequence[Case], waits: Callable[[], bool]) -> list[Observation]:
     from netbox.packet.diagnosis import following
 
     found = [Observation()] * len(cases)
     asked = [number for number, case in enumerate(cases) if case.can_be_asked and case.facts.source_address]  # no route, no packet
     if asked:
         with _one_trace:
-            seen = following.follow_all(engine, [(cases[number].facts, cases[number].opened) for number in asked])
+            seen = following.follow_all(engine, [(cases[number].facts, cases[number].opened) for number in asked], waits)
         for number, observation in zip(asked, seen, strict=True):
             found[number] = observation
     return found

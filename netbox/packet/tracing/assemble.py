@@ -254,7 +254,7 @@ def hops(events: Iterable[PacketEvent], passages: Sequence[Passage], role: Role,
             # Whatever is answered has been taken in before.
             for passage in pending.pop((event.netns, REQUEST), []):
                 assembly.passage(passage)
-        for passage in _due(pending.get(key, []), event, previous.get(key, ""), surroundings):
+        for passage in _due(pending.get(key, []), event, header, previous.get(key, ""), surroundings):
             assembly.passage(passage)
         previous[key] = event.kind
         assembly.time = event.time
@@ -312,7 +312,7 @@ def _answered_first(found: list[tuple[PacketEvent, str, Header | None]]) -> list
     return found
 
 
-def _due(pending: list[Passage], event: PacketEvent, previous: str, around: Surroundings) -> list[Passage]:
+def _due(pending: list[Passage], event: PacketEvent, header: Header | None, previous: str, around: Surroundings) -> list[Passage]:
     """Takes out of ``pending`` the passages that came before the event."""
     count = 0
     if event.kind == TRANSMIT:
@@ -323,7 +323,7 @@ def _due(pending: list[Passage], event: PacketEvent, previous: str, around: Surr
             elif count:
                 break
     elif event.kind == DELIVER:
-        count = _before_handed_up(pending) if previous == DELIVER else 0
+        count = _before_handed_up(pending, header) if previous == DELIVER else 0
     else:
         count = len(pending)
     taken = pending[:count]
@@ -331,11 +331,21 @@ def _due(pending: list[Passage], event: PacketEvent, previous: str, around: Surr
     return taken
 
 
-def _before_handed_up(pending: Sequence[Passage]) -> int:
-    """How many passages are those of a bridge's port: it shows the packet to the firewall there, before it hands it up."""
+def _before_handed_up(pending: Sequence[Passage], header: Header | None) -> int:
+    """How many passages are those of a bridge's port: it shows the packet to the firewall there, before it hands it up. The hook
+    prerouting is among them with br_netfilter only: what it translates was translated then.
+    """
     seen: list[str] = []
     for passage in pending:
-        if passage.hook not in _ON_A_PORT or passage.hook in seen or "bridge input" in seen:
+        if passage.hook not in _ON_A_PORT or passage.hook in seen or "bridge input" in seen or _is_ahead(passage, header):
             break
         seen.append(passage.hook)
     return len(seen)
+
+
+def _is_ahead(passage: Passage, header: Header | None) -> bool:
+    """Whether the packet still looks as it did before a translation."""
+    if header is None or passage.before is None or passage.after is None:
+        return False
+    now, before, after = (_addresses(seen.flow) for seen in (header, passage.before, passage.after))
+    return now == before != after

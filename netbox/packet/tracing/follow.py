@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import random
+import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, NamedTuple
 
 from netbox.errors import UsageError
+from netbox.kernel.namespaces import socket_in
 from netbox.kernel.packet_programs import Wanted
 from netbox.kernel.packet_source import NONE, TRACEFS
 from netbox.packet import places
 from netbox.packet.probing import api
 from netbox.packet.probing.text import answer_text
-from netbox.packet.probing.values import ARP, DNS, ICMP, ND, UDP, ProbeReport, ProbeRequest
+from netbox.packet.probing.values import ARP, DNS, ICMP, ND, SCTP, TCP, UDP, ProbeReport, ProbeRequest
 from netbox.packet.tracing import values
 from netbox.packet.tracing.assemble import Surroundings, hops
 from netbox.packet.tracing.hooks import passages
@@ -37,6 +39,11 @@ PATIENCE = 0.3  # seconds
 COUNTERS = ("ListenOverflows", "ListenDrops")
 _FIRST_PORT, _LAST_PORT = 32768, 60999
 _FIRST_ID, _LAST_ID = 1 << 10, 1 << 15
+_KINDS = {
+    TCP: (socket.SOCK_STREAM, socket.IPPROTO_TCP),
+    UDP: (socket.SOCK_DGRAM, socket.IPPROTO_UDP),
+    SCTP: (socket.SOCK_STREAM, socket.IPPROTO_SCTP),
+}
 
 
 class Observed(NamedTuple):
@@ -87,19 +94,20 @@ class _Means(NamedTuple):
 
 
 def _trace(engine: Engine, source: Place, target: Target, request: ProbeRequest, means: _Means) -> Trace:
-    identity = Identity(
-        6 if target.is_ipv6 else 4,
-        UDP if request.protocol == DNS else request.protocol,
-        random.randrange(_FIRST_ID, _LAST_ID),
-        random.randrange(_FIRST_PORT, _LAST_PORT),
-        tuple(port for port in (request.port, target.port, target.inner[1] if target.inner else None) if port),
-    )
-    request = dataclasses.replace(request, count=1, ip_id=identity.number, own_port=identity.port)
+    version, protocol = 6 if target.is_ipv6 else 4, UDP if request.protocol == DNS else request.protocol
     reports: list[ProbeReport] = []
     with Spaces(engine) as spaces:
         way = [_space(spaces, source), spaces.host]
         if target.place is not None:
             way.append(_space(spaces, target.place))
+        identity = Identity(
+            version,
+            protocol,
+            random.randrange(_FIRST_ID, _LAST_ID),
+            own_port(way[0].fd, version, protocol),
+            tuple(port for port in (request.port, target.port, target.inner[1] if target.inner else None) if port),
+        )
+        request = dataclasses.replace(request, count=1, ip_id=identity.number, own_port=identity.port)
         seen = follow(
             engine.settings,
             spaces,
@@ -123,6 +131,20 @@ def _trace(engine: Engine, source: Place, target: Target, request: ProbeRequest,
         seen.counters,
         (*seen.notes, *report.notes),
     )
+
+
+def own_port(netns: int, version: int, protocol: str) -> int:
+    """A source port that no socket of a namespace has, so that the probe gets it; for ICMP any identifier."""
+    if protocol in _KINDS:
+        try:
+            with socket_in(netns, socket.AF_INET6 if version == 6 else socket.AF_INET, *_KINDS[protocol]) as sock:
+                if version == 6:
+                    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                sock.bind(("", 0))
+                return int(sock.getsockname()[1])
+        except OSError:
+            pass  # a kernel without SCTP has nobody to take a port either
+    return random.randrange(_FIRST_PORT, _LAST_PORT)
 
 
 def _named(request: ProbeRequest) -> str:
@@ -155,17 +177,23 @@ def follow(
     send: Callable[[], object],
     tracer: str | None = None,
     patience: float = PATIENCE,
+    waits: Callable[[], bool] = lambda: False,
 ) -> Observed:
     """Calls ``send``, which sends one packet of that identity, and follows it. ``way`` are the namespaces from source to destination;
-    ``patience`` is as for ``trace``.
+    ``patience`` is as for ``trace``, and goes on as long as ``waits`` says so.
 
     Raises as ``Session``, and what ``send`` raises.
     """
-    return follow_all(settings, spaces, [Parcel(way, identity, send)], tracer, patience)[0]
+    return follow_all(settings, spaces, [Parcel(way, identity, send)], tracer, patience, waits)[0]
 
 
 def follow_all(
-    settings: Settings, spaces: Spaces, parcels: Sequence[Parcel], tracer: str | None = None, patience: float = PATIENCE
+    settings: Settings,
+    spaces: Spaces,
+    parcels: Sequence[Parcel],
+    tracer: str | None = None,
+    patience: float = PATIENCE,
+    waits: Callable[[], bool] = lambda: False,
 ) -> list[Observed]:
     """``follow`` for several packets at once, which their identities tell from each other. Raises as ``follow``."""
     words: dict[int, list[str]] = {}
@@ -178,9 +206,9 @@ def follow_all(
     wanted = Wanted(matches=[match for parcel in parcels for match in parcel.identity.matches()])
     with Session(settings, spaces, [space for parcel in parcels for space in parcel.way], words, wanted, tracer) as session:
         together = len(parcels) == 1 or session.tracer != TRACEFS  # which tells no headers, so that it follows one packet at a time
-        found = _followed(session, spaces, parcels, around, patience) if together else []
+        found = _followed(session, spaces, parcels, around, patience, waits) if together else []
     if not together:
-        return [observed for parcel in parcels for observed in follow_all(settings, spaces, [parcel], tracer, patience)]
+        return [observed for parcel in parcels for observed in follow_all(settings, spaces, [parcel], tracer, patience, waits)]
     after = {inode: netns_counters(fd, COUNTERS) for inode, fd in ends.items()}
     grown = {
         inode: {name: count - before[inode].get(name, 0) for name, count in counts.items() if count > before[inode].get(name, 0)}
@@ -191,7 +219,9 @@ def follow_all(
     ]
 
 
-def _followed(session: Session, spaces: Spaces, parcels: Sequence[Parcel], around: Surroundings, patience: float) -> list[tuple[Hop, ...]]:
+def _followed(
+    session: Session, spaces: Spaces, parcels: Sequence[Parcel], around: Surroundings, patience: float, waits: Callable[[], bool]
+) -> list[tuple[Hop, ...]]:
     """Sends the packets and collects their hops."""
     session.take()
     session.drain()  # what came before is none of theirs
@@ -202,7 +232,7 @@ def _followed(session: Session, spaces: Spaces, parcels: Sequence[Parcel], aroun
         session.settle(_QUIET, _LIMIT)
         rules = session.rules_of(session.records)
         found = [_hops(session, spaces, parcel, around, rules) for parcel in parcels]
-        if time.monotonic() > deadline or all(_is_explained(session, some) for some in found):
+        if all(_is_explained(session, some) for some in found) or (time.monotonic() > deadline and not waits()):
             return found
 
 

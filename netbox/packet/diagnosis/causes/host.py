@@ -142,6 +142,9 @@ def not_published(facts: Facts) -> Finding | None:
     if box is None:
         because = f"no sandbox publishes port {facts.port}{protocol}, and nothing on the host listens there"
         mend = f"publish it: netbox publish NAME {facts.port}:PORT{protocol}"
+    elif facts.request.protocol == ICMP:
+        because = f"only the ports that {box.name} publishes lead to it from other machines, and ICMP has no ports"
+        mend = f"ask from this host, or from a sandbox on {' or '.join(box.networks)}"
     else:
         have = ", ".join(f"{item.host_port}→{item.port}" for item in box.ports)
         because = f"{box.name} does not publish port {facts.request.port}{protocol}" + (f" (it publishes {have})" if have else "")
