@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import sys
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from netbox.errors import UsageError
@@ -68,6 +69,13 @@ def busy(protocol: str, port: int, address: str | None = None) -> list[SocketRow
 
     With ``address`` only those in the way of it. Raises UsageError for another protocol.
     """
+    return holders(read(protocol), protocol, port, address)
+
+
+def read(protocol: str) -> list[SocketRow]:
+    """All sockets of a protocol in the calling thread's namespace. The kernel looks through the tables of all namespaces for them, which
+    takes milliseconds. Raises UsageError for another protocol than ``tcp``, ``udp`` and ``sctp``.
+    """
     if protocol not in ("tcp", "udp", "sctp"):
         raise UsageError(f"cannot look for the holder of a port of protocol {protocol!r}", "tcp, udp and sctp are known")
     found = []
@@ -77,8 +85,13 @@ def busy(protocol: str, port: int, address: str | None = None) -> list[SocketRow
                 found += parse_sctp(file.read()) if protocol == "sctp" else parse(file.read())
         except FileNotFoundError:  # tcp6 without IPv6
             continue
+    return found
+
+
+def holders(rows: Iterable[SocketRow], protocol: str, port: int, address: str | None = None) -> list[SocketRow]:
+    """Those of ``rows`` that ``busy`` means. Pure."""
     return [
         row
-        for row in found
+        for row in rows
         if row.port == port and (protocol != "tcp" or row.state == _LISTEN) and (address is None or conflicts(row.address, address))
     ]

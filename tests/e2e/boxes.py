@@ -9,6 +9,8 @@ from typing import Any
 
 from netbox import testing
 from netbox.engine import Sandbox
+from tests.kernel.network_lab import Server, serve
+from tests.support import linux
 from tests.support.cli import Cli
 from tests.support.waiting import wait_until
 
@@ -35,6 +37,24 @@ def running(cli: Cli, name: str, *options: str, image: str = "busybox", command:
         yield name
     finally:
         cli("rm", "-f", identity, check=None)  # not by name: when the test has removed it, "c" may be the beginning of another's id
+
+
+@contextlib.contextmanager
+def inside(cli: Cli, name: str) -> Iterator[None]:
+    """The test is in the network namespace of a sandbox inside the block: sockets that it opens stay there."""
+    with linux.network_of(inspect(cli, name)["pid"]):
+        yield
+
+
+@contextlib.contextmanager
+def server(cli: Cli, name: str, protocol: str, port: int, address: str = "0.0.0.0") -> Iterator[Server]:
+    """A server in a sandbox."""
+    with inside(cli, name):
+        started = serve(protocol, port, address)
+    try:
+        yield started
+    finally:
+        started.close()
 
 
 def await_listener(cli: Cli, name: str, port: int) -> None:

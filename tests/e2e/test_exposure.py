@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import subprocess
 from collections.abc import Iterator
 from functools import partial
@@ -25,16 +24,6 @@ REFUSAL = 0.6
 
 
 @contextlib.contextmanager
-def inside(pid: int) -> Iterator[None]:
-    fd = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        with linux.network_namespace(fd):
-            yield
-    finally:
-        os.close(fd)
-
-
-@contextlib.contextmanager
 def place(source: str, sandboxes: dict[str, int], outside: Neighbour) -> Iterator[None]:
     """The calling thread where a connection comes from."""
     if source == "this host":
@@ -43,7 +32,7 @@ def place(source: str, sandboxes: dict[str, int], outside: Neighbour) -> Iterato
         with outside.inside():
             yield
     else:
-        with inside(sandboxes["peer" if source == "own network" else "stranger"]):
+        with linux.network_of(sandboxes["peer" if source == "own network" else "stranger"]):
             yield
 
 
@@ -72,7 +61,7 @@ def test_connections_agree(cli: Cli, outside: Neighbour, monkeypatch: pytest.Mon
         running(cli, "stranger"),
     ):
         pids = {name: inspect(cli, name)["pid"] for name in ("web", "peer", "stranger")}
-        with inside(pids["web"]):
+        with linux.network_of(pids["web"]):
             server = serve("tcp", 80)
         try:
             report = json.loads(cli("exposure", "--format", "json", "web").stdout)

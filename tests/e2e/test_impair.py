@@ -17,14 +17,14 @@ from netbox.engine import Engine, impairing
 from netbox.errors import Conflict, HostError, NotFound, Unsupported, UsageError, WrongState
 from netbox.network import shaping
 from netbox.state.journal import Journal
-from tests.e2e.boxes import inspect, running
-from tests.e2e.test_killed import GOT_THROUGH, in_child
-from tests.e2e.test_network_cli import address, inside
+from tests.e2e.boxes import inside, inspect, running
+from tests.e2e.steps import GOT_THROUGH, in_child, install
+from tests.e2e.test_network_cli import address
 from tests.kernel.test_shaping import has_netem
 from tests.support import leaks
 from tests.support.cli import Cli
 from tests.support.host import PrivateHost
-from tests.support.linux import network_namespace
+from tests.support.linux import network_of
 from tests.support.waiting import wait_until
 
 MOST_STEPS = 60
@@ -41,12 +41,8 @@ def loss_rules() -> list[str]:
 def standing(document: dict[str, Any]) -> dict[str, bool]:
     """Which parts of ``--rate 1mbit --loss 50%`` the kernel has for a sandbox."""
     (endpoint,) = document["network"]["endpoints"]
-    fd = os.open(f"/proc/{document['pid']}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        with network_namespace(fd):
-            out, loss_in = qdiscs("eth0"), bool(loss_rules())
-    finally:
-        os.close(fd)
+    with network_of(document["pid"]):
+        out, loss_in = qdiscs("eth0"), bool(loss_rules())
     loss_out = bool(loss_rules()) or "loss 50%" in out  # the queue's, where no rule sees bridged packets
     rate_in = "rate 1Mbit" in qdiscs(endpoint["host_interface"])
     return {"rate in": rate_in, "rate out": "rate 1Mbit" in out, "loss in": loss_in, "loss out": loss_out}
@@ -230,27 +226,13 @@ def test_errors_of_the_api(engine: Engine) -> None:
 # -- SIGKILL at every step -----------------------------------------------------------------------------------------------------------------
 
 
-def install_steps(number: int) -> None:
-    """This process is killed at the n-th step of impairing: before and after each journal row and each part of the effect."""
-    left = number
-
-    def step() -> None:
-        nonlocal left
-        left -= 1
-        if left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    def wrapped(function: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*arguments: Any, **options: Any) -> Any:
-            step()
-            result = function(*arguments, **options)
-            step()
-            return result
-
-        return call
-
-    for owner, name in ((Journal, "record"), (Journal, "forget"), (shaping, "_queue"), (shaping, "_lose"), (impairing, "_start_timer")):
-        setattr(owner, name, wrapped(getattr(owner, name)))
+STEPS: list[tuple[Any, str]] = [
+    (Journal, "record"),
+    (Journal, "forget"),
+    (shaping, "_queue"),
+    (shaping, "_lose"),
+    (impairing, "_start_timer"),
+]
 
 
 def kill_at_every_step(engine: Engine, name: str, attempt: Callable[[], None], before: Callable[[], None]) -> int:
@@ -258,7 +240,7 @@ def kill_at_every_step(engine: Engine, name: str, attempt: Callable[[], None], b
         before()
 
         def body(number: int = number) -> int:
-            install_steps(number)
+            install(STEPS, number)
             attempt()
             return GOT_THROUGH
 

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.e2e.boxes import inspect, running
+from tests.e2e.boxes import inside, inspect, running, server
 from tests.e2e.test_dry_run import sections
-from tests.e2e.test_networks import endpoints, inside, server
+from tests.e2e.test_networks import endpoints
 from tests.kernel.network_lab import ask, is_held, out_of_reach, reachable
 from tests.kernel.test_network_ipv6 import serve_on
 from tests.support import leaks

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.boxes import inspect, running, sh
-from tests.e2e.test_network_cli import server
+from tests.e2e.boxes import inspect, running, server, sh
 from tests.kernel.network_lab import ask
 from tests.support import linux
 from tests.support.cli import Cli

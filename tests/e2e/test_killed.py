@@ -9,8 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import sys
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from netbox.errors import NetboxError, NotFound
 from netbox.network.manager import NetworkManager
 from netbox.runtime.launcher import Launcher
 from netbox.state.journal import Journal
+from tests.e2e.steps import GOT_THROUGH, in_child, kill
 from tests.support import cgroups
 from tests.support.host import PrivateHost
 from tests.support.waiting import wait_until
@@ -41,7 +40,7 @@ STEPS = [
     (Launcher, "wait_ready"),
     (Launcher, "go"),
 ]
-GOT_THROUGH, KILLED_IT = 0, 3
+KILLED_IT = 3
 
 
 class Steps:
@@ -77,20 +76,6 @@ class Steps:
             self.strike()
 
 
-def in_child(body: Callable[[], int]) -> int:
-    """Runs ``body`` in a forked child; its exit code, or minus the signal that ended it."""
-    pid = os.fork()
-    if pid == 0:
-        try:
-            code = body()
-        except BaseException:  # noqa: BLE001 — the top of the child
-            traceback.print_exc()
-            code = 99
-        sys.stdout.flush()
-        os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-
 def collect() -> None:
     with Engine() as engine:
         engine.gc()
@@ -120,7 +105,7 @@ def run_and_remove(engine: Engine) -> None:
 
 def test_the_engine_is_killed_at_every_step() -> None:
     def attempt() -> int:
-        steps = Steps(number, lambda: os.kill(os.getpid(), signal.SIGKILL))
+        steps = Steps(number, kill)
         steps.install()
         engine = Engine(warm=False)
         run_and_remove(engine)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
 from netbox.engine import Engine
-from netbox.packet.diagnosis.values import Answer, Request
+from netbox.errors import NetboxError
+from netbox.packet.diagnosis.api import Question, answers, why
+from netbox.packet.diagnosis.values import Answer
 from tests.e2e.boxes import await_listener, running
 from tests.support.cli import Cli
 from tests.support.host import Neighbour
@@ -124,16 +126,15 @@ def test_what_makes_no_sense(cli: Cli, options: tuple[str, ...], words: str) -> 
 def test_shared_reasons_are_those_of_each_cell(boxes: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is asked once for several cells says of each what ``why`` says of it."""
     from netbox.packet.diagnosis import survey
-    from netbox.packet.diagnosis.api import answer, why
     from netbox.packet.reachability.measure import matrix
 
     asked: list[tuple[str, str]] = []
 
-    def counted(engine: Engine, source: str, target: str, request: Request) -> Answer:
-        asked.append((source, target))
-        return answer(engine, source, target, request)
+    def counted(engine: Engine, questions: Sequence[Question]) -> list[Answer | NetboxError]:
+        asked.extend((item.source, item.target) for item in questions)
+        return answers(engine, questions)
 
-    monkeypatch.setattr(survey, "answer", counted)
+    monkeypatch.setattr(survey, "answers", counted)
     with Engine() as engine:
         found = matrix(engine, names=["web", "db", "api"], ports=[("tcp", 80)], sources=["lan"], timeout=0.3)
         failed = found.unreachable

@@ -2,46 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.boxes import await_listener, inspect, running, sh
-from tests.kernel.network_lab import Server, ask, out_of_reach, reachable, serve
-from tests.support import linux
+from tests.e2e.boxes import await_listener, inside, inspect, running, server, sh
+from tests.kernel.network_lab import ask, out_of_reach, reachable, serve
 from tests.support.cli import Cli
 from tests.support.host import Neighbour, PrivateHost
 
 FILES = "cat /etc/hosts; echo --; cat /etc/hostname; echo --; cat /etc/resolv.conf; echo --; hostname"
 LOOPBACK = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
-
-
-@contextlib.contextmanager
-def inside(cli: Cli, name: str) -> Iterator[None]:
-    """The test is in the network namespace of a sandbox inside the block: sockets that it opens stay there."""
-    fd = os.open(f"/proc/{inspect(cli, name)['pid']}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        with linux.network_namespace(fd):
-            yield
-    finally:
-        os.close(fd)
-
-
-@contextlib.contextmanager
-def server(cli: Cli, name: str, protocol: str, port: int) -> Iterator[Server]:
-    """A server in a sandbox."""
-    with inside(cli, name):
-        started = serve(protocol, port)
-    try:
-        yield started
-    finally:
-        started.close()
 
 
 def address(cli: Cli, name: str) -> str:

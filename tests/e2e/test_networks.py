@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -15,33 +13,12 @@ import pytest
 
 from netbox.engine import Engine
 from netbox.errors import Conflict, NotFound, UsageError
-from tests.e2e.boxes import inspect, running
-from tests.kernel.network_lab import Server, ask, out_of_reach, reachable, serve
-from tests.support import linux
+from tests.e2e.boxes import inside, inspect, running, server
+from tests.kernel.network_lab import ask, out_of_reach, reachable, serve
 from tests.support.cli import Cli
 from tests.support.host import Neighbour, PrivateHost
 
 PROTOCOLS = pytest.mark.parametrize("protocol", ["tcp", "udp"])
-
-
-@contextlib.contextmanager
-def inside(cli: Cli, name: str) -> Iterator[None]:
-    fd = os.open(f"/proc/{inspect(cli, name)['pid']}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        with linux.network_namespace(fd):
-            yield
-    finally:
-        os.close(fd)
-
-
-@contextlib.contextmanager
-def server(cli: Cli, name: str, protocol: str, port: int, address: str = "0.0.0.0") -> Iterator[Server]:
-    with inside(cli, name):
-        started = serve(protocol, port, address)
-    try:
-        yield started
-    finally:
-        started.close()
 
 
 def endpoints(cli: Cli, name: str) -> dict[str, dict[str, Any]]:

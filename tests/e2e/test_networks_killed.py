@@ -5,10 +5,8 @@ nothing (the leak check looks).
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import socket
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -20,7 +18,7 @@ from netbox.network.manager import NetworkManager
 from netbox.settings import Settings
 from netbox.state.journal import LINK, Journal
 from netbox.state.store import Store
-from tests.e2e.test_killed import in_child
+from tests.e2e.steps import GOT_THROUGH, in_child, install
 from tests.kernel.network_lab import is_held
 from tests.support.host import Neighbour
 
@@ -38,30 +36,6 @@ STEPS = [
     (NetworkManager, "reroute"),
     (connecting, "renew_hosts"),
 ]
-GOT_THROUGH = 0
-
-
-def install(number: int, strike: Callable[[], None]) -> None:
-    """Has ``strike`` called at the n-th step, in this process only; a step is before and after each call of the functions above."""
-    left = number
-
-    def step() -> None:
-        nonlocal left
-        left -= 1
-        if left == 0:
-            strike()
-
-    def wrapped(function: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*arguments: Any, **options: Any) -> Any:
-            step()
-            result = function(*arguments, **options)
-            step()
-            return result
-
-        return call
-
-    for owner, name in STEPS:
-        setattr(owner, name, wrapped(getattr(owner, name)))
 
 
 def agree(sandbox: Sandbox) -> None:
@@ -100,7 +74,7 @@ def test_killed_at_every_step_on_a_macvlan_network(verb: str, outside: Neighbour
 
 def at_every_step(verb: str, end: bool, **back: Any) -> None:
     def attempt() -> int:
-        install(number, lambda: os.kill(os.getpid(), signal.SIGKILL))
+        install(STEPS, number)
         with Engine(warm=False) as engine:
             change(engine.get("web"))
         return GOT_THROUGH

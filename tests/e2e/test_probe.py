@@ -50,12 +50,8 @@ class Lab:
 
     @contextlib.contextmanager
     def inside(self, sandbox: Sandbox) -> Iterator[None]:
-        fd = os.open(f"/proc/{sandbox.refresh().pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            with linux.network_namespace(fd):
-                yield
-        finally:
-            os.close(fd)
+        with linux.network_of(sandbox.refresh().pid or 0):
+            yield
 
     def execute(self, sandbox: Sandbox, *commands: str) -> None:
         with self.inside(sandbox):

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -20,7 +19,7 @@ from netbox.spec import PortSpec
 from netbox.state.journal import LINK, RUN, Journal
 from netbox.state.store import Store
 from tests.e2e.boxes import inspect, running
-from tests.e2e.test_killed import in_child
+from tests.e2e.steps import GOT_THROUGH, in_child, install
 from tests.kernel.network_lab import Server, ask, reachable, serve
 from tests.support import linux
 from tests.support.cli import Cli
@@ -29,17 +28,12 @@ from tests.support.waiting import wait_until
 
 BACKENDS = pytest.mark.parametrize("backend", ["iptables", "nftables"])
 MOST_STEPS = 60
-GOT_THROUGH = 0
 
 
 @contextlib.contextmanager
 def server(pid: int, protocol: str, port: int) -> Iterator[Server]:
-    fd = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        with linux.network_namespace(fd):
-            started = serve(protocol, port)
-    finally:
-        os.close(fd)
+    with linux.network_of(pid):
+        started = serve(protocol, port)
     try:
         yield started
     finally:
@@ -305,29 +299,6 @@ STEPS: list[tuple[Any, str]] = [
 ]
 
 
-def install(number: int) -> None:
-    """Kills this process at the n-th step; a step is before and after each call of the functions above."""
-    left = number
-
-    def step() -> None:
-        nonlocal left
-        left -= 1
-        if left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    def wrapped(function: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*arguments: Any, **options: Any) -> Any:
-            step()
-            result = function(*arguments, **options)
-            step()
-            return result
-
-        return call
-
-    for owner, name in STEPS:
-        setattr(owner, name, wrapped(getattr(owner, name)))
-
-
 def assert_whole(engine: Engine, sandbox: Sandbox) -> None:
     """Rules, claims and sockets are those of the record."""
     store = Store(engine.settings)
@@ -347,7 +318,7 @@ def test_killed_at_every_step(verb: str) -> None:
     """The sandbox has another published port every second time, and ends every third time."""
 
     def attempt() -> int:
-        install(number)
+        install(STEPS, number)
         with Engine(warm=False) as engine:
             change(engine.get("web"))
         return GOT_THROUGH

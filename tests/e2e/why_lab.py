@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
 import subprocess
 import threading
@@ -81,12 +80,8 @@ class WhyLab:
 
     @contextlib.contextmanager
     def inside(self, name: str) -> Iterator[None]:
-        fd = os.open(f"/proc/{self.boxes[name].pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            with linux.network_namespace(fd):
-                yield
-        finally:
-            os.close(fd)
+        with linux.network_of(self.boxes[name].pid or 0):
+            yield
 
     def serve(self, name: str, port: int, protocol: str = "tcp", address: str = "0.0.0.0") -> None:
         with self.inside(name) if name in self.boxes else contextlib.nullcontext():

@@ -17,7 +17,7 @@ from netbox.network import docker_user
 from tests.bench import subjects
 from tests.bench.processes import Failed
 from tests.e2e.boxes import await_listener, running
-from tests.kernel.network_lab import ask, serve
+from tests.kernel.network_lab import ask
 from tests.support.cli import Cli
 from tests.support.host import Neighbour, PrivateHost
 from tests.support.others import Others, foreign_rules, forget_rules
@@ -33,15 +33,6 @@ def docker(private_host: PrivateHost) -> Iterator[Others]:
     others = Others(private_host, subjects.Docker)
     yield others
     others.close()
-
-
-@pytest.fixture
-def server(outside: Neighbour) -> Iterator[Neighbour]:
-    """The neighbour answers at port 7 with the address that it sees."""
-    with outside.inside():
-        answers = serve("tcp", 7)
-    yield outside
-    answers.close()
 
 
 def says(outside: Neighbour, port: int, text: str) -> None:

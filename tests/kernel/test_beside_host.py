@@ -18,7 +18,7 @@ from netbox.engine.checks import beside
 from netbox.engine.checks.catalogue import Observation
 from netbox.settings import Settings
 from tests.e2e.boxes import await_listener, running, sh
-from tests.kernel.network_lab import ask, serve
+from tests.kernel.network_lab import ask
 from tests.support import linux
 from tests.support.cli import Cli
 from tests.support.daemons import Firewalld
@@ -26,7 +26,6 @@ from tests.support.host import Neighbour, PrivateHost
 from tests.support.others import foreign_rules, forget_rules
 from tests.support.waiting import wait_until
 
-BACKENDS = ("iptables", "nftables")
 PATIENCE = 60.0  # seconds
 ANSWER = f"nc -w 20 {Neighbour.address} 7 </dev/null"
 LOOKUP = "nslookup web.app.netbox.internal"
@@ -45,21 +44,6 @@ def seen() -> dict[str, Observation]:
 
 def states(*keys: str) -> set[str]:
     return {seen()[f"firewall.{key}"].state for key in keys}
-
-
-@pytest.fixture(params=BACKENDS)
-def backend(request: pytest.FixtureRequest, private_host: PrivateHost, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setenv("NETBOX_FIREWALL", request.param)
-    return str(request.param)
-
-
-@pytest.fixture
-def server(outside: Neighbour) -> Iterator[Neighbour]:
-    """The neighbour answers at port 7 with the address that it sees."""
-    with outside.inside():
-        answers = serve("tcp", 7)
-    yield outside
-    answers.close()
 
 
 @pytest.fixture
@@ -224,7 +208,7 @@ def test_what_drops_ipv6_alone(cli: Cli, private_host: PrivateHost, outside: Nei
 # -- firewalld -----------------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(params=BACKENDS)
+@pytest.fixture(params=["iptables", "nftables"])
 def firewalld(request: pytest.FixtureRequest, private_host: PrivateHost) -> Iterator[Firewalld]:
     """Not started yet; with each of its own backends."""
     made = Firewalld(private_host, request.param)

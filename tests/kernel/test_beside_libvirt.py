@@ -28,15 +28,6 @@ def libvirt(private_host: PrivateHost) -> Iterator[Libvirt]:
     made.close()
 
 
-@pytest.fixture
-def server(outside: Neighbour) -> Iterator[Neighbour]:
-    """The neighbour answers at port 7 with the address that it sees."""
-    with outside.inside():
-        answers = serve("tcp", 7)
-    yield outside
-    answers.close()
-
-
 def both_work(cli: Cli, libvirt: Libvirt, server: Neighbour) -> None:
     """Sandbox and guest reach the neighbour with the host's address; the sandbox's port is reached, the guest has names."""
     assert cli("exec", "web", "sh", "-c", ANSWER).stdout.startswith(server.host_address)

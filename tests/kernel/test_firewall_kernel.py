@@ -48,12 +48,6 @@ def lab(private_host: PrivateHost) -> Iterator[Lab]:
     made.close()
 
 
-@pytest.fixture(params=BACKENDS)
-def backend(request: pytest.FixtureRequest, private_host: PrivateHost, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setenv("NETBOX_FIREWALL", request.param)
-    return str(request.param)
-
-
 # -- the choice ----------------------------------------------------------------------------------------------------------------------------
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,22 +14,6 @@ from tests.kernel.network_lab import REFUSAL, TIMEOUT, Lab, Server, ask, out_of_
 from tests.support import linux
 from tests.support.host import Neighbour, PrivateHost
 from tests.support.waiting import wait_until
-
-
-@pytest.fixture(params=["iptables", "nftables"])
-def lab(request: pytest.FixtureRequest, private_host: PrivateHost, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
-    monkeypatch.setenv("NETBOX_FIREWALL", request.param)
-    made = Lab()
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def servers() -> Iterator[list[Server]]:
-    running: list[Server] = []
-    yield running
-    for server in running:
-        server.close()
 
 
 def test_two_sandboxes_the_host_and_the_outside(lab: Lab, outside: Neighbour, servers: list[Server]) -> None:

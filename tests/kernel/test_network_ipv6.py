@@ -18,28 +18,12 @@ from tests.support.waiting import wait_until
 BRIDGE_NETFILTER = Path("/proc/sys/net/bridge/bridge-nf-call-ip6tables")
 
 
-@pytest.fixture(params=["iptables", "nftables"])
-def lab(request: pytest.FixtureRequest, private_host: PrivateHost, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
-    monkeypatch.setenv("NETBOX_FIREWALL", request.param)
-    made = Lab()
-    yield made
-    made.close()
-
-
 @pytest.fixture
 def one_lab(private_host: PrivateHost) -> Iterator[Lab]:
     """For what does not depend on the firewall's backend."""
     made = Lab()
     yield made
     made.close()
-
-
-@pytest.fixture
-def servers() -> Iterator[list[Server]]:
-    running: list[Server] = []
-    yield running
-    for server in running:
-        server.close()
 
 
 def on(lab: Lab, *networks: str, ports: tuple[PortSpec, ...] = ()) -> Guest:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import resource
 import socket
-from collections.abc import Iterator
 
 import pytest
 
@@ -14,15 +13,7 @@ from netbox.kernel import conntrack
 from netbox.network import firewall, ports
 from netbox.spec import PortSpec
 from tests.kernel.network_lab import Lab, ask, out_of_reach, reachable
-from tests.support.host import Neighbour, PrivateHost
-
-
-@pytest.fixture(params=["iptables", "nftables"])
-def lab(request: pytest.FixtureRequest, private_host: PrivateHost, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
-    monkeypatch.setenv("NETBOX_FIREWALL", request.param)
-    made = Lab()
-    yield made
-    made.close()
+from tests.support.host import Neighbour
 
 
 def listener(port: int, address: str = "0.0.0.0") -> socket.socket:

@@ -17,20 +17,12 @@ from netbox.errors import Conflict
 from netbox.network import ports
 from netbox.spec import NetworkAttachment, PortSpec
 from tests.kernel.network_lab import Guest, Lab, ask, probe
-from tests.support.host import Neighbour, PrivateHost
+from tests.support.host import Neighbour
 from tests.support.waiting import wait_until
 
 LONG = 60.0  # seconds for what is certain to come
 RETRIES = 40  # a second and a half each
 QUIET = 0.2  # seconds in which what came before would have come, too
-
-
-@pytest.fixture(params=["iptables", "nftables"])
-def lab(request: pytest.FixtureRequest, private_host: PrivateHost, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
-    monkeypatch.setenv("NETBOX_FIREWALL", request.param)
-    made = Lab()
-    yield made
-    made.close()
 
 
 def seen(guest: Guest | None, protocol: str, address: str) -> str | None:

@@ -76,6 +76,17 @@ def network_namespace(fd: int) -> Iterator[None]:
         os.close(before)
 
 
+@contextlib.contextmanager
+def network_of(pid: int) -> Iterator[None]:
+    """The calling thread is in the network namespace of a process inside the block: sockets that it opens there stay there."""
+    fd = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        with network_namespace(fd):
+            yield
+    finally:
+        os.close(fd)
+
+
 def new_network_namespace() -> int:
     """An fd of a new, empty network namespace; closing it is what ends the namespace."""
     before = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from netbox.errors import NotFound
+from netbox.errors import HostError, NetboxError, NotFound
 from netbox.packet.diagnosis import survey
+from netbox.packet.diagnosis.api import Question
 from netbox.packet.diagnosis.explain import explain
 from netbox.packet.diagnosis.predict import predict
 from netbox.packet.diagnosis.survey import Asked
@@ -28,11 +30,11 @@ def settled(monkeypatch: pytest.MonkeyPatch, known: dict[str, Facts], outcomes: 
     """Who is asked in full when packets do ``real``, and all answers."""
     asked: list[str] = []
 
-    def answer(engine: Any, source: str, target: str, request: Any) -> Answer:
-        asked.append(source)
-        return explain(known[source], predict(known[source]), Observation(real, f"it was {real}"))
+    def answers(engine: Any, questions: Sequence[Question]) -> list[Answer]:
+        asked.extend(item.source for item in questions)
+        return [explain(known[item.source], predict(known[item.source]), Observation(real, f"it was {real}")) for item in questions]
 
-    monkeypatch.setattr(survey, "answer", answer)
+    monkeypatch.setattr(survey, "answers", answers)
     questions = [Asked(source, "db", "tcp", 80, outcome, "it was so") for source, outcome in outcomes.items()]
     foreseen = {
         number: survey._Foreseen(known[item.source], predict(known[item.source]), survey._key(item, predict(known[item.source])))
@@ -74,11 +76,32 @@ def test_one_rule_that_keeps_networks_apart(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_question_that_cannot_be_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    def gone(*rest: Any) -> Answer:
-        raise NotFound("no such sandbox: a")
+    """It is the answer of that one alone."""
 
-    monkeypatch.setattr(survey, "answer", gone)
+    def gone(engine: Any, questions: Sequence[Question]) -> list[Answer | NetboxError]:
+        if any(item.source == "b" for item in questions):
+            raise HostError("the simulated neighbour cannot be made")
+        return [NotFound(f"no such sandbox: {item.source}") for item in questions]
+
+    monkeypatch.setattr(survey, "answers", gone)
     monkeypatch.setattr(survey, "_foreseen", lambda *rest: {})
     engine: Any = None
     (found,) = survey.survey(engine, [Asked("a", "db", "tcp", 80)], 1.0)
     assert isinstance(found, NotFound)
+    found = survey.survey(engine, [Asked(name, "db", "tcp", 80) for name in ("a", "b", "c")], 1.0)
+    assert [type(item) for item in found] == [NotFound, HostError, NotFound]
+
+
+def test_what_is_asked_at_once() -> None:
+    """All of it sooner or later, never more than some packets between the same two."""
+    questions = [*(Asked("a", "db", "tcp", port) for port in range(1, 10)), *(Asked(f"s{number}", "db", "tcp", 80) for number in range(40))]
+    batches = list(survey._batches(questions, range(len(questions))))
+    assert sorted(number for batch in batches for number in batch) == list(range(len(questions)))
+    assert [len([number for number in batch if questions[number].source == "a"]) for batch in batches] == [4, 4, 1]
+    assert max(map(len, batches)) == survey._AT_ONCE
+
+
+def test_examples_are_of_many_sources() -> None:
+    sources = ("a", "b", "c")
+    questions = [Asked(source, target, "tcp", 80) for target in ("x", "y", "z") for source in sources]
+    assert [questions[number].source for number in survey._examples([range(3), range(3, 6), range(6, 9)], questions)] == ["a", "b", "c"]

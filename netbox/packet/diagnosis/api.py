@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
-from netbox.errors import NoPermission, UsageError
+from netbox.errors import NetboxError, NoPermission, UsageError
 from netbox.packet import finding
 from netbox.packet.diagnosis.asking import Kernel
 from netbox.packet.diagnosis.boxes import Records
 from netbox.packet.diagnosis.explain import explain
 from netbox.packet.diagnosis.gather import Gatherer
-from netbox.packet.diagnosis.observe import observe
+from netbox.packet.diagnosis.observe import Case, observe_all
 from netbox.packet.diagnosis.predict import predict
 from netbox.packet.diagnosis.values import ICMP, LAN, SCTP, TCP, UDP, Answer, Request
 
@@ -20,6 +21,14 @@ if TYPE_CHECKING:
     from netbox.engine import Engine
 
 PROTOCOLS = (TCP, UDP, SCTP, ICMP)
+
+
+class Question(NamedTuple):
+    """A question whose parts are known; ``target`` is a name without a port."""
+
+    source: str
+    target: str
+    request: Request
 
 
 def why(
@@ -74,13 +83,35 @@ def request_of(
 
 def answer(engine: Engine, source: str, target: str, request: Request) -> Answer:
     """The answer to a question whose parts are known. Raises as ``why``."""
+    (found,) = answers(engine, [Question(source, target, request)])
+    if isinstance(found, NetboxError):
+        raise found
+    return found
+
+
+def answers(engine: Engine, questions: Sequence[Question]) -> list[Answer | NetboxError]:
+    """The answers to some questions that are asked at once, in their order; an error stands for one that cannot be asked.
+
+    Raises:
+        NoPermission: not root.
+        NetboxError: the state cannot be read, or the simulated neighbour cannot be made.
+    """
     if os.geteuid() != 0:
         raise NoPermission("cannot look into the networks of sandboxes: netbox needs root for that", "run it with sudo")
-    with finding.source(engine, LAN) if LAN in (source, target) else contextlib.nullcontext() as lan:
-        gatherer = Gatherer(Records(engine), Kernel(), source, target, request, lan.neighbour if lan else None)
-        try:
-            facts = gatherer.gather()
-            prediction = predict(facts)
-            return explain(facts, prediction, observe(engine, facts, prediction, gatherer.opened))
-        finally:
-            gatherer.opened.close()
+    several = len(questions) > 1
+    with contextlib.ExitStack() as stack:
+        lan = None
+        if any(LAN in (item.source, item.target) for item in questions):
+            lan = stack.enter_context(finding.source(engine, LAN)).neighbour
+        kernel, records = stack.enter_context(Kernel(remember=several)), Records(engine, remember=several)
+        cases: list[Case | NetboxError] = []
+        for item in questions:
+            gatherer = Gatherer(records, kernel, item.source, item.target, item.request, lan)
+            stack.callback(gatherer.opened.close)
+            try:
+                facts = gatherer.gather()
+                cases.append(Case(facts, predict(facts), gatherer.opened))
+            except NetboxError as error:
+                cases.append(error)
+        seen = iter(observe_all(engine, [case for case in cases if isinstance(case, Case)]))
+        return [explain(case.facts, case.prediction, next(seen)) if isinstance(case, Case) else case for case in cases]

@@ -26,11 +26,12 @@ class Records:
 
     def named(self, name: str) -> Box:
         """A sandbox by name, id or beginning of an id; it may be younger than the list. Raises NotFound."""
-        sandbox = next((item for item in self.sandboxes.values() if item.name == name), None) if self._remember else None
-        if sandbox is None:
+        known = next((item for item in self.boxes if item.name == name), None) if self._remember else None
+        if known is None:
             sandbox = self._engine.get(name)
             self.sandboxes[sandbox.id] = sandbox
-        return self.detailed(box(sandbox))
+            known = box(sandbox)
+        return self.detailed(known)
 
     def detailed(self, found: Box) -> Box:
         """With what throttles its links, and the interfaces of the sandbox whose network it shares."""

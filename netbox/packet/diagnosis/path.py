@@ -6,6 +6,7 @@ import errno
 import ipaddress
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import lru_cache
 from typing import NamedTuple
 
 from netbox.kernel.inspection import RouteFact
@@ -61,8 +62,13 @@ def out_interface(facts: Facts) -> str:
     return facts.host_route.interface if facts.host_route and not facts.host_route.error else ""
 
 
-def rulings(facts: Facts) -> Iterator[Ruling]:
+@lru_cache(8)
+def rulings(facts: Facts) -> tuple[Ruling, ...]:
     """What the firewall rules say along the path, hook by hook."""
+    return tuple(_rulings(facts))
+
+
+def _rulings(facts: Facts) -> Iterator[Ruling]:
     way, out = kind(facts), out_interface(facts)
     before, after = publishing.first_packet(facts, out), publishing.first_packet(facts, out, translated=True)
     if facts.source is not facts.host:

@@ -153,10 +153,13 @@ def _holds(match: Match, packet: Packet) -> bool | None:
     test = _TESTS.get(match.kind)
     if test is None:
         return None
-    answers = [test(value, packet) for value in match.values]
-    if True in answers:
-        return not match.negated
-    return None if None in answers else match.negated
+    unknown = False
+    for value in match.values:
+        found = test(value, packet)
+        if found:
+            return not match.negated
+        unknown = unknown or found is None
+    return None if unknown else match.negated
 
 
 def _interface(value: str, name: str) -> bool:
@@ -173,6 +176,7 @@ def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
     return ipaddress.ip_network(text, strict=False)
 
 
+@lru_cache(1 << 14)
 def _contains(network: str, address: str) -> bool | None:
     """Whether an address, a network or a range FIRST-LAST contains the address."""
     try:
@@ -203,8 +207,13 @@ def _status(value: str, packet: Packet) -> bool | None:
 
 
 def _every(parts: tuple[Match, ...], packet: Packet) -> bool | None:
-    answers = [_holds(part, packet) for part in parts]
-    return False if False in answers else (None if None in answers else True)
+    unknown = False
+    for part in parts:
+        found = _holds(part, packet)
+        if found is False:
+            return False
+        unknown = unknown or found is None
+    return None if unknown else True
 
 
 _PROTOCOLS = {"1": "icmp", "6": "tcp", "17": "udp", "58": "icmpv6", "132": "sctp", "ipv6-icmp": "icmpv6"}

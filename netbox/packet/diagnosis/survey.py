@@ -1,21 +1,22 @@
 """Many questions at one moment, such as those of a matrix: what they share is found out once, and each answer is still its own.
 
-The facts of all are taken from one look at the state and the kernel, and each question is predicted from them. Those that should fail
-at the same rule, or at the same listener, and of which a probe brought the same answer, have one cause: one of them is asked in full, with
+The facts of all are taken from one look at the state and the kernel, and each question is predicted from them. Those that should fail at
+the same rule, or at the same listener, and of which a probe brought the same answer, have one cause: one of them is asked in full, with
 packets that are followed. When that confirms what was expected, the others are answered from their own prediction and their own probe;
-else, and for causes that belong to one source, each is asked in full.
+else, and for causes that belong to one source, each is asked in full. Those that are asked in full are asked many at once: most of their
+time is waiting for answers that do not come.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, NamedTuple
 
 from netbox.errors import NetboxError
 from netbox.packet import finding
-from netbox.packet.diagnosis.api import answer, request_of
+from netbox.packet.diagnosis.api import Question, answers, request_of
 from netbox.packet.diagnosis.asking import Kernel
 from netbox.packet.diagnosis.boxes import Records
 from netbox.packet.diagnosis.explain import explain
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
     from netbox.engine import Engine
     from netbox.packet.lan import Neighbour
 
-_AT_ONCE = 4  # questions that are asked in full, most of whose time is waiting for answers that do not come
+_AT_ONCE = 32  # questions that are asked in full
+_OF_A_PAIR = 4  # of those with the same source and target: a kernel sends six ICMP errors at once to the same machine (icmp_ratelimit)
 # Causes that lie on the host or at the target, and how many sources meet them does not matter.
 _SHARED = frozenset(
     {
@@ -78,33 +80,70 @@ def survey(
         results[number] = found
         answered()
 
-    def ask(number: int) -> Answer | NetboxError:
-        item = questions[number]
-        try:
-            name, request = request_of(item.target, item.protocol, item.port, timeout=timeout)
-            return answer(engine, item.source, name, request)
-        except NetboxError as error:
-            return error
+    def ask(numbers: Sequence[int]) -> None:
+        for some in _batches(questions, numbers):
+            for number, found in zip(some, _in_full(engine, [questions[number] for number in some], timeout), strict=True):
+                settle(number, found)
 
     foreseen = _foreseen(engine, questions, timeout)
     groups: dict[tuple[object, ...], list[int]] = {}
     for number in range(len(questions)):
         found = foreseen.get(number)
         groups.setdefault(("alone", number) if found is None or found.key is None else found.key, []).append(number)
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        rest: list[int] = []
-        first = [members[0] for members in groups.values()]
-        for members, example in zip(groups.values(), pool.map(ask, first), strict=True):
-            settle(members[0], example)
-            for number in members[1:]:
-                own = _alike(questions[number], foreseen[number], example)
-                if own is None:
-                    rest.append(number)
-                else:
-                    settle(number, own)
-        for number, found_out in zip(rest, pool.map(ask, rest), strict=True):
-            settle(number, found_out)
+    examples = _examples(groups.values(), questions)
+    ask(examples)
+    rest: list[int] = []
+    for members, example in zip(groups.values(), examples, strict=True):
+        for number in members:
+            if number == example:
+                continue
+            own = _alike(questions[number], foreseen[number], results[example])
+            if own is None:
+                rest.append(number)
+            else:
+                settle(number, own)
+    ask(rest)
     return [results[number] for number in range(len(questions))]
+
+
+def _in_full(engine: Engine, questions: Sequence[Asked], timeout: float) -> list[Answer | NetboxError]:
+    """The answers to some questions, each with its own facts and packets. What keeps one from being asked is its answer."""
+    try:
+        asked = [Question(item.source, *request_of(item.target, item.protocol, item.port, timeout=timeout)) for item in questions]
+        return answers(engine, asked)
+    except NetboxError as error:
+        if len(questions) == 1:
+            return [error]
+        return [found for item in questions for found in _in_full(engine, [item], timeout)]
+
+
+def _examples(groups: Iterable[Sequence[int]], questions: Sequence[Asked]) -> list[int]:
+    """One question of each group, by turns of another source, so that no kernel has to send many ICMP errors to the same one."""
+    used: Counter[str] = Counter()
+    found = []
+    for members in groups:
+        found.append(min(members, key=lambda number: used[questions[number].source]))
+        used[questions[found[-1]].source] += 1
+    return found
+
+
+def _batches(questions: Sequence[Asked], numbers: Sequence[int]) -> Iterator[list[int]]:
+    """The questions that are asked at once."""
+    left = deque(numbers)
+    while left:
+        batch: list[int] = []
+        pairs: Counter[tuple[str, str]] = Counter()
+        later = []
+        while left and len(batch) < _AT_ONCE:
+            number = left.popleft()
+            pair = (questions[number].source, questions[number].target)
+            if pairs[pair] < _OF_A_PAIR:
+                pairs[pair] += 1
+                batch.append(number)
+            else:
+                later.append(number)
+        left.extendleft(reversed(later))
+        yield batch
 
 
 def _alike(question: Asked, foreseen: _Foreseen, example: Answer | NetboxError) -> Answer | None:

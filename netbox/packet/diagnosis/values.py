@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from netbox.kernel.inspection import AddressFact, ForwardingFact, LinkFact, NeighbourFact, QueueFact, RouteFact
@@ -153,7 +154,11 @@ class Namespace:
 
     def has(self, address: str) -> bool:
         """Whether the address is one of its own."""
-        return address.startswith("127.") or address == "::1" or any(item.address == address for item in self.addresses)
+        return address.startswith("127.") or address == "::1" or address in self._own
+
+    @cached_property
+    def _own(self) -> frozenset[str]:
+        return frozenset(item.address for item in self.addresses)
 
     def neighbour(self, interface: str, address: str) -> NeighbourFact | None:
         """What it believes about a neighbour."""
@@ -173,7 +178,7 @@ class Mac(NamedTuple):
     mac: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # equal is only what is the same, so that what follows from facts can be remembered with them
 class Facts:
     """Everything that a prediction is made of.
 

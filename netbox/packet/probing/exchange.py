@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from netbox.kernel import socket_table
 from netbox.kernel.namespaces import inside_netns
+from netbox.kernel.socket_table import SocketRow
 from netbox.packet.probing import classify, packets, values
 from netbox.packet.probing.classify import Observed, Question
 from netbox.packet.probing.packets import Key, Outline, Reply
@@ -133,7 +134,8 @@ class Exchange:
                 self._read(station, waiting)
             while sent and (sent[0].answer is not None or sent[0].deadline <= looked):
                 sent.popleft()
-        return [self._settled(flight) for flight in flights]
+        tables = _Tables()
+        return [self._settled(flight, tables) for flight in flights]
 
     def _poll(self, flights: list[_Flight]) -> tuple[select.poll, list[Station]]:
         stations = list({id(flight.order.station): flight.order.station for flight in flights}.values())
@@ -250,15 +252,15 @@ class Exchange:
 
     # -- silence ---------------------------------------------------------------------------------------------------------------------------
 
-    def _settled(self, flight: _Flight) -> ProbeAnswer:
+    def _settled(self, flight: _Flight, tables: _Tables) -> ProbeAnswer:
         if flight.answer is None:
-            return classify.silent(flight.question, self._observed(flight))
+            return classify.silent(flight.question, self._observed(flight, tables))
         watch = flight.order.watch
         if watch is None or not flight.sent or flight.order.request.protocol in (values.ARP, values.ND):
             return flight.answer
         return dataclasses.replace(flight.answer, arrived=watch.has_seen(flight.data))
 
-    def _observed(self, flight: _Flight) -> Observed:
+    def _observed(self, flight: _Flight, tables: _Tables) -> Observed:
         order, request = flight.order, flight.order.request
         if request.protocol in (values.ARP, values.ND):
             return Observed()
@@ -266,7 +268,7 @@ class Exchange:
         if order.watch is None:
             return Observed(neighbour=missing)
         arrived = order.watch.has_seen(flight.data)
-        listening = _listening(order.watch.netns, request.protocol, order.inner or (order.address, request.port))
+        listening = tables.listening(order.watch.netns, request.protocol, order.inner or (order.address, request.port))
         return Observed(arrived, listening, None if arrived else missing)
 
 
@@ -284,10 +286,19 @@ def _belongs(reply: Reply, flight: _Flight) -> bool:
     return reply.acknowledges in (None, outline.serial, (outline.serial + outline.payload) & 0xFFFFFFFF)
 
 
-def _listening(netns_fd: int, protocol: str, inner: tuple[str, int | None]) -> bool | None:
-    address, port = inner
-    kind = values.UDP if protocol == values.DNS else protocol
-    if port is None or kind not in (values.TCP, values.UDP):
-        return None
-    with inside_netns(netns_fd):
-        return bool(socket_table.busy(kind, port, address))
+class _Tables:
+    """The sockets of namespaces at one moment, each table read once."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[int, str], list[SocketRow]] = {}
+
+    def listening(self, netns_fd: int, protocol: str, inner: tuple[str, int | None]) -> bool | None:
+        """Whether a socket is there for what comes to an address and port; ``None`` where the protocol has no tables."""
+        address, port = inner
+        kind = values.UDP if protocol == values.DNS else protocol
+        if port is None or kind not in (values.TCP, values.UDP):
+            return None
+        if (netns_fd, kind) not in self._known:
+            with inside_netns(netns_fd):
+                self._known[netns_fd, kind] = socket_table.read(kind)
+        return bool(socket_table.holders(self._known[netns_fd, kind], kind, port, address))

@@ -19,10 +19,11 @@ from netbox.packet.probing import api
 from netbox.packet.probing.text import answer_text
 from netbox.packet.probing.values import ARP, DNS, ICMP, ND, SCTP, TCP, UDP, ProbeReport, ProbeRequest
 from netbox.packet.tracing import values
-from netbox.packet.tracing.assemble import hops
+from netbox.packet.tracing.assemble import Surroundings, hops
 from netbox.packet.tracing.hooks import passages
 from netbox.packet.tracing.identity import Identity
 from netbox.packet.tracing.located import followed
+from netbox.packet.tracing.rules import Rules
 from netbox.packet.tracing.session import Session, netns_counters
 from netbox.packet.tracing.spaces import Space, Spaces
 from netbox.packet.tracing.values import DELIVERED, DROPPED, LOST, REPLY, REQUEST, Hop, Trace
@@ -160,6 +161,14 @@ def _unsent(source: Place, report: ProbeReport) -> tuple[Hop, ...]:
     return () if best is None else (Hop(0, source.title, values.DROP, f"not sent: {best.answer}"),)
 
 
+class Parcel(NamedTuple):
+    """A packet to follow: ``send`` sends it, ``way`` are the namespaces from its source to its destination."""
+
+    way: Sequence[Space]
+    identity: Identity
+    send: Callable[[], object]
+
+
 def follow(
     settings: Settings,
     spaces: Spaces,
@@ -175,23 +184,70 @@ def follow(
 
     Raises as ``Session``, and what ``send`` raises.
     """
-    end, around = way[-1], spaces.surroundings(way)
-    before = netns_counters(end.fd, COUNTERS)
-    with Session(settings, spaces, way, identity.words(), Wanted(matches=identity.matches()), tracer) as session:
-        send()
-        deadline = time.monotonic() + patience
-        while True:
-            session.settle(_QUIET, _LIMIT)
-            met = passages(session.records, session.rules_of(session.records), identity.role)
-            events = followed(session.events, met, around, spaces.host.inode) if session.tracer == TRACEFS else session.events
-            found = hops(events, met, identity.role, around)
-            # A packet that was sent has left a trace by now; on a busy host the rest of its way, or why it ended, may take a while.
-            unexplained = session.tracer != NONE and any(hop.kind == values.DROP and not hop.reason for hop in found)
-            if not found or (outcome(found, False) != LOST and not unexplained) or (time.monotonic() > deadline and not waits()):
-                break
-    after = netns_counters(end.fd, COUNTERS)
-    grown = {name: count - before.get(name, 0) for name, count in after.items() if count > before.get(name, 0)}
-    return Observed(found, session.tracer, grown, tuple(session.notes))
+    return follow_all(settings, spaces, [Parcel(way, identity, send)], tracer, patience, waits)[0]
+
+
+def follow_all(
+    settings: Settings,
+    spaces: Spaces,
+    parcels: Sequence[Parcel],
+    tracer: str | None = None,
+    patience: float = PATIENCE,
+    waits: Callable[[], bool] = lambda: False,
+) -> list[Observed]:
+    """``follow`` for several packets at once, which their identities tell from each other. Raises as ``follow``."""
+    words: dict[int, list[str]] = {}
+    ends = {parcel.way[-1].inode: parcel.way[-1].fd for parcel in parcels}
+    for parcel in parcels:
+        for space in dict.fromkeys(parcel.way):
+            words.setdefault(space.inode, []).extend(parcel.identity.words())
+    around = spaces.surroundings(())
+    before = {inode: netns_counters(fd, COUNTERS) for inode, fd in ends.items()}
+    wanted = Wanted(matches=[match for parcel in parcels for match in parcel.identity.matches()])
+    with Session(settings, spaces, [space for parcel in parcels for space in parcel.way], words, wanted, tracer) as session:
+        together = len(parcels) == 1 or session.tracer != TRACEFS  # which tells no headers, so that it follows one packet at a time
+        found = _followed(session, spaces, parcels, around, patience, waits) if together else []
+    if not together:
+        return [observed for parcel in parcels for observed in follow_all(settings, spaces, [parcel], tracer, patience, waits)]
+    after = {inode: netns_counters(fd, COUNTERS) for inode, fd in ends.items()}
+    grown = {
+        inode: {name: count - before[inode].get(name, 0) for name, count in counts.items() if count > before[inode].get(name, 0)}
+        for inode, counts in after.items()
+    }
+    return [
+        Observed(met, session.tracer, grown[parcel.way[-1].inode], tuple(session.notes)) for parcel, met in zip(parcels, found, strict=True)
+    ]
+
+
+def _followed(
+    session: Session, spaces: Spaces, parcels: Sequence[Parcel], around: Surroundings, patience: float, waits: Callable[[], bool]
+) -> list[tuple[Hop, ...]]:
+    """Sends the packets and collects their hops."""
+    session.take()
+    session.drain()  # what came before is none of theirs
+    for parcel in parcels:
+        parcel.send()
+    deadline = time.monotonic() + patience
+    while True:
+        session.settle(_QUIET, _LIMIT)
+        rules = session.rules_of(session.records)
+        found = [_hops(session, spaces, parcel, around, rules) for parcel in parcels]
+        if all(_is_explained(session, some) for some in found) or (time.monotonic() > deadline and not waits()):
+            return found
+
+
+def _hops(session: Session, spaces: Spaces, parcel: Parcel, around: Surroundings, rules: Mapping[int, Rules]) -> tuple[Hop, ...]:
+    order = list(dict.fromkeys(space.inode for space in parcel.way))
+    met = passages([record for record in session.records if record.netns in order], rules, parcel.identity.role)
+    around = around._replace(order=order)
+    events = followed(session.events, met, around, spaces.host.inode) if session.tracer == TRACEFS else session.events
+    return hops(events, met, parcel.identity.role, around)
+
+
+def _is_explained(session: Session, found: Sequence[Hop]) -> bool:
+    """A packet that was sent has left a trace by now; on a busy host the rest of its way, or why it ended, may take a while."""
+    unexplained = session.tracer != NONE and any(hop.kind == values.DROP and not hop.reason for hop in found)
+    return not found or (outcome(found, False) != LOST and not unexplained)
 
 
 def outcome(hops: Sequence[Hop], reachable: bool) -> str:

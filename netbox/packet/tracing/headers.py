@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 import struct
+from functools import lru_cache
 from typing import NamedTuple
 
 from netbox.packet.tracing.values import Flow
@@ -71,6 +72,7 @@ class Header(NamedTuple):
         return self.quoted is not None
 
 
+@lru_cache(4096)
 def parse(packet: bytes) -> Header | None:
     """The headers of an IPv4, IPv6 or ARP packet; ``None`` for anything else."""
     try:

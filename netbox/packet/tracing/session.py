@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import select
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -31,9 +31,9 @@ _LIST_AGAIN, _LIST_NEW = 1.0, 0.1  # seconds between two listings of the rules; 
 class Session:
     """Open it before packets are sent, ``collect`` while and after they are, read ``events`` and ``records`` then.
 
-    ``words`` are nft matches of the packets whose rules are to be known (none: rules are not traced), ``wanted`` the same for packet
-    events. ``tracer`` asks for ``bpf``, ``tracefs`` or ``none``, by default the best there is; the attribute is what it came to. ``notes``
-    says what does not work here.
+    ``words`` are nft matches of the packets whose rules are to be known (none: rules are not traced), in all namespaces or by the inode
+    of each; ``wanted`` is the same for packet events. ``tracer`` asks for ``bpf``, ``tracefs`` or ``none``, by default the best there is;
+    the attribute is what it came to. ``notes`` says what does not work here.
 
     Raises:
         Unsupported: the tracer that was asked for cannot be had.
@@ -45,7 +45,7 @@ class Session:
         settings: Settings,
         spaces: Spaces,
         traced: Sequence[Space],
-        words: Sequence[str],
+        words: Sequence[str] | Mapping[int, Sequence[str]],
         wanted: Wanted | None = None,
         tracer: str | None = None,
         tracepoints: Sequence[str] = WAY,
@@ -60,7 +60,7 @@ class Session:
         self.notes: list[str] = []
         self.lost = 0
         self._listed_at: dict[int, float] = {}
-        self._words: tuple[str, ...] = ()
+        self._words: Sequence[str] | Mapping[int, Sequence[str]] = ()
         self.tracer = NONE
         try:
             self._source, notes = open_source(
@@ -69,7 +69,7 @@ class Session:
             self.tracer = self._source.name if self._source else NONE
             self.notes += notes
             # What tells no headers cannot be matched with rules.
-            self._words = tuple(words) if self.tracer != TRACEFS or tracepoints is WAY else ()
+            self._words = words if self.tracer != TRACEFS or tracepoints is WAY else ()
             self.add(traced)
         except BaseException:
             self.close()
@@ -93,7 +93,8 @@ class Session:
 
     def _trace_rules(self, space: Space) -> None:
         try:
-            tracer = RuleTracer(space.fd, self._words, self._footprint.route_log(space.fd))
+            words = self._words.get(space.inode, ()) if isinstance(self._words, Mapping) else self._words
+            tracer = RuleTracer(space.fd, words, self._footprint.route_log(space.fd))
         except (Unsupported, FirewallError) as error:
             note = f"firewall rules are not named: {error.message}"
             if note not in self.notes:
