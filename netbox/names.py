@@ -29,8 +29,14 @@ _NOUNS = (
 
 
 def new_id() -> str:
-    """A random sandbox id: 64 hexadecimal digits, as Docker's."""
-    return os.urandom(ID_LENGTH // 2).hex()
+    """A random sandbox id: 64 hexadecimal digits, as Docker's, of which the first 12 hold a letter.
+
+    They are the host name of a sandbox that was given none, and one of decimal digits alone may be read as an address (inet_aton(3)).
+    """
+    while True:
+        found = os.urandom(ID_LENGTH // 2).hex()
+        if not short_id(found).isdecimal():
+            return found
 
 
 def short_id(sandbox_id: str) -> str:

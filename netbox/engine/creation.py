@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import stat
 import time
@@ -41,7 +42,7 @@ def create(context: Context, spec: SandboxSpec, state: str = "created") -> tuple
     try:
         with context.images.reading():
             row = sandbox_row(context, spec, sandbox_id, state)
-            _remember(context, row)
+            row = _remember(context, row, spec)
         events.record(context, row, "create", image=spec.image or spec.rootfs)
     except BaseException:
         # The lock file is inside the run directory: what the undo left of it is removed by the next collection once the lock is free.
@@ -173,7 +174,8 @@ def _image(context: Context, spec: SandboxSpec, dry_run: bool) -> dict[str, obje
     return image._asdict()
 
 
-def _remember(context: Context, row: SandboxRow) -> None:
+def _remember(context: Context, row: SandboxRow, spec: SandboxSpec) -> SandboxRow:
+    """Returns the record with its name: a generated one that a sandbox has already is drawn again."""
     settings = context.settings
     journal = context.store.journal(names.sandbox_owner(row.id), SANDBOX)
     with Transaction(journal, context) as transaction:
@@ -182,12 +184,14 @@ def _remember(context: Context, row: SandboxRow) -> None:
             transaction.record("sandbox", sandbox_id=row.id)
             transaction.record("directory", path=settings.sandbox_run(row.id))
             transaction.record("directory", path=settings.sandbox_root(row.id))
+            while spec.name is None and context.store.has_name(row.name):
+                row = dataclasses.replace(row, name=names.generated_name(names.new_id()))
             context.store.insert_sandbox(row)
-            spec = SandboxSpec.from_json(row.spec)
             _check_network(context, spec)  # again: from now on a network cannot be removed from under it
             if any(item.ip or item.ip6 for item in spec.network.attachments):
                 context.network.reserve(row.id, spec.network)
         os.makedirs(settings.sandbox_root(row.id), mode=0o700)  # no user of the host can run a set-uid file of its writable layer
+    return row
 
 
 def _remove_empty_run_directory(path: str) -> None:

@@ -76,6 +76,9 @@ def settle_locked(context: Context, sandbox_id: str) -> None:
         CleanupError: some undo steps failed.
     """
     row = context.store.sandbox(sandbox_id)
+    if row is not None and _is_left(context, row):
+        remove_locked(context, sandbox_id)
+        return
     if row is None or row.state not in ACTIVE:
         return
     journal = context.store.journal(names.sandbox_owner(sandbox_id), RUN)
@@ -87,7 +90,7 @@ def settle_locked(context: Context, sandbox_id: str) -> None:
         _replay_links(context, sandbox_id)
         replay(journal, context)
     finally:
-        if row.spec["remove"] or row.state == CREATING or (aborted and row.details.get("first_run")):
+        if _goes(context, row) or row.state == CREATING or (aborted and row.details.get("first_run")):
             remove_locked(context, sandbox_id)
         else:
             never_ran = row.finished_at is None and (row.state == "starting" or aborted)
@@ -309,7 +312,7 @@ def recover(context: Context) -> list[str]:
     """
     done = []
     for row in context.store.sandboxes():
-        if row.state not in ACTIVE or is_alive(context, row):
+        if not _is_left(context, row) and (row.state not in ACTIVE or is_alive(context, row)):
             continue
         try:
             settle(context, row.id, timeout=0.0)
@@ -400,6 +403,16 @@ def _has_ended(context: Context, row: SandboxRow) -> bool:
         or fresh.state in (ENDING, "exited")
         or (fresh.state == "running" and status is not None and status.state != "running")
     )
+
+
+def _goes(context: Context, row: SandboxRow) -> bool:
+    """Whether the sandbox is removed at its end: not while somebody restarts it."""
+    return bool(row.spec["remove"]) and not locks.is_restarting(context.settings.sandbox_run(row.id))
+
+
+def _is_left(context: Context, row: SandboxRow) -> bool:
+    """Whether it was kept at its end for a restart that was killed then."""
+    return row.state == "exited" and _goes(context, row)
 
 
 def _replay_links(context: Context, sandbox_id: str) -> None:

@@ -9,10 +9,13 @@ from __future__ import annotations
 import fcntl
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from netbox.errors import Conflict, host_error
 
 LOCK_FILE = "lock"
+RESTART_FILE = "restart"
 POLL_INTERVAL = 0.0002  # seconds at first: who ends lets go within a millisecond
 LONGEST_POLL_INTERVAL = 0.005
 
@@ -91,6 +94,32 @@ def is_free(run_directory: str) -> bool:
         return True
     except BlockingIOError:
         return False
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def restarting(run_directory: str) -> Iterator[None]:
+    """Says that a sandbox is being restarted, so that its end does not remove it. Several may say so at once; it goes with the process."""
+    fd = _open(run_directory, f"{run_directory}/{RESTART_FILE}")
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(fd)
+
+
+def is_restarting(run_directory: str) -> bool:
+    """Whether somebody restarts the sandbox."""
+    try:
+        fd = os.open(f"{run_directory}/{RESTART_FILE}", os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return False
+    except BlockingIOError:
+        return True
     finally:
         os.close(fd)
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from netbox.engine import ending, events, impairing, observing, starting
+from netbox.engine import ending, events, impairing, locks, observing, starting
 from netbox.engine.impairable import Impairable
 from netbox.engine.record import Record
 from netbox.errors import Conflict, UsageError, WrongState
@@ -94,24 +95,20 @@ class Sandbox(Record, Impairable):
 
     def restart(self, timeout: float | None = None) -> None:
         """Stops it if it runs, and starts it. One that is removed at its end is kept for the new run."""
-        remove = self.refresh().spec.remove
-        before = self._row.started_at
-        if remove:
-            self._set_remove(False)
+        before = self.refresh()._row.started_at
         try:
-            self.stop(timeout)
-            try:
-                self.start()
-            except (Conflict, WrongState):
-                # Two at once, and the other one was quicker: it runs anew, as was asked for.
-                if not ending.runs_since(self._context, self._row, before):
-                    raise
-                self._reread()
+            with locks.restarting(self._context.settings.sandbox_run(self.id)) if self.spec.remove else nullcontext():
+                self.stop(timeout)
+                try:
+                    self.start()
+                except (Conflict, WrongState):
+                    # Two at once, and the other one was quicker: it runs anew, as was asked for.
+                    if not ending.runs_since(self._context, self._row, before):
+                        raise
+                    self._reread()
         finally:
-            if remove:
-                self._set_remove(True)
-                if not ending.is_alive(self._context, self._row):  # it did not start, or is over already
-                    self.remove()
+            if self.spec.remove and not ending.is_alive(self._context, self._row):  # it did not start, or is over already
+                self.remove()
         self._event("restart")
 
     def pause(self) -> None:
@@ -376,10 +373,6 @@ class Sandbox(Record, Impairable):
 
     def _reread(self) -> None:
         self._row = self._context.store.sandbox(self._row.id) or self._row
-
-    def _set_remove(self, remove: bool) -> None:
-        self._context.store.change_spec(self.id, lambda spec: {**spec, "remove": remove})
-        self._reread()
 
     def _event(self, action: str, **attributes: Any) -> None:
         events.record(self._context, self._row, action, **attributes)

@@ -7,6 +7,7 @@ loaded when such an archive is read.
 
 from __future__ import annotations
 
+import select
 import zlib
 from typing import BinaryIO, Protocol, cast
 
@@ -65,18 +66,28 @@ class _Source:
         self._raw, self._total, self._progress = raw, total, progress
         self._done = 0
         self.start = b""
-        while len(self.start) < BLOCK and (piece := raw.read(BLOCK - len(self.start))):
+        while len(self.start) < BLOCK and (piece := self._next(BLOCK - len(self.start))):
             self.start += piece
         self._pending = self.start
 
     def read(self, size: int = -1, /) -> bytes:
-        data, self._pending = (self._pending, b"") if self._pending else (self._raw.read(min(size, CHUNK) if size > 0 else CHUNK), b"")
+        data, self._pending = (self._pending, b"") if self._pending else (self._next(min(size, CHUNK) if size > 0 else CHUNK), b"")
         if len(data) > size > 0:
             data, self._pending = data[:size], data[size:]
         self._done += len(data)
         if self._progress is not None:
             self._progress(self._done, self._total)
         return data
+
+    def _next(self, size: int) -> bytes:
+        """What comes next, empty at the end; waits for it, also where somebody made the file non-blocking."""
+        while True:
+            data = cast("bytes | None", self._raw.read(size))
+            if data is not None:
+                return data
+            poller = select.poll()
+            poller.register(self._raw.fileno(), select.POLLIN)
+            poller.poll()
 
 
 def _decompress(source: _Source) -> tuple[str, _Readable, tuple[type[Exception], ...]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import select
 import socket
 import time
@@ -15,7 +14,6 @@ if TYPE_CHECKING:
     from netbox.runtime.spawner import Spawner
 
 _PATIENCE = 10.0
-_SIGKILL = 9
 
 
 class Helper:
@@ -59,6 +57,5 @@ class Helper:
                     break
             else:
                 if self.pid is not None:
-                    os.kill(self.pid, _SIGKILL)  # our child, not reaped yet: the pid is its own. A sandbox's init dies with it
-                    interpreter.reap(self.pid, wait=True)
+                    interpreter.kill(self.pid)  # a sandbox's init dies with its monitor
         interpreter.reap(self.pid)

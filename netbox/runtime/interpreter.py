@@ -15,6 +15,7 @@ from netbox.runtime.protocol import CHANNEL_FD
 _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(netbox.__file__)))
 _NULL = "/dev/null"
 _FIRST_FREE = 10
+_SIGKILL = 9
 _CODE = "import sys; sys.path[:0] = [{root!r}]; from {package}.{module} import main; main()"
 _STARTED: set[int] = set()
 
@@ -68,3 +69,10 @@ def reap(pid: int | None = None, wait: bool = False) -> None:
             done = candidate
         if done:
             _STARTED.discard(candidate)
+
+
+def kill(pid: int) -> None:
+    """Kills a helper process of ours, and collects it. One that was collected, by whatever thread, is left alone: its pid may be reused."""
+    if pid in _STARTED:
+        os.kill(pid, _SIGKILL)
+        reap(pid, wait=True)

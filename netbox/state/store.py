@@ -111,8 +111,12 @@ class Store:
         """Raises:
         Conflict: a sandbox has this name.
         """
-        if self.database.query("SELECT 1 FROM sandboxes WHERE name = ?", name):
+        if self.has_name(name):
             raise self._name_taken(name)
+
+    def has_name(self, name: str) -> bool:
+        """Whether a sandbox has this name."""
+        return bool(self.database.query("SELECT 1 FROM sandboxes WHERE name = ?", name))
 
     def _name_taken(self, name: str) -> Conflict:
         holder = self.database.query("SELECT id FROM sandboxes WHERE name = ?", name)

@@ -90,6 +90,17 @@ def test_create_start_wait(cli: Cli, engine: Engine) -> None:
     cli("rm", "box")
 
 
+def test_a_generated_name_that_is_taken_is_drawn_again(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = iter(["calm-otter-0001", "calm-otter-0001", "calm-otter-0001", "calm-otter-0002"])
+    monkeypatch.setattr("netbox.names.generated_name", lambda sandbox_id: next(drawn))
+    boxes = [engine.create("busybox", "true", network="none") for _ in range(2)]
+    assert [box.name for box in boxes] == ["calm-otter-0001", "calm-otter-0002"]
+    assert [engine.get(box.name).id for box in boxes] == [box.id for box in boxes]
+    assert [event.name for event in engine.events()] == ["calm-otter-0001", "calm-otter-0002"]
+    for box in boxes:
+        box.remove()
+
+
 def test_files_survive_a_second_start(cli: Cli) -> None:
     cli("create", "--name", "box", "busybox", "sh", "-c", "echo run >> /runs; cat /runs")
     assert cli("start", "-a", "box").stdout == "run\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
@@ -25,6 +26,8 @@ from netbox.runtime.launcher import Launcher
 from netbox.spec import Resources
 from netbox.state.journal import RUN
 from netbox.state.store import Store
+from tests.e2e.test_killed import in_child
+from tests.support.waiting import wait_until
 
 BOUND = 60.0  # seconds
 
@@ -213,6 +216,38 @@ def test_two_restarts(engine: Engine, other: Engine, monkeypatch: pytest.MonkeyP
         assert box.started_at > first_start
 
 
+@pytest.mark.parametrize("moment", ["before the end", "after the end"])
+def test_a_restart_of_one_that_is_removed_at_its_end_is_killed(engine: Engine, moment: str) -> None:
+    """It was kept for the new run, which never comes."""
+    box = engine.run("busybox", "sleep", "1000", name="box", network="none", remove=True)
+
+    def restart() -> int:
+        settle = ending.settle
+
+        def killed(*arguments: Any, **options: Any) -> None:
+            if moment == "after the end":
+                settle(*arguments, **options)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        ending.settle = killed  # in the child only
+        with Engine(warm=False) as other:
+            other.get("box").restart(0)
+        return 0
+
+    assert in_child(restart) == -signal.SIGKILL
+    wait_until(lambda: engine.list(all=True) == [], "the removal")
+    assert box.id not in [event.sandbox_id for event in engine.events(filters=[("event", "restart")])]
+
+
+def test_a_restart_of_one_that_is_removed_at_its_end(engine: Engine, other: Engine) -> None:
+    box = engine.run("busybox", "sleep", "1000", name="box", network="none", remove=True)
+    box.restart(0)
+    assert other.get("box").state == "running"
+    assert box.spec.remove
+    box.kill()
+    wait_until(lambda: engine.list(all=True) == [], "the removal")
+
+
 def test_a_removal_meets_a_restart(engine: Engine, other: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was killed runs again before it can be removed."""
     box = engine.run("busybox", "sleep", "1000", name="box", network="none")
@@ -222,10 +257,9 @@ def test_a_removal_meets_a_restart(engine: Engine, other: Engine, monkeypatch: p
     def ends_within(*arguments: Any) -> bool:
         ended = original(*arguments)
         if starts:
-            engine._context.store.change_spec(box.id, lambda spec: {**spec, "remove": False})  # a restart keeps it
-            ending.settle(engine._context, box.id)
-            engine._context.store.change_spec(box.id, lambda spec: {**spec, "remove": True})
-            starts.pop()()
+            with locks.restarting(engine.settings.sandbox_run(box.id)):
+                ending.settle(engine._context, box.id)
+                starts.pop()()
         return ended
 
     monkeypatch.setattr(ending, "_ends_within", ends_within)

@@ -38,7 +38,8 @@ BACKENDS = pytest.mark.parametrize("backend", ["iptables", "nftables"])
 @pytest.fixture
 def networks(cli: Cli) -> Iterator[None]:
     """The networks front and back, with addresses of their own: the kernel tells about the packets of every test that runs just now."""
-    second, third = 100 + secrets.randbelow(100), secrets.randbelow(250)
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    second, third = 100 + 10 * (worker % 10) + secrets.randbelow(10), secrets.randbelow(250)
     for number, name in enumerate(("front", "back")):
         cli("network", "create", "--subnet", f"10.{second}.{third + number}.0/24", name)
     yield

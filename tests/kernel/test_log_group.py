@@ -167,14 +167,14 @@ def test_a_reader_killed_before_it_has_done_leaves_no_message_twice(netns: int) 
 
 def test_a_reader_that_was_stopped_is_waited_for_once(netns: int) -> None:
     with another(MEMBER) as process, contextlib.closing(LogGroup(netns)) as group:
-        assert (group.read(), group.is_waiting) == ([], False)
+        wait_until(lambda: (group.read(), not group.is_waiting)[1], "an answer")
         process.send_signal(signal.SIGSTOP)
         wait_until(lambda: has_stopped(process.pid), "the reader to stop")
         send(b"one")
         assert [(group.read(), group.is_waiting) for _ in range(300)] == [([], True)] * 300
         process.send_signal(signal.SIGCONT)
         assert heard(group, 1) == ["one"]
-        wait_until(lambda: (group.read(), not group.is_waiting)[1], "an answer")
+        wait_until(lambda: (group.read(), not group.is_waiting)[1], "an answer again")
 
 
 def test_another_program_is_named(netns: int) -> None:

@@ -261,7 +261,7 @@ def test_spawner_ends_although_a_fork_of_its_caller_lives(private_host: PrivateH
     with socket.socket(fileno=os.dup(spawner._channel.fileno())):  # what a fork has
         closing = threading.Thread(target=spawner.close, daemon=True)
         closing.start()
-        closing.join(20)
+        closing.join(60)
         assert not closing.is_alive()
 
 

@@ -7,6 +7,7 @@ import os
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -89,16 +90,21 @@ def parse(data: bytes) -> Response:
 
 
 def ask(server: str, text: str, kind: int = A, timeout: float = 20.0, edns: int | None = None, port: int = 53) -> Response:
-    """Asks by UDP from the calling thread's network namespace; TimeoutError after ``timeout`` seconds."""
+    """Asks by UDP from the calling thread's network namespace; TimeoutError after ``timeout`` seconds.
+
+    The answer to a question that another socket asked from this port before is not taken for this one's.
+    """
     family = socket.AF_INET6 if ":" in server else socket.AF_INET
+    deadline = time.monotonic() + timeout
     with socket.socket(family, socket.SOCK_DGRAM) as sock:
-        sock.settimeout(timeout)
         sock.connect((server, port))
         data = query(text, kind, edns=edns)
         sock.send(data)
-        answer = sock.recv(65535)
-    assert answer[:2] == data[:2]
-    return parse(answer)
+        while True:
+            sock.settimeout(max(deadline - time.monotonic(), 0.001))
+            answer = sock.recv(65535)
+            if answer[:2] == data[:2]:
+                return parse(answer)
 
 
 def read_stream(sock: socket.socket) -> Response | None:

@@ -29,7 +29,7 @@ class Mark:
 
     def __init__(self) -> None:
         self.hierarchy = cgroups.marking_hierarchy()
-        self.path = self.hierarchy / f"{leaks.run_prefix()}-mark-{secrets.token_hex(4)}"
+        self.path = self.hierarchy / f"{leaks.run_prefix()}-mark-{secrets.token_hex(8)}"
         self._before = self._current()
         self.path.mkdir()
         Path(self.path, "cgroup.procs").write_text(str(os.getpid()))
@@ -69,7 +69,7 @@ class PrivateHost:
         self.base = Path("/run/netbox-test")
         self.root = self.base / "root"
         self.run = self.base / "run"
-        self.cgroup = f"{leaks.run_prefix()}-{secrets.token_hex(4)}"
+        self.cgroup = f"{leaks.run_prefix()}-{secrets.token_hex(8)}"
         self.mark = mark
         # Where a directory on a disk is given, the state is there: the tmpfs of Linux before 6.3 has no idmapped mounts.
         disk = os.environ.get("NETBOX_TEST_DISK")

@@ -184,7 +184,7 @@ def snapshot(root: Path, run: Path, cgroup_parent: str, mark: Path) -> Snapshot:
 
 def run_prefix() -> str:
     """How the cgroups of this test run are called, on its controller and on its workers."""
-    return f"netbox-test-{os.environ.setdefault('NETBOX_TEST_RUN', secrets.token_hex(3))}"
+    return f"netbox-test-{os.environ.setdefault('NETBOX_TEST_RUN', secrets.token_hex(8))}"
 
 
 def machine_snapshot() -> Snapshot:

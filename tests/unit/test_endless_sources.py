@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import struct
 import threading
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -86,6 +85,7 @@ def test_records_of_nf_tables(more: Callable[[], None]) -> None:
 def test_records_of_the_log(more: Callable[[], None]) -> None:
     group: Any = object.__new__(LogGroup)
     group._log, group._lock, group._members = Socket(more), threading.Lock(), {}
-    group._messages, group._latest = deque(), b""
+    kept: list[bytes] = []
+    group._keep = kept.append
     group._take()
-    assert len(group._messages) == log_group._WAITING_MAX
+    assert len(kept) == log_group._WAITING_MAX

@@ -6,17 +6,18 @@ import bz2
 import gzip
 import io
 import lzma
-import os
+import random
 import sys
 
 import pytest
 import zstandard
 
 from netbox.errors import Unsupported
+from netbox.image import streams
 from netbox.image.streams import Archive
 from netbox.image.tarformat import BadArchive
 
-PLAIN = os.urandom(100_000) + bytes(50_000)
+PLAIN = random.Random(1).randbytes(100_000) + bytes(50_000)  # the same in every run: it must not begin like a compressed file
 PACKED = {
     "tar": PLAIN,
     "gzip": gzip.compress(PLAIN),
@@ -104,3 +105,21 @@ def test_an_error_of_the_file_is_not_taken_for_damage() -> None:
 
     with pytest.raises(OSError, match="Input/output"):
         Archive(Broken(PACKED["gzip"])).drain()
+
+
+def test_a_pipe_that_somebody_made_non_blocking(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The writer is late each time: it writes only when somebody waits."""
+    reader, writer = os.pipe()
+    os.set_blocking(reader, False)
+    pieces = [PLAIN[start : start + 50_000] for start in range(0, len(PLAIN), 50_000)]
+    real = streams.select.poll
+
+    def poll() -> object:
+        os.write(writer, pieces.pop(0))
+        if not pieces:
+            os.close(writer)
+        return real()
+
+    monkeypatch.setattr(streams.select, "poll", poll)
+    with open(reader, "rb") as stream:
+        assert Archive(stream).read(len(PLAIN) + 1) == PLAIN

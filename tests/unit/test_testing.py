@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 from typing import Any
 
@@ -89,8 +90,9 @@ def test_every_sandbox_is_removed_whatever_the_others_say() -> None:
 
 
 def test_waiting_for_a_port() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    address = "127.88.0.1"  # nobody else takes the port here once it is closed
+    with socket.create_server((address, 0)) as listener:
         port = listener.getsockname()[1]
-        testing.wait_for_port("127.0.0.1", port, timeout=60)
-    with pytest.raises(TimeoutError, match=rf"127\.0\.0\.1:{port} accepted no connection within 0\.1 s: "):
-        testing.wait_for_port("127.0.0.1", port, timeout=0.1)
+        testing.wait_for_port(address, port, timeout=60)
+    with pytest.raises(TimeoutError, match=rf"{re.escape(address)}:{port} accepted no connection within 0\.1 s: "):
+        testing.wait_for_port(address, port, timeout=0.1)

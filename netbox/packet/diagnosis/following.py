@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,20 +18,18 @@ from netbox.packet.tracing.values import Hop, RuleHit
 if TYPE_CHECKING:
     from netbox.engine import Engine
 
-_FIRST_PORT, _PORTS = 40000, 20000
 
-
-def follow(engine: Engine, facts: Facts, opened: Opened) -> Observation:
-    """Sends one packet like those of the request and says what became of it.
+def follow(engine: Engine, facts: Facts, opened: Opened, waits: Callable[[], bool] = lambda: False) -> Observation:
+    """Sends one packet like those of the request and says what became of it. While ``waits`` says so, an end is waited for that has not
+    come yet.
 
     Raises:
         NetboxError: packets cannot be followed here.
     """
-    from netbox.packet.tracing.follow import follow, outcome
+    from netbox.packet.tracing.follow import follow, outcome, own_port
     from netbox.packet.tracing.identity import Identity
     from netbox.packet.tracing.spaces import Spaces
 
-    crafted = _crafted(facts)
     source = opened.source if facts.source is not facts.host else -1
     with Spaces(engine) as spaces:
         start = spaces.host if source < 0 else spaces.add(LAN if facts.source_kind == LAN else facts.source.label, os.dup(source))
@@ -40,6 +38,7 @@ def follow(engine: Engine, facts: Facts, opened: Opened) -> Observation:
             way.append(spaces.add(facts.target.label if facts.target else HOST, os.dup(opened.target)))
         way = list(dict.fromkeys(way))
         version, ports = 6 if ":" in facts.address else 4, (facts.port, facts.destination[1])
+        crafted = _crafted(facts, own_port(start.fd, version, facts.request.protocol))
         identity = Identity(version, facts.request.protocol, crafted.number, crafted.source_port, ports)
 
         def send() -> None:
@@ -49,7 +48,7 @@ def follow(engine: Engine, facts: Facts, opened: Opened) -> Observation:
                 if error.errno not in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EPERM, errno.EINVAL, errno.ENETDOWN):
                     raise
 
-        seen = follow(engine.settings, spaces, way, identity, send)
+        seen = follow(engine.settings, spaces, way, identity, send, waits=waits)
     # A namespace that several sandboxes share has the name of one of them: here it is that of whom was asked about.
     names = {start.label: facts.source.label} if facts.source is not facts.host else {}
     if opened.target >= 0 and facts.target is not None and facts.target not in (facts.host, facts.source):
@@ -66,8 +65,7 @@ def follow(engine: Engine, facts: Facts, opened: Opened) -> Observation:
     return replace(observed(hops, document, facts), notes=tuple(seen.notes), counters=counted)
 
 
-def _crafted(facts: Facts) -> packets.Crafted:
-    port = _FIRST_PORT + random.randrange(_PORTS)
+def _crafted(facts: Facts, port: int) -> packets.Crafted:
     number = random.randrange(1, 1 << 16)
     return packets.Crafted(facts.request.protocol, facts.source_address, facts.address, port, facts.port, number, facts.time_to_live[0])
 

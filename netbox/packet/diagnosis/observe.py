@@ -42,7 +42,8 @@ def observe(engine: Engine, facts: Facts, prediction: Prediction, opened: Opened
             tries["small"] = lambda: echo(source, facts.address, small)
             tries["large"] = lambda: echo(source, facts.address, small, size)
         running = {name: pool.submit(task) for name, task in tries.items()}
-        found = _trace(engine, facts, opened)  # in this thread, which has the database open
+        # In this thread, which has the database open; what takes its time may do so as long as the attempt.
+        found = _trace(engine, facts, opened, lambda: not running["plain"].done())
         try:
             results = {name: future.result() for name, future in running.items()}
         except OSError as error:
@@ -84,13 +85,13 @@ def _of_udp(facts: Facts, found: Observation) -> Observation:
     return replace(found, outcome=DELIVERED, said="a socket took the datagram, and did not answer")
 
 
-def _trace(engine: Engine, facts: Facts, opened: Opened) -> Observation:
+def _trace(engine: Engine, facts: Facts, opened: Opened, waits: Callable[[], bool]) -> Observation:
     from netbox.packet.diagnosis import following
 
     if not facts.source_address:
         return Observation()  # no route, so no packet
     try:
         with _one_trace:
-            return following.follow(engine, facts, opened)
+            return following.follow(engine, facts, opened, waits)
     except (NetboxError, OSError) as error:
         return Observation(notes=(f"the packet could not be followed: {error}",))

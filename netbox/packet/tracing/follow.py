@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import random
+import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, NamedTuple
 
 from netbox.errors import UsageError
+from netbox.kernel.namespaces import socket_in
 from netbox.kernel.packet_programs import Wanted
 from netbox.kernel.packet_source import NONE, TRACEFS
 from netbox.packet import places
 from netbox.packet.probing import api
 from netbox.packet.probing.text import answer_text
-from netbox.packet.probing.values import ARP, DNS, ICMP, ND, UDP, ProbeReport, ProbeRequest
+from netbox.packet.probing.values import ARP, DNS, ICMP, ND, SCTP, TCP, UDP, ProbeReport, ProbeRequest
 from netbox.packet.tracing import values
 from netbox.packet.tracing.assemble import hops
 from netbox.packet.tracing.hooks import passages
@@ -36,6 +38,11 @@ PATIENCE = 0.3  # seconds
 COUNTERS = ("ListenOverflows", "ListenDrops")
 _FIRST_PORT, _LAST_PORT = 32768, 60999
 _FIRST_ID, _LAST_ID = 1 << 10, 1 << 15
+_KINDS = {
+    TCP: (socket.SOCK_STREAM, socket.IPPROTO_TCP),
+    UDP: (socket.SOCK_DGRAM, socket.IPPROTO_UDP),
+    SCTP: (socket.SOCK_STREAM, socket.IPPROTO_SCTP),
+}
 
 
 class Observed(NamedTuple):
@@ -86,19 +93,20 @@ class _Means(NamedTuple):
 
 
 def _trace(engine: Engine, source: Place, target: Target, request: ProbeRequest, means: _Means) -> Trace:
-    identity = Identity(
-        6 if target.is_ipv6 else 4,
-        UDP if request.protocol == DNS else request.protocol,
-        random.randrange(_FIRST_ID, _LAST_ID),
-        random.randrange(_FIRST_PORT, _LAST_PORT),
-        tuple(port for port in (request.port, target.port, target.inner[1] if target.inner else None) if port),
-    )
-    request = dataclasses.replace(request, count=1, ip_id=identity.number, own_port=identity.port)
+    version, protocol = 6 if target.is_ipv6 else 4, UDP if request.protocol == DNS else request.protocol
     reports: list[ProbeReport] = []
     with Spaces(engine) as spaces:
         way = [_space(spaces, source), spaces.host]
         if target.place is not None:
             way.append(_space(spaces, target.place))
+        identity = Identity(
+            version,
+            protocol,
+            random.randrange(_FIRST_ID, _LAST_ID),
+            own_port(way[0].fd, version, protocol),
+            tuple(port for port in (request.port, target.port, target.inner[1] if target.inner else None) if port),
+        )
+        request = dataclasses.replace(request, count=1, ip_id=identity.number, own_port=identity.port)
         seen = follow(
             engine.settings,
             spaces,
@@ -124,6 +132,20 @@ def _trace(engine: Engine, source: Place, target: Target, request: ProbeRequest,
     )
 
 
+def own_port(netns: int, version: int, protocol: str) -> int:
+    """A source port that no socket of a namespace has, so that the probe gets it; for ICMP any identifier."""
+    if protocol in _KINDS:
+        try:
+            with socket_in(netns, socket.AF_INET6 if version == 6 else socket.AF_INET, *_KINDS[protocol]) as sock:
+                if version == 6:
+                    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                sock.bind(("", 0))
+                return int(sock.getsockname()[1])
+        except OSError:
+            pass  # a kernel without SCTP has nobody to take a port either
+    return random.randrange(_FIRST_PORT, _LAST_PORT)
+
+
 def _named(request: ProbeRequest) -> str:
     return "a traceroute" if request.traceroute else "a search for the path MTU" if request.pmtu else request.title
 
@@ -146,9 +168,10 @@ def follow(
     send: Callable[[], object],
     tracer: str | None = None,
     patience: float = PATIENCE,
+    waits: Callable[[], bool] = lambda: False,
 ) -> Observed:
     """Calls ``send``, which sends one packet of that identity, and follows it. ``way`` are the namespaces from source to destination;
-    ``patience`` is as for ``trace``.
+    ``patience`` is as for ``trace``, and goes on as long as ``waits`` says so.
 
     Raises as ``Session``, and what ``send`` raises.
     """
@@ -164,7 +187,7 @@ def follow(
             found = hops(events, met, identity.role, around)
             # A packet that was sent has left a trace by now; on a busy host the rest of its way, or why it ended, may take a while.
             unexplained = session.tracer != NONE and any(hop.kind == values.DROP and not hop.reason for hop in found)
-            if not found or (outcome(found, False) != LOST and not unexplained) or time.monotonic() > deadline:
+            if not found or (outcome(found, False) != LOST and not unexplained) or (time.monotonic() > deadline and not waits()):
                 break
     after = netns_counters(end.fd, COUNTERS)
     grown = {name: count - before.get(name, 0) for name, count in after.items() if count > before.get(name, 0)}

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _PORT, _CLOSED_PORT, _HIDDEN_PORT = 80, 81, 8080
 _SILENCE = 0.5  # seconds: packets inside one machine take less than a millisecond
+_PATIENCE = 10.0  # seconds for an answer that is promised: a server is a thread of this process, the name service a process of its own
 Judge = Callable[[ProbeReport], str | None]
 
 
@@ -95,7 +96,8 @@ class Prober:
                 ipv6=self.ipv6,
             )
         )
-        request = ProbeRequest(**{**request.to_json(), "port": found.port or request.port})
+        timeout = request.timeout if judge is kept_out else _PATIENCE
+        request = ProbeRequest(**{**request.to_json(), "port": found.port or request.port, "timeout": timeout})
         self.checks.append(Check(title, (source, found, request), judge))
 
     def _lan(self, request: ProbeRequest) -> Target:
