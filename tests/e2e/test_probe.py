@@ -233,7 +233,8 @@ def test_name_servers_by_tcp(lab: Lab, outside: Neighbour) -> None:
         return dns.answer_to(data, [f"192.0.2.{number}" for number in range(1, 101)], dns.NXDOMAIN * (name == "no"))
 
     def ask(name: str, **options: Any) -> ProbeReport:
-        return probe(lab.engine, "web", outside.address, dns=name, **options)
+        report: ProbeReport = probe(lab.engine, "web", outside.address, dns=name, **options)
+        return report
 
     with outside.inside():
         resolver = dns.Resolver(outside.address, behave)

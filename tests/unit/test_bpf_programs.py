@@ -187,7 +187,7 @@ def test_two_threads_keep_the_same_layout_at_once(tmp_path: Path, monkeypatch: p
             others[0].start()
             others[0].join()
 
-    monkeypatch.setattr(btf.json, "dump", late)
+    monkeypatch.setattr("netbox.kernel.btf.json.dump", late)
     first = btf.layout(["outer.in.b"], ["why"], cache, str(file))
     kept = list((tmp_path / "cache").iterdir())
     assert len(kept) == 1

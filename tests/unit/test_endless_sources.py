@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from netbox.kernel import log_group, rule_trace, tracefs
+from netbox.kernel import log_group, rule_trace
 from netbox.kernel.bpf import RingBuffer
 from netbox.kernel.log_group import LogGroup
 from netbox.kernel.tracefs import TracefsSource
@@ -74,7 +74,7 @@ def test_a_trace_pipe(monkeypatch: pytest.MonkeyPatch, more: Callable[[], None])
         more()
         return b"another line\n"
 
-    monkeypatch.setattr(tracefs.os, "read", read)
+    monkeypatch.setattr("netbox.kernel.tracefs.os.read", read)
     assert source.read() == []
 
 

@@ -6,14 +6,15 @@ import bz2
 import gzip
 import io
 import lzma
+import os
 import random
+import select
 import sys
 
 import pytest
 import zstandard
 
 from netbox.errors import Unsupported
-from netbox.image import streams
 from netbox.image.streams import Archive
 from netbox.image.tarformat import BadArchive
 
@@ -112,7 +113,7 @@ def test_a_pipe_that_somebody_made_non_blocking(monkeypatch: pytest.MonkeyPatch)
     reader, writer = os.pipe()
     os.set_blocking(reader, False)
     pieces = [PLAIN[start : start + 50_000] for start in range(0, len(PLAIN), 50_000)]
-    real = streams.select.poll
+    real = select.poll
 
     def poll() -> object:
         os.write(writer, pieces.pop(0))
@@ -120,6 +121,6 @@ def test_a_pipe_that_somebody_made_non_blocking(monkeypatch: pytest.MonkeyPatch)
             os.close(writer)
         return real()
 
-    monkeypatch.setattr(streams.select, "poll", poll)
+    monkeypatch.setattr(select, "poll", poll)
     with open(reader, "rb") as stream:
         assert Archive(stream).read(len(PLAIN) + 1) == PLAIN

@@ -67,7 +67,7 @@ def test_an_onlooker_does_not_hold_it(tmp_path: Path, monkeypatch: pytest.Monkey
     first.release()
     onlooker = os.open(f"{directory}/lock", os.O_RDWR)
     fcntl.flock(onlooker, fcntl.LOCK_SH)
-    monkeypatch.setattr(locks.time, "sleep", lambda seconds: os.close(onlooker))
+    monkeypatch.setattr("netbox.engine.locks.time.sleep", lambda seconds: os.close(onlooker))
     lock = SandboxLock.acquire(directory)
     assert lock is not None
     lock.release()

@@ -69,8 +69,8 @@ def test_an_answer_that_came_while_the_process_did_not_run(monkeypatch: pytest.M
     """It looks only when the time is over: the answer is there."""
     clock, look = iter([0.0]), select.select
     with server(monkeypatch, 1):
-        monkeypatch.setattr(resolving.time, "monotonic", lambda: next(clock, 1000.0))
-        monkeypatch.setattr(resolving.select, "select", lambda *sockets: look(*sockets[:3], PATIENCE))
+        monkeypatch.setattr("netbox.packet.resolving.time.monotonic", lambda: next(clock, 1000.0))
+        monkeypatch.setattr("netbox.packet.resolving.select.select", lambda rs, ws, xs, _: look(rs, ws, xs, PATIENCE))
         found = resolving.resolve("db", "", CONFIG, -1, 1.0)
     assert (found.outcome, found.addresses) == (resolving.FOUND, ("10.0.0.5",))
 

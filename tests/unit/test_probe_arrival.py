@@ -27,7 +27,9 @@ def built(protocol: str, ipv6: bool, mtu: int = 0, **changed: Any) -> bytes:
 @pytest.mark.parametrize("ipv6", [False, True])
 @pytest.mark.parametrize("protocol", ["icmp", "tcp", "udp", "sctp", "dns"])
 def test_address_translation_leaves_it_recognisable(protocol: str, ipv6: bool) -> None:
-    elsewhere = {"source": "2001:db8::7", "address": "2001:db8::8"} if ipv6 else {"source": "192.0.2.7", "address": "192.0.2.8"}
+    elsewhere: dict[str, Any] = (
+        {"source": "2001:db8::7", "address": "2001:db8::8"} if ipv6 else {"source": "192.0.2.7", "address": "192.0.2.8"}
+    )
     there = built(protocol, ipv6, own_port=50000, port=81, ttl=60, **elsewhere)
     assert lasting(there[:80] + bytes(10)) == lasting(built(protocol, ipv6))
     assert lasting(built(protocol, ipv6, serial=8, payload=1)) != lasting(there)

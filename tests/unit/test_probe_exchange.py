@@ -10,7 +10,6 @@ import pytest
 from scapy.layers.inet import ICMP, IP
 
 from netbox.kernel.route_lookup import Route
-from netbox.packet.probing import exchange
 from netbox.packet.probing.exchange import Exchange, Order
 from netbox.packet.probing.station import Received
 from netbox.packet.probing.values import ProbeRequest
@@ -57,7 +56,7 @@ class Station:
 
 def test_an_answer_that_came_while_the_process_did_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
-    monkeypatch.setattr(exchange.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr("netbox.packet.probing.exchange.time.monotonic", lambda: clock[0])
     station: Any = Station(clock)
     (answer,) = Exchange().run([Order(station, ProbeRequest(timeout=TIMEOUT), TARGET)])
     assert (answer.state, answer.from_address) == ("answered", TARGET)
@@ -83,7 +82,7 @@ class Arrivals:
 
     def has_seen(self, packet: bytes) -> bool:
         assert self.looks  # there is not room for all that comes while an answer is waited for
-        return IP(packet).dst == TARGET
+        return bool(IP(packet).dst == TARGET)
 
 
 def test_what_arrives_is_looked_at_meanwhile() -> None:

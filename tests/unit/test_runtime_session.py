@@ -8,7 +8,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from netbox.runtime import session
 from netbox.runtime.session import Session
 
 ENOUGH = 100_000  # reads
@@ -67,6 +66,6 @@ def test_who_writes_for_ever_does_not_keep_it_from_ending(monkeypatch: pytest.Mo
     ending = Session(-1)
     ending.take_stdio([reader], terminal=False)
     with monkeypatch.context() as patched:
-        patched.setattr(session.select, "poll", Poll)
-        patched.setattr(session.os, "read", read)
+        patched.setattr("netbox.runtime.session.select.poll", Poll)
+        patched.setattr("netbox.runtime.session.os.read", read)
         ending.drain()

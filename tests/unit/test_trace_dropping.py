@@ -73,7 +73,7 @@ class Machine:
 def drops(monkeypatch: pytest.MonkeyPatch, machine: Machine, timeout: float | None = None) -> Iterator[Drop]:
     monkeypatch.setattr(dropping, "Spaces", lambda _: machine)
     monkeypatch.setattr(dropping, "Session", lambda *_: machine)
-    monkeypatch.setattr(dropping.time, "monotonic", lambda: machine.now)
+    monkeypatch.setattr("netbox.packet.tracing.dropping.time.monotonic", lambda: machine.now)
     engine: Any = SimpleNamespace(settings=None)
     return dropping._drops(engine, [], None, None, timeout, [], None)
 

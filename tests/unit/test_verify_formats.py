@@ -27,8 +27,8 @@ SKIPPED = {
 def verified(monkeypatch: pytest.MonkeyPatch, *modes: str) -> dict[str, list[Outcome]]:
     """The outcomes on a kernel that has IPv6 and no macvlan, where every mode that is tried keeps its one promise."""
     monkeypatch.setattr("os.geteuid", lambda: 0)
-    monkeypatch.setattr(run.forwarding, "is_supported", lambda: True)
-    monkeypatch.setattr(run.sublinks, "lacks_kind", lambda kind: kind == "macvlan")
+    monkeypatch.setattr("netbox.packet.verifying.run.forwarding.is_supported", lambda: True)
+    monkeypatch.setattr("netbox.packet.verifying.run.sublinks.lacks_kind", lambda kind: kind == "macvlan")
     monkeypatch.setattr(run, "_verify_mode", lambda engine, mode, progress: [Outcome(mode, "tried", True)])
     engine: Any = None
     finished: list[str] = []

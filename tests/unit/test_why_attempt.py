@@ -55,7 +55,7 @@ class RawSocket:
         if isinstance(found, tuple):
             self._quoted.append(found[0])
             raise OSError(errno.EMSGSIZE, os.strerror(errno.EMSGSIZE))
-        return bytes([0x45]) + bytes(19) + found
+        return bytes([0x45]) + bytes(19) + bytes(found)
 
     def recvmsg(self, *_: int) -> tuple[bytes, list[tuple[int, int, bytes]], int, None]:
         if not self._quoted:

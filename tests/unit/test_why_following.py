@@ -69,7 +69,7 @@ def test_a_packet_that_is_late(monkeypatch: pytest.MonkeyPatch, delay: float, pl
     monkeypatch.setattr(spaces, "Spaces", lambda _: machine)
     monkeypatch.setattr(follow, "Session", lambda *_: machine)
     monkeypatch.setattr(follow, "netns_counters", lambda *_: {})
-    monkeypatch.setattr(follow.time, "monotonic", lambda: machine.now)
+    monkeypatch.setattr("netbox.packet.tracing.follow.time.monotonic", lambda: machine.now)
     monkeypatch.setattr(packets, "send", machine.send)
     opened = Opened(os.open("/dev/null", os.O_RDONLY))
     engine: Any = SimpleNamespace(settings=None)
