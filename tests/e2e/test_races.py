@@ -26,7 +26,7 @@ from netbox.runtime.launcher import Launcher
 from netbox.spec import Resources
 from netbox.state.journal import RUN
 from netbox.state.store import Store
-from tests.e2e.test_killed import in_child
+from tests.e2e.steps import in_child
 from tests.support.waiting import wait_until
 
 BOUND = 60.0  # seconds

@@ -88,8 +88,8 @@ def test_a_question_that_cannot_be_asked(monkeypatch: pytest.MonkeyPatch) -> Non
     engine: Any = None
     (found,) = survey.survey(engine, [Asked("a", "db", "tcp", 80)], 1.0)
     assert isinstance(found, NotFound)
-    found = survey.survey(engine, [Asked(name, "db", "tcp", 80) for name in ("a", "b", "c")], 1.0)
-    assert [type(item) for item in found] == [NotFound, HostError, NotFound]
+    all_of_them = survey.survey(engine, [Asked(name, "db", "tcp", 80) for name in ("a", "b", "c")], 1.0)
+    assert [type(item) for item in all_of_them] == [NotFound, HostError, NotFound]
 
 
 def test_what_is_asked_at_once() -> None:

@@ -11,7 +11,7 @@ import pytest
 from netbox.kernel.packet_event import DROP, TRANSMIT, PacketEvent
 from netbox.packet.diagnosis import following, packets
 from netbox.packet.diagnosis.gather import Opened
-from netbox.packet.tracing import follow, spaces
+from netbox.packet.tracing import follow
 from netbox.packet.tracing.assemble import Surroundings
 from netbox.packet.tracing.spaces import Space
 from tests.unit.why_facts import facts
@@ -48,6 +48,12 @@ class Machine:
     def rules_of(self, records: object) -> dict[int, Any]:
         return {}
 
+    def take(self) -> None:
+        pass
+
+    def drain(self) -> None:
+        pass
+
     def settle(self, quiet: float, limit: float) -> None:
         self.now += STEP
 
@@ -66,13 +72,13 @@ class Machine:
 def test_a_packet_that_is_late(monkeypatch: pytest.MonkeyPatch, delay: float, place: str) -> None:
     """It is waited for as long as an answer is, which takes its time anyway."""
     machine = Machine(delay)
-    monkeypatch.setattr(spaces, "Spaces", lambda _: machine)
+    monkeypatch.setattr(following, "Spaces", lambda _: machine)
     monkeypatch.setattr(follow, "Session", lambda *_: machine)
     monkeypatch.setattr(follow, "netns_counters", lambda *_: {})
     monkeypatch.setattr("netbox.packet.tracing.follow.time.monotonic", lambda: machine.now)
     monkeypatch.setattr(packets, "send", machine.send)
     opened = Opened(os.open("/dev/null", os.O_RDONLY))
     engine: Any = SimpleNamespace(settings=None)
-    found = following.follow(engine, facts(), opened, lambda: machine.now < 0.8)
+    (found,) = following.follow_all(engine, [(facts(), opened)], lambda: machine.now < 0.8)
     opened.close()
     assert (found.dropped_at, machine.now < 1.0) == (place, True)

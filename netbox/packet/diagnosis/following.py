@@ -22,6 +22,8 @@ from netbox.packet.tracing.values import Hop, RuleHit
 if TYPE_CHECKING:
     from netbox.engine import Engine
 
+_ATTEMPTS = 100
+
 
 def follow_all(engine: Engine, cases: Sequence[tuple[Facts, Opened]], waits: Callable[[], bool]) -> list[Observation]:
     """Sends one packet like those of the request for each of the cases, all at once, and says what became of them; where they cannot be
@@ -57,8 +59,10 @@ class _Sending:
             way.append(spaces.add(facts.target.label if facts.target else HOST, os.dup(opened.target)))
         self.way = list(dict.fromkeys(way))
         version, protocol, ports = 6 if ":" in facts.address else 4, facts.request.protocol, (facts.port, facts.destination[1])
-        while (port := tracing.own_port(start.fd, version, protocol)) in taken:
-            pass
+        for _ in range(_ATTEMPTS):  # where the source has very few ports, two packets have the same
+            port = tracing.own_port(start.fd, version, protocol)
+            if port not in taken:
+                break
         taken.add(port)
         self.identity = Identity(version, protocol, number, port, ports)
         self._packet = packets.Crafted(protocol, facts.source_address, facts.address, port, facts.port, number, facts.time_to_live[0])
