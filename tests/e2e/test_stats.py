@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import re
 import tempfile
 import time
@@ -39,7 +40,7 @@ def measure(cli: Cli, name: str = "box") -> dict[str, Any]:
 @pytest.fixture
 def disk() -> Iterator[Path]:
     """A directory that is not in memory."""
-    with tempfile.TemporaryDirectory(dir="/var/tmp") as path:
+    with tempfile.TemporaryDirectory(dir=os.environ.get("NETBOX_TEST_DISK", "/var/tmp")) as path:
         yield Path(path)
 
 
