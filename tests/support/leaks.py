@@ -189,16 +189,22 @@ def run_prefix() -> str:
 
 def machine_snapshot() -> Snapshot:
     """What a whole test run must leave alone on the machine itself. The cgroups of other test runs are theirs."""
-    mine = re.compile(rf"/({run_prefix()}[^/]*|netbox)(/|$)")
     return {
         "link": links(),
         "route": routes(),
         "firewall": firewall(),
         "mount": mounts(),
-        "cgroup": {path for path in cgroups.below("") if mine.search(path)},
+        "cgroup": {path for path in cgroups.below("") if _is_mine(path)},
         "file": {str(path) for path in (Path("/var/lib/netbox"), Path("/run/netbox")) if path.exists()},
         "sysctl": sysctls(),
     }
+
+
+def _is_mine(path: str) -> bool:
+    """Whether a cgroup is of this test run, or of netbox as no test run calls it."""
+    parts = path.split("/")
+    runs = [part for part in parts if part.startswith("netbox-test-")]
+    return runs[0].startswith(run_prefix()) if runs else "netbox" in parts
 
 
 def difference(before: Snapshot, after: Snapshot) -> list[str]:

@@ -152,6 +152,19 @@ def test_taken_and_answered() -> None:
     assert [hop.time for hop in found] == sorted(hop.time for hop in found)
 
 
+def test_where_a_socket_took_it() -> None:
+    """The kernel may give the socket a copy that says no device, while another one, a packet socket's, is freed on the way behind it."""
+    events = [
+        event(0, TRANSMIT, CLIENT, "eth0", BEFORE),
+        event(10, DELIVER, DB, "eth0", AFTER),
+        event(20, CONSUME, HOST, "nbc", AFTER, "", "packet_recvmsg", skb=9),
+        event(25, DROP, HOST, "nbc", AFTER, "PACKET_SOCK_ERROR", "tpacket_rcv", skb=10),
+        event(30, TRANSMIT, DB, "eth0", ANSWER, skb=2),
+        event(40, CONSUME, 0, "", AFTER, "", "tcp_rcv_state_process", skb=8),
+    ]
+    assert [hop.netns for hop in _hops(events, []) if hop.kind == "socket"] == ["db"]
+
+
 def _passed(hook: str, into: str, out: str) -> list[RuleRecord]:
     return [mark(HOST, hook, end, BEFORE, into, out) for end in ("first", "last")]
 

@@ -278,8 +278,10 @@ def _chosen(events: Iterable[PacketEvent], role: Role, around: Surroundings) -> 
         if known is None:
             continue
         event = event._replace(netns=event.netns or where.get(event.skb) or where.get(known, 0))
-        where[event.skb] = where[known] = event.netns
-        if event.kind in (TRANSMIT, DELIVER):
+        where[event.skb] = event.netns
+        where.setdefault(known, event.netns)
+        if event.kind in (TRANSMIT, DELIVER):  # a copy may be freed anywhere meanwhile
+            where[known] = event.netns
             arrived[event.skb] = event.netns if event.kind == DELIVER else 0
         if event.kind == CONSUME and not _is_taken(event, known, around, arrived.get(event.skb, 0)):
             continue
