@@ -287,9 +287,11 @@ def _hear_exit(attachment: Attachment, deadline: float | None) -> int | None:
     """The exit code that the monitor tells; ``None`` when it hangs up without (it was killed, or has dropped who reads too slowly), and at
     the deadline.
     """
+    poller = select.poll()
+    poller.register(attachment, select.POLLIN)
     while True:
-        remaining = None if deadline is None else max(0.0, deadline - time.monotonic())
-        if not attachment.pending() and not select.select([attachment], [], [], remaining)[0]:
+        remaining = None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000
+        if not attachment.pending() and not poller.poll(remaining):
             return None
         frame = attachment.read_frame()
         if frame is None:
