@@ -71,3 +71,23 @@ def test_an_onlooker_does_not_hold_it(tmp_path: Path, monkeypatch: pytest.Monkey
     lock = SandboxLock.acquire(directory)
     assert lock is not None
     lock.release()
+
+
+def test_a_restart_is_seen_and_those_who_look_are_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = str(tmp_path / "run")
+    assert not locks.is_restarting(directory)
+    with locks.restarting(directory), locks.restarting(directory):
+        assert locks.is_restarting(directory)
+    close = os.close
+    seen: list[bool] = []
+
+    def close_late(fd: int) -> None:
+        """Before the first onlooker is gone a second one looks."""
+        if not seen:
+            seen.append(True)
+            seen.append(locks.is_restarting(directory))
+        close(fd)
+
+    monkeypatch.setattr(os, "close", close_late)
+    assert not locks.is_restarting(directory)
+    assert seen == [True, False]
