@@ -239,7 +239,7 @@ class LogGroup:
             (number,) = _HELLO.unpack(member.recv(16))
             with self._lock:
                 socket.send_fds(member, [_HELLO.pack(self._number)], [self._log.fileno()])
-                for _, message in [item for item in self._history if item[0] > number != _NEWCOMER]:
+                for _, message in [item for item in self._history if number != _NEWCOMER and is_later(item[0], number)]:
                     member.send(message)
                 self._members[descriptor] = member
         except (OSError, struct.error):
@@ -301,15 +301,21 @@ class LogGroup:
 
     def _keep(self, message: bytes) -> None:
         number = _number_of(message)
-        if number > self._number:
+        if is_later(number, self._number):
             self._messages.append(message)
             self._history.append((number, message))
             self._number = number
 
 
+def is_later(number: int, other: int) -> bool:
+    """Whether a message comes after another one: numbers have 32 bits and begin anew (as in RFC 1982). Pure."""
+    return 0 < (number - other) % (1 << 32) < 1 << 31
+
+
 def _number_of(message: bytes) -> int:
-    """That of the last packet in it; packets are numbered from 0."""
-    return max((int.from_bytes(fields[_NUMBER], "big") for _, _, fields in messages(message) if _NUMBER in fields), default=-1)
+    """That of its last packet; packets are numbered from 0."""
+    numbers = [int.from_bytes(fields[_NUMBER], "big") for _, _, fields in messages(message) if _NUMBER in fields]
+    return numbers[-1] if numbers else -1
 
 
 def holder(netns_fd: int) -> str:
